@@ -1,0 +1,1 @@
+"""Data sets: what is shipped, what is read, what is planted."""

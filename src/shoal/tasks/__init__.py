@@ -1,0 +1,1 @@
+"""The main jobs, written with the parts: labels and nodes."""
