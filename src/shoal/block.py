@@ -52,8 +52,8 @@ class Block:
         """Dense ``[b, s]``: true where dst i and src j are joined.
 
         Example:
-            >>> ids = torch.arange(2)
-            >>> Block(ids, ids, torch.tensor([0, 1, 1]), torch.tensor([1]), torch.tensor([7])).mask()
+            >>> ids, one = torch.arange(2), torch.tensor([1])
+            >>> Block(ids, ids, torch.tensor([0, 1, 1]), indices=one, edges=one).mask()
             tensor([[False,  True],
                     [False, False]])
         """

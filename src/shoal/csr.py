@@ -1,10 +1,10 @@
 """Compressed sparse rows: one noun for label matrices, graphs and ragged texts.
 
-Row i of a :class:`Csr` is ``indices[indptr[i]:indptr[i + 1]]``: the labels of a point, the neighbors
-of a node, the tokens of a document. Rows may be empty, unsorted, and may hold the same column more
-than once (a multigraph; a word that occurs twice); :meth:`Csr.coalesce` sorts them and sums what is
-double. An entry's *position* in ``indices`` is its edge id, so weights, relevances and edge features
-find their place.
+Row i of a :class:`Csr` is ``indices[indptr[i]:indptr[i + 1]]``: the labels of a point, the
+neighbors of a node, the tokens of a document. Rows may be empty, unsorted, and may hold the same
+column more than once (a multigraph; a word that occurs twice); :meth:`Csr.coalesce` sorts them and
+sums what is double. An entry's *position* in ``indices`` is its edge id, so weights, relevances and
+edge features find their place.
 """
 
 from __future__ import annotations

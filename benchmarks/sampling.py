@@ -1,0 +1,137 @@
+"""Sampled edges a second on one core: Floyd in columns against its rivals, relabelling apart.
+
+    python benchmarks/sampling.py --data DIR [--quick]
+
+DIR holds ``web-stanford/web-stanford.npz`` (indptr, indices: 281,903 nodes, 2.3 million edges). A
+batch is 1024 or 8192 random nodes. Sampling turns node ids into positions of edges; relabelling
+turns those edges' columns into distinct ids and local positions. Rivals answer the same question on
+the same rows in the same run, in turn. One thread; times are CPU time, the median of the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shoal.csr import Csr
+from shoal.sample.expand import NeighborSampler
+from shoal.sample.fanout import draw
+from shoal.sample.relabel import Scratch, distinct
+
+SETTINGS = [(1024, [15]), (8192, [15]), (1024, [15, 10])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Sampled edges a second on one core.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of outside data sets")
+    parser.add_argument("--quick", action="store_true", help="few repeats")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    arrays = np.load(args.data / "web-stanford" / "web-stanford.npz")
+    indptr = torch.from_numpy(arrays["indptr"]).long()
+    graph = Csr(indptr, torch.from_numpy(arrays["indices"]), indptr.numel() - 1)
+    repeats = 5 if args.quick else 40
+    result: dict[str, object] = {"benchmark": "sampling", "data": "web-stanford"}
+    for batch, fanouts in SETTINGS:
+        result[f"batch {batch}, fanouts {fanouts}"] = measure(graph, batch, fanouts, repeats)
+    print(json.dumps(result))
+
+
+def measure(graph: Csr, batch: int, fanouts: list[int], repeats: int) -> dict[str, float]:
+    """Time every system on the rows that real batches sample, and print a table."""
+    generator = torch.Generator().manual_seed(0)
+    numpy_generator = np.random.default_rng(0)
+    place = Scratch().columns(graph)
+    # One dict entry a system: a function of (rows, fan-out) or of (ids to number).
+    samplers: dict[str, Callable[[Tensor, int], Tensor]] = {
+        "sample: shoal": lambda rows, k: draw(graph, rows, k, generator)[0],
+        "sample: random keys, torch": lambda rows, k: random_keys(graph, rows, k, generator),
+        "sample: random keys, numpy": lambda rows, k: numpy_keys(graph, rows, k, numpy_generator),
+    }
+    numberers: dict[str, Callable[[Tensor], object]] = {
+        "relabel: shoal": lambda ids: place.index_select(0, (distinct(ids, place), ids)[1]),
+        "relabel: torch.unique": lambda ids: torch.unique(ids, return_inverse=True),
+        "relabel: numpy.unique": lambda ids: np.unique(ids.numpy(), return_inverse=True),
+    }
+    sampler = NeighborSampler(graph, fanouts)
+    times: dict[str, list[float]] = {name: [] for name in [*samplers, *numberers, "both: shoal"]}
+    edges = []
+    for repeat in range(repeats + 2):
+        seeds = torch.randperm(graph.n_rows, generator=generator)[:batch]
+        blocks = sampler(seeds, generator)[::-1]
+        hops = list(zip(blocks, fanouts, strict=True))
+        ids = [torch.cat([b.dst, graph.indices[b.edges].long()]) for b in blocks]
+        runs: dict[str, Callable[[], object]] = {
+            "both: shoal": lambda s=seeds: sampler(s, generator)
+        }
+        for name, sample in samplers.items():
+            runs[name] = lambda f=sample, h=hops: [f(block.dst, k) for block, k in h]
+        for name, number in numberers.items():
+            runs[name] = lambda f=number, x=ids: [f(part) for part in x]
+        spent = {name: cpu_seconds(run) for name, run in runs.items()}
+        if repeat >= 2:  # the first rounds warm caches
+            edges.append(sum(block.edges.numel() for block in blocks))
+            for name, seconds in spent.items():
+                times[name].append(seconds)
+    return table(batch, fanouts, times, edges)
+
+
+def random_keys(graph: Csr, rows: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """The rival: a random key an entry, the k smallest of each row; short rows need no keys."""
+    degrees = graph.indptr[rows + 1] - graph.indptr[rows]
+    long = degrees > k
+    short_positions, _ = graph.edges(rows[~long])
+    positions, offsets = graph.edges(rows[long])
+    owner = torch.arange(offsets.numel() - 1).repeat_interleave(offsets.diff())
+    # One sort: the row is the whole part of the key, the random number its fraction.
+    keys = owner + torch.rand(owner.numel(), dtype=torch.float64, generator=generator)
+    order = keys.argsort()
+    rank = torch.arange(owner.numel()) - offsets[owner]
+    return torch.cat([short_positions, positions[order[rank < k]]])
+
+
+def numpy_keys(graph: Csr, rows: Tensor, k: int, generator: np.random.Generator) -> Tensor:
+    """The same rival in numpy, whose sort and generator are faster than torch's on a CPU."""
+    degrees = graph.indptr[rows + 1] - graph.indptr[rows]
+    long = degrees > k
+    short_positions, _ = graph.edges(rows[~long])
+    positions, offsets = graph.edges(rows[long])
+    starts, lengths = offsets[:-1].numpy(), offsets.diff().numpy()
+    owner = np.repeat(np.arange(lengths.size), lengths)
+    order = np.argsort(owner + generator.random(owner.size))
+    rank = np.arange(owner.size) - np.repeat(starts, lengths)
+    return torch.cat([short_positions, positions[torch.from_numpy(order[rank < k])]])
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def table(
+    batch: int, fanouts: list[int], times: dict[str, list[float]], edges: list[int]
+) -> dict[str, float]:
+    """Print and return millions of edges a second."""
+    count = statistics.mean(edges)
+    print(f"{batch} seeds, fan-outs {fanouts}, {count:,.0f} edges a batch", file=sys.stderr)
+    speeds = {}
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        speeds[name] = round(count / median / 1e6, 2)
+        line = f"  {name:28} {median * 1e3:8.2f} ms {speeds[name]:8.2f} M edges/s"
+        print(line, file=sys.stderr)
+    return speeds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Nouns of the label jobs: points with text, labels with text, and the matrix between them.
+
+A point is a document; a label is one too, since it has a text of its own. ``labels[i]`` lists the
+labels of point i. ``drop[i]`` lists labels that a prediction for point i must not be judged by (the
+point itself seen as a label; pairs whose reverse stands in the training split): they are taken out
+of the *predictions* and never stand in the truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from shoal._checks import expect, expect_ids
+from shoal.csr import Csr
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Documents in a fixed order.
+
+    Attributes:
+        uids: the source's name of each document.
+        titles: a short text each, perhaps empty.
+        contents: a longer text each, perhaps empty.
+
+    Example:
+        >>> texts = Texts(["a", "b"], ["red mug", "tea"], ["holds tea", ""])
+        >>> texts.text(0), len(texts)
+        ('red mug holds tea', 2)
+        >>> texts.subset(torch.tensor([1])).all()
+        ['tea']
+    """
+
+    uids: list[str]
+    titles: list[str]
+    contents: list[str]
+
+    def __post_init__(self) -> None:
+        """Check that the three lists are equally long.
+
+        Raises:
+            InputError: if they are not.
+        """
+        n = len(self.uids)
+        got = (len(self.titles), len(self.contents))
+        expect(got == (n, n), "titles, contents", f"{n} each, as uids", got, "pass one a document")
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+    def text(self, i: int) -> str:
+        """Title and content of document i, one space between them, none at the ends."""
+        return f"{self.titles[i]} {self.contents[i]}".strip()
+
+    def all(self) -> list[str]:
+        """:meth:`text` of every document."""
+        pairs = zip(self.titles, self.contents, strict=True)
+        return [f"{title} {content}".strip() for title, content in pairs]
+
+    def subset(self, ids: Int[Tensor, " b"]) -> Texts:
+        """Documents `ids` in that order, repeats allowed.
+
+        Raises:
+            InputError: if an id is out of range.
+        """
+        expect_ids("ids", ids, len(self))
+        order = ids.tolist()
+        parts = (self.uids, self.titles, self.contents)
+        return Texts(*([part[i] for i in order] for part in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """One split of a data set.
+
+    Attributes:
+        texts: the n documents.
+        labels: ``[n, L]`` with sorted rows; values are relevances, None where all are one.
+        drop: ``[n, L]``, labels that predictions for a point must ignore; empty where the source
+            names none (:func:`no_pairs`).
+    """
+
+    texts: Texts
+    labels: Csr
+    drop: Csr
+
+    def __post_init__(self) -> None:
+        """Check that texts, labels and drop agree.
+
+        Raises:
+            InputError: if they differ in rows or columns.
+        """
+        shape = (len(self.texts), self.labels.n_cols)
+        for name, csr in (("labels", self.labels), ("drop", self.drop)):
+            expect(csr.shape == shape, name, f"a Csr of {shape}", csr.shape, "align it with texts")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def subset(self, ids: Int[Tensor, " b"]) -> Points:
+        """Points `ids` in that order, repeats allowed.
+
+        Raises:
+            InputError: if an id is out of range.
+        """
+        return Points(self.texts.subset(ids), self.labels.rows(ids), self.drop.rows(ids))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelData:
+    """A data set whose labels have texts.
+
+    Attributes:
+        name: what reports call it.
+        train: the points to learn from.
+        test: the points to be judged on, disjoint from `train`.
+        labels: the L label texts; columns of both splits' matrices are positions here.
+    """
+
+    name: str
+    train: Points
+    test: Points
+    labels: Texts
+
+    def __post_init__(self) -> None:
+        """Check that both splits count the same labels.
+
+        Raises:
+            InputError: if they do not.
+        """
+        for name, points in (("train.labels", self.train), ("test.labels", self.test)):
+            width = points.labels.n_cols
+            want = f"{len(self.labels)} columns, one a label"
+            expect(width == len(self.labels), name, want, width, "build it over these labels")
+
+
+def no_pairs(n: int, n_labels: int) -> Csr:
+    """The ``[n, n_labels]`` matrix without an entry: a split whose source names no filter pairs.
+
+    Example:
+        >>> no_pairs(2, 5)
+        Csr(2 x 5, nnz=0, torch.int64)
+    """
+    return Csr(torch.zeros(n + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), n_labels)
+
+
+def random_split(
+    n: int, fraction: float, seed: int
+) -> tuple[Int[Tensor, " kept"], Int[Tensor, " held"]]:
+    """Split ``range(n)`` at random; neither part is empty.
+
+    Args:
+        n: how many ids, at least 2.
+        fraction: the share that is held out, in (0, 1), rounded to whole ids.
+        seed: of the permutation.
+
+    Returns:
+        ids that are kept and ids that are held out, each sorted.
+
+    Raises:
+        InputError: if n or fraction is out of range.
+
+    Example:
+        >>> kept, held = random_split(10, 0.2, seed=0)
+        >>> len(kept), len(held), torch.cat([kept, held]).sort().values.tolist() == list(range(10))
+        (8, 2, True)
+    """
+    expect(n >= 2, "points", "at least 2 to split", n, "add points")
+    expect(0 < fraction < 1, "fraction", "a share in (0, 1)", fraction, "try 0.2")
+    held = min(max(round(n * fraction), 1), n - 1)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return order[held:].sort().values, order[:held].sort().values
+
+
+def holdout(
+    points: Points, fraction: float, seed: int
+) -> tuple[Int[Tensor, " kept"], Int[Tensor, " held"]]:
+    """Split points into training and validation ids: random, never a prefix.
+
+    Sources list points in an order that means something (WordNet's by part of speech).
+
+    Args:
+        points: at least 2.
+        fraction: the share held out, in (0, 1).
+        seed: of the permutation.
+
+    Returns:
+        training ids and validation ids, each sorted; use with :meth:`Points.subset`.
+
+    Raises:
+        InputError: if there are fewer than 2 points or fraction is out of range.
+    """
+    return random_split(len(points), fraction, seed)
+
+
+def describe(data: LabelData) -> dict[str, Any]:
+    """Count what `data` holds; the result can be written as JSON.
+
+    ``label_frequency_deciles`` are the 0th, 10th, … 100th percentile of training points a label.
+    Empty texts and points without labels are kept by the readers of published splits, and counted
+    here: ``empty_texts``, ``unlabeled``.
+
+    Example:
+        >>> texts = Texts(["a", "b"], ["red mug", ""], ["", ""])
+        >>> points = Points(texts, Csr.from_lists([[0], []], n_cols=2), no_pairs(2, 2))
+        >>> about = describe(LabelData("tiny", points, points, texts))
+        >>> about["labels"], about["train"]["empty_texts"], about["train"]["unlabeled"]
+        (2, 1, 1)
+        >>> about["points_per_label"], about["labels_never_trained"]
+        (0.5, 1)
+    """
+    counts = torch.bincount(data.train.labels.indices, minlength=len(data.labels))
+    return {
+        "name": data.name,
+        "train": _describe_points(data.train),
+        "test": _describe_points(data.test),
+        "labels": len(data.labels),
+        "empty_label_texts": _count_empty(data.labels),
+        "labels_never_trained": int((counts == 0).sum()),
+        "points_per_label": round(_mean(counts), 3),
+        "label_frequency_deciles": _deciles(counts),
+    }
+
+
+def _describe_points(points: Points) -> dict[str, Any]:
+    degrees = points.labels.degrees()
+    return {
+        "points": len(points),
+        "pairs": points.labels.nnz,
+        "labels_per_point": round(_mean(degrees), 3),
+        "filter_pairs": points.drop.nnz,
+        "empty_texts": _count_empty(points.texts),
+        "unlabeled": int((degrees == 0).sum()),
+    }
+
+
+def _count_empty(texts: Texts) -> int:
+    return sum(not text for text in texts.all())
+
+
+def _mean(counts: Int[Tensor, " n"]) -> float:
+    return float(counts.double().mean()) if counts.numel() else 0.0
+
+
+def _deciles(counts: Int[Tensor, " n"]) -> list[int]:
+    """Order statistics at 0, 10, … 100 %: the count at or below each position."""
+    if counts.numel() == 0:
+        return []
+    steps = torch.arange(11) * (counts.numel() - 1) // 10
+    return counts.sort().values[steps].tolist()

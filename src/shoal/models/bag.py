@@ -1,0 +1,87 @@
+"""Sums over a hop: ``matrix @ rows`` that can be differentiated again and again.
+
+A bag of tokens and a graph aggregation are the same linear map: ``out[i] = Σ_e rows[indices[e]]``
+over the entries e of row i. torch's ``embedding_bag`` computes it in one pass over the rows, but
+has neither double backward nor forward mode. Here it is one :class:`torch.autograd.Function` whose
+backward is the same function of the transposed matrix, so gradients, Hessian-vector and
+Gauss-Newton products all pass, each at the speed of ``embedding_bag``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shoal.block import Block
+from shoal.csr import Csr
+
+
+class _Matmul(torch.autograd.Function):
+    """``A @ rows``, given the index arrays of A and of its transpose."""
+
+    @staticmethod
+    def forward(
+        rows: Tensor, indptr: Tensor, indices: Tensor, t_indptr: Tensor, t_indices: Tensor
+    ) -> Tensor:
+        return functional.embedding_bag(indices, rows, indptr, mode="sum", include_last_offset=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        indptr, indices, t_indptr, t_indices = ctx.saved_tensors
+        grad = _Matmul.apply(grads[0], t_indptr, t_indices, indptr, indices)
+        return grad, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        return _Matmul.apply(tangents[0], *ctx.saved_tensors)
+
+
+def matmul(matrix: Csr, rows: Float[Tensor, "s d"]) -> Float[Tensor, "b d"]:
+    """Multiply a matrix without values by rows: sum each of its rows' entries.
+
+    Equivalent to ``matrix.to_dense() @ rows``; an empty row gives zeros, a column that stands twice
+    counts twice. Differentiable in `rows` any number of times, in reverse and forward mode.
+
+    Args:
+        matrix: ``[b, s]``; its values, if any, are not read.
+        rows: one row a column of the matrix.
+
+    Example:
+        >>> hop = Csr.from_lists([[0, 2], [], [1, 1]], n_cols=3)
+        >>> matmul(hop, torch.tensor([[1.0], [2.0], [4.0]])).flatten().tolist()
+        [5.0, 0.0, 4.0]
+    """
+    if not rows.requires_grad and not torch.is_grad_enabled():
+        return _Matmul.forward(rows, matrix.indptr, matrix.indices, matrix.indptr, matrix.indices)
+    back = matrix.transpose()
+    return _Matmul.apply(
+        rows, matrix.indptr, matrix.indices, back.indptr, back.indices.to(matrix.indices.dtype)
+    )
+
+
+class BagEncoder(nn.Module):
+    """Unit vectors of bags: the normalized sum of the rows of a text's pieces.
+
+    It has no parameters of its own: the rows are those of a table and arrive with the batch. The
+    sum and the mean have the same direction; a text without pieces stays the zero vector.
+
+    Example:
+        >>> ids = torch.tensor([0, 1])
+        >>> bags = Block(ids[:1], ids, torch.tensor([0, 2]), ids, ids)
+        >>> BagEncoder()([bags], torch.tensor([[3.0, 0.0], [0.0, 4.0]])).tolist()
+        [[0.6000..., 0.8000...]]
+    """
+
+    def forward(self, blocks: Sequence[Block], rows: Float[Tensor, "s d"]) -> Float[Tensor, "b d"]:
+        """Embed the `dst` of the first block from the rows of its `src`."""
+        return functional.normalize(matmul(blocks[0].csr, rows), dim=1)

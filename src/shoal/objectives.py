@@ -1,0 +1,84 @@
+"""The joint: one scalar of (parameters, batch), in two halves.
+
+    outputs(params, batch)   embeddings or logits: the expensive half, which can be chunked
+    loss(outputs, batch)     the mean over the seeds
+
+Calling an objective composes them. Training differentiates it once, curvature twice; the
+Gauss-Newton product and gradient caching use the halves. It changes nothing and reads nothing but
+its arguments (and, in training mode, dropout's random numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from shoal._checks import fail
+from shoal.block import Batch, Block
+
+Params = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A module called on a batch's blocks and rows, and a criterion for what it returns.
+
+    Attributes:
+        model: called as ``model(blocks, rows)``.
+        criterion: ``(outputs, batch)`` → scalar, mean over the seeds.
+
+    Example:
+        >>> from shoal.models.bag import BagEncoder
+        >>> objective = Objective(BagEncoder(), lambda outputs, batch: outputs.square().sum())
+    """
+
+    model: nn.Module
+    criterion: Callable[[Tensor, Batch], Tensor]
+
+    def outputs(self, params: Params, batch: Batch) -> Tensor:
+        """What the model makes of the batch, with `params` in place of its own parameters."""
+        return functional_call(self.model, dict(params), (batch.blocks, batch.src))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Float[Tensor, ""]:
+        """The criterion of outputs."""
+        return self.criterion(outputs, batch)
+
+    def __call__(self, params: Params, batch: Batch) -> Float[Tensor, ""]:
+        """Both halves."""
+        return self.loss(self.outputs(params, batch), batch)
+
+
+def in_batch(
+    loss: Callable[[Tensor, Block], Tensor],
+) -> Callable[[Tensor, Batch], Tensor]:
+    """Turn a loss over a shortlist into a criterion.
+
+    Outputs are embeddings of the last block's `dst` (the seeds), then of its `src` (the labels);
+    scores are their inner products.
+
+    Args:
+        loss: such as :func:`~shoal.losses.decoupled_softmax`.
+    """
+
+    def criterion(outputs: Tensor, batch: Batch) -> Tensor:
+        shortlist = batch.blocks[-1]
+        points, labels = outputs.split([len(shortlist.dst), len(shortlist.src)])
+        return loss((points @ labels.T).float(), shortlist)
+
+    return criterion
+
+
+def node_cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Float[Tensor, ""]:
+    """Cross-entropy of the seeds' logits with their classes, ``batch.target``.
+
+    Raises:
+        InputError: if the batch carries no target.
+    """
+    if batch.target is None:
+        fail("target", "one class a seed", None, "give the loader a target")
+    return functional.cross_entropy(outputs.float(), batch.target)

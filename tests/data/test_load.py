@@ -1,0 +1,54 @@
+"""load(): a name, a folder or a file finds its reader; importing reads nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shoal import data
+from shoal._checks import InputError
+from shoal.data import xc
+
+
+def test_each_kind_of_source_finds_its_reader(tmp_path: Path) -> None:
+    """A table, and the folder that it is written to, give the same labels."""
+    (tmp_path / "t.csv").write_text("text,labels\na,x\nb,y|x\nc,y\n")
+    table = data.load(tmp_path / "t.csv")
+    xc.write(table, tmp_path / "folder")
+    folder = data.load(str(tmp_path / "folder"))
+    assert (table.name, folder.name) == ("t", "folder")
+    assert table.labels.titles == folder.labels.titles == ["x", "y"]
+    assert table.train.texts.all() == folder.train.texts.all()
+
+
+def test_unknown_sources_list_what_is_possible(tmp_path: Path) -> None:
+    """A name that is none, and a file of another kind: the three possibilities are listed."""
+    (tmp_path / "t.pdf").write_text("")
+    for source, got in (("wordnets", "no such file"), (str(tmp_path / "t.pdf"), "another kind")):
+        with pytest.raises(InputError, match=f'"wordnet", a folder with trn.json.gz.*got {got}'):
+            data.load(source)
+
+
+def test_importing_the_package_is_light() -> None:
+    """`import shoal.data` brings no torch."""
+    code = "import sys, shoal.data; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_importing_wordnet_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second import of the module runs where reading any file is an error."""
+    from shoal.data import wordnet
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a file was read")
+
+    assert wordnet.__spec__ is not None
+    code = wordnet.__spec__.loader.get_code("shoal.data.wordnet")  # type: ignore[union-attr]
+    monkeypatch.setattr("shoal.data.lines._open", refuse)
+    with pytest.raises(AssertionError, match="a file was read"):
+        wordnet.read()
+    monkeypatch.setattr(Path, "open", refuse)
+    exec(code, {"__name__": "shoal.data.wordnet", "__file__": wordnet.__file__})

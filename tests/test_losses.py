@@ -1,0 +1,100 @@
+"""Losses over a shortlist: literal loops agree, known positives are never pushed away."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from shoal._checks import InputError
+from shoal.block import Block
+from shoal.csr import Csr
+from shoal.losses import decoupled_softmax, hardest_triplets
+
+POSITIVES = [[0, 2], [1], [], [3, 0, 2]]
+
+
+def _block(rows: list[list[int]], n: int) -> Block:
+    csr = Csr.from_lists(rows, n)
+    return Block(torch.arange(len(rows)), torch.arange(n), csr.indptr, csr.indices, csr.indices)
+
+
+def _scores() -> torch.Tensor:
+    return torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def _softmax_loop(scores: torch.Tensor, positives: list[list[int]], tau: float) -> float:
+    points = []
+    for row, own in zip((scores / tau).tolist(), positives, strict=True):
+        negatives = sum(math.exp(s) for j, s in enumerate(row) if j not in own)
+        points += [[-math.log(math.exp(row[p]) / (math.exp(row[p]) + negatives)) for p in own]]
+    means = [sum(p) / len(p) for p in points if p]
+    return sum(means) / len(means)
+
+
+def _triplet_loop(scores: torch.Tensor, positives: list[list[int]], k: int) -> float:
+    points = []
+    for row, own in zip(scores.tolist(), positives, strict=True):
+        hardest = sorted((s for j, s in enumerate(row) if j not in own), reverse=True)[:k]
+        losses = []
+        for p in own:
+            violators = [s for s in hardest if s - row[p] + 0.3 > 0]
+            total = sum(math.exp(s / 0.1) for s in violators)
+            losses += [sum(math.exp(s / 0.1) / total * (s - row[p] + 0.3) for s in violators)]
+        points += [losses]
+    means = [sum(p) / len(p) for p in points if p]
+    return sum(means) / len(means)
+
+
+@pytest.mark.parametrize("tau", [0.05, 1.0])
+def test_softmax_equals_the_formula(tau: float) -> None:
+    """Decoupled softmax is the literal double sum, points without positives left out."""
+    ours = decoupled_softmax(_scores(), _block(POSITIVES, 5), tau)
+    assert float(ours) == pytest.approx(_softmax_loop(_scores(), POSITIVES, tau))
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_triplets_equal_the_formula(k: int) -> None:
+    """Hardest triplets are the literal loop; k counts negatives only."""
+    ours = hardest_triplets(_scores(), _block(POSITIVES, 5), k=k)
+    assert float(ours) == pytest.approx(_triplet_loop(_scores(), POSITIVES, k))
+
+
+@pytest.mark.parametrize("loss", [decoupled_softmax, hardest_triplets])
+def test_gradient_pulls_positives_and_pushes_negatives(loss) -> None:
+    """No known positive has a positive gradient, some negative does; all gradients are finite."""
+    scores = _scores().requires_grad_()
+    block = _block(POSITIVES, 5)
+    (grad,) = torch.autograd.grad(loss(scores, block), scores)
+    assert bool(grad.isfinite().all()) and float(grad.abs().max()) > 0
+    assert bool((grad[block.mask()] <= 0).all())
+    assert float(grad[~block.mask()].max()) > 0
+    assert torch.equal(grad[2], torch.zeros(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("loss", [decoupled_softmax, hardest_triplets])
+def test_degenerate_blocks_stay_finite(loss) -> None:
+    """Only positives, or none at all: loss and gradient are 0, not NaN."""
+    for rows in ([[0, 1], [0, 1]], [[], []]):
+        scores = torch.zeros(2, 2, requires_grad=True)
+        value = loss(scores, _block(rows, 2))
+        (grad,) = torch.autograd.grad(value, scores)
+        assert value.item() == 0 and torch.equal(grad, torch.zeros(2, 2))
+
+
+def test_softmax_differentiates_twice() -> None:
+    """The Hessian of the loss is there for curvature."""
+    block = _block(POSITIVES, 5)
+    assert torch.autograd.gradgradcheck(
+        lambda s: decoupled_softmax(s, block, 1.0), _scores().requires_grad_()
+    )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_settings_are_refused() -> None:
+    """A temperature of zero, no negatives asked for."""
+    with pytest.raises(InputError, match="temperature"):
+        decoupled_softmax(_scores(), _block(POSITIVES, 5), 0.0)
+    with pytest.raises(InputError, match="k: expected"):
+        hardest_triplets(_scores(), _block(POSITIVES, 5), k=0)
