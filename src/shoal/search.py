@@ -1,15 +1,13 @@
 """Exact top-k by inner product, in bounded memory: for every query the k keys with the largest q·k.
 
-Selecting k of m scores costs about as much as reading them several times, which plain ``mm`` then
-``topk`` pays in full. Here the m scores of a query are cut into groups of G neighbors, and only the
-largest of each group is looked at. *Lemma*: order all scores by (score falling, id rising) and the
-groups by the place of their first member; then the first k scores lie within the first k groups,
-because each of those k groups holds a member that precedes everything in any later group. So m / G
-maxima and k G candidates are ranked instead of m scores, and nothing is approximated, ties
-included. The maxima are taken while a tile of scores is still in the cache that the product wrote.
+Plain ``mm`` then ``topk`` writes all m scores of a query to memory and reads them again. Here they
+come a tile at a time, small enough for the cache that the product wrote them to, and only a score
+above the k-th best so far is looked at: in tile i of keys in random order about k / i are, so most
+groups of 32 neighbors are passed over by their maximum alone. Nothing is approximated.
 
-The order is total, (score falling, id rising), so the answer depends neither on the size of a block
-nor on the device, up to the rounding of the inner products themselves.
+The order is total, (score falling, id rising): a later key that equals the k-th best has the higher
+id and comes after it. So the answer depends neither on the size of a tile nor on the device, up to
+the rounding of the inner products themselves.
 """
 
 from __future__ import annotations
@@ -22,12 +20,13 @@ from shoal._checks import expect, expect_finite, expect_positive
 from shoal.csr import Csr
 
 # 32 neighbors: the shortest inner row that torch.amax reduces at the speed of memory (AVX2, torch
-# 2.13: 16 takes five times as long); longer ones make more candidates.
+# 2.13: 16 takes five times as long); longer ones pass on more scores.
 _GROUP = 32
-# 256 queries x 2048 keys: 2 MiB of scores, in a second- or third-level cache; MKL reached its full
-# rate from 128 queries on and lost a fifth of it where the scores went to memory.
+# Each block of queries reads all keys once; MKL reaches its full rate from 128 queries on.
 _QUERIES = 256
-_TILE = 2048
+# Bytes for each score of a tile and each of the k best, if every score of a tile must be kept:
+# positions as int64, copies while lists are joined and ranked. The usual tile takes a tenth.
+_BYTES = 128
 
 
 def top_k(
@@ -35,7 +34,7 @@ def top_k(
     keys: Float[Tensor, "m d"],
     k: int,
     drop: Csr | None = None,
-    max_bytes: int = 2**28,
+    max_bytes: int = 2**27,
 ) -> tuple[Float[Tensor, "n {k}"], Int[Tensor, "n {k}"]]:
     """Find the k keys of largest inner product with each query.
 
@@ -45,9 +44,9 @@ def top_k(
         k: how many to return a query, at most m.
         drop: ``[n, m]``, the (query, key) pairs that may not be returned, as the filter files of
             the Extreme Classification Repository list them. Its values are ignored.
-        max_bytes: bound on the memory for scores and candidates beside inputs and result, or the
-            3 KiB x k that one query needs if that is more. 2^28 is 256 MiB: the scores of 256
-            queries and 100,000 keys at once; with more keys they come in several pieces.
+        max_bytes: bound on the working memory beside inputs and result, or what one query and 32
+            keys need, 128 (k + 32), if that is more. 2^27 gives tiles of 4 MiB, measured best on a
+            CPU (8 MiB of shared cache); an accelerator gains by large products: pass 2^30 or more.
 
     Returns:
         scores ``[n, k]``, falling, and ids ``[n, k]``; equal scores stand by rising id. Where fewer
@@ -61,83 +60,77 @@ def top_k(
         >>> scores, ids = top_k(torch.tensor([[2.0, 1.0]]), keys, 2)
         >>> scores.tolist(), ids.tolist()
         ([[2.0, 2.0]], [[0, 2]])
-        >>> top_k(torch.tensor([[2.0, 1.0]]), keys, 2, Csr.from_lists([[0, 1]], n_cols=3))[1]
-        tensor([[ 2, -1]])
+        >>> top_k(torch.tensor([[2.0, 1.0]]), keys, 3, Csr.from_lists([[0, 1]], n_cols=3))[1]
+        tensor([[ 2, -1, -1]])
     """
     _expect_alike(queries, keys, k, drop)
-    rows, columns = _block_shape(len(queries), len(keys), k, max_bytes)
-    buffer = torch.empty(rows * columns, device=keys.device)
+    expect_positive("max_bytes", max_bytes)
+    rows, columns = _tile_shape(len(queries), len(keys), k, max_bytes)
     scores = torch.empty(len(queries), k, device=keys.device)
     ids = torch.empty(len(queries), k, dtype=torch.int64, device=keys.device)
-    for start in range(0, len(queries), rows):
-        block = slice(start, min(start + rows, len(queries)))
-        seeds = torch.arange(block.start, block.stop, device=keys.device)
-        part = None if drop is None else drop.rows(seeds)
-        scores[block], ids[block] = _search_block(queries[block].float(), keys, k, part, buffer)
+    for first in range(0, len(queries), rows):
+        block = torch.arange(first, min(first + rows, len(queries)), device=keys.device)
+        pairs = None if drop is None else drop.rows(block)
+        scores[block], ids[block] = _search(queries[block].float(), keys, k, pairs, columns)
     return scores, ids
 
 
-def _search_block(
+def _search(
     queries: Float[Tensor, "b d"],
     keys: Float[Tensor, "m d"],
     k: int,
     drop: Csr | None,
-    buffer: Float[Tensor, " c"],
+    columns: int,
 ) -> tuple[Float[Tensor, "b {k}"], Int[Tensor, "b {k}"]]:
-    """Search as many keys at a time as the buffer holds scores for, and merge what each gives."""
-    b = len(queries)
-    columns = buffer.numel() // b // _GROUP * _GROUP
-    scores, ids = queries.new_empty(b, 0), torch.empty(b, 0, dtype=torch.int64, device=keys.device)
+    """Run one block of queries past all keys, a tile of `columns` keys at a time."""
+    tile = queries.new_empty(len(queries), columns)
+    scores = queries.new_full((len(queries), k), -torch.inf)
+    ids, bar = torch.full_like(scores, -1, dtype=torch.int64), scores[:, -1:]
     for first in range(0, len(keys), columns):
-        part = keys[first : first + columns]
-        width = -(-len(part) // _GROUP) * _GROUP
-        maxima = _fill(buffer[: b * width].view(b, width), queries, part, first, drop)
-        more, at = _candidates(buffer[: b * width].view(b, -1, _GROUP), maxima, k)
+        _fill(tile, queries, keys[first : first + columns].float(), drop, first)
+        if first == 0 and columns >= k:
+            # Just below the k-th best, or the whole first tile would be listed.
+            bar = torch.nextafter(tile.topk(k).values[:, -1:], bar)
+        more, at = _above(tile, bar)
         # Earlier ids stand to the left, so that leftmost means lowest.
         scores, ids = torch.cat([scores, more], 1), torch.cat([ids, at + first], 1)
-        scores, at = _leftmost_largest(scores, min(k, scores.shape[1]))
-        ids = ids.gather(1, at)
+        if scores.shape[1] >= 2 * k or first + columns >= len(keys):
+            scores, at = _leftmost_largest(scores, k)
+            ids, bar = ids.gather(1, at), scores[:, -1:]
     return scores, ids.masked_fill_(scores == -torch.inf, -1)
 
 
 def _fill(
-    scores: Float[Tensor, "b c"],
+    tile: Float[Tensor, "b c"],
     queries: Float[Tensor, "b d"],
     keys: Float[Tensor, "c_keys d"],
-    first: int,
     drop: Csr | None,
-) -> Float[Tensor, "b g"]:
-    """Write the scores of keys ``first …`` and -inf where there is none; return group maxima."""
-    groups = scores.view(len(scores), -1, _GROUP)
-    maxima = scores.new_empty(groups.shape[:2])
-    scores[:, len(keys) :] = -torch.inf
-    # Only a CPU gains by tiles that fit its cache; an accelerator wants few large products.
-    tile = _TILE if scores.device.type == "cpu" else scores.shape[1]
-    for left in range(0, len(keys), tile):
-        part = keys[left : left + tile].float()
-        torch.mm(queries, part.T, out=scores[:, left : left + len(part)])
-        covered = slice(left // _GROUP, (left + tile) // _GROUP)
-        torch.amax(groups[:, covered], 2, out=maxima[:, covered])
+    first: int,
+) -> None:
+    """Write the scores of keys ``first …``; -inf where there is none or the pair is dropped."""
+    torch.mm(queries, keys.T, out=tile[:, : len(keys)])
+    tile[:, len(keys) :] = -torch.inf
     if drop is not None:
         column = drop.indices.long() - first
         here = (column >= 0) & (column < len(keys))
-        row, column = drop.row_ids()[here], column[here]
-        scores[row, column] = -torch.inf
-        group = column // _GROUP
-        maxima[row, group] = groups[row, group].amax(1)
-    return maxima
+        tile[drop.row_ids()[here], column[here]] = -torch.inf
 
 
-def _candidates(
-    groups: Float[Tensor, "b g w"], maxima: Float[Tensor, "b g"], k: int
+def _above(
+    tile: Float[Tensor, "b c"], bar: Float[Tensor, "b 1"]
 ) -> tuple[Float[Tensor, "b j"], Int[Tensor, "b j"]]:
-    """The first k scores by (score falling, id rising), from the first k groups alone."""
-    _, chosen = _leftmost_largest(maxima, min(k, maxima.shape[1]))
-    chosen = chosen.sort(dim=1).values  # so that candidates stand by rising id
-    width = groups.shape[2]
-    found = groups.gather(1, chosen[:, :, None].expand(-1, -1, width)).flatten(1)
-    scores, at = _leftmost_largest(found, min(k, found.shape[1]))
-    return scores, chosen.gather(1, at // width) * width + at % width
+    """The scores above each row's bar and their columns, rising; rows are padded with -inf."""
+    groups = tile.view(len(tile), -1, _GROUP)
+    row, group = (groups.amax(2) > bar).nonzero(as_tuple=True)
+    found = groups[row, group]
+    which, place = (found > bar[row]).nonzero(as_tuple=True)
+    row, column, score = row[which], group[which] * _GROUP + place, found[which, place]
+    count = torch.bincount(row, minlength=len(tile))
+    slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    more = tile.new_full((len(tile), int(count.max())), -torch.inf)
+    at = torch.zeros_like(more, dtype=torch.int64)
+    more[row, slot], at[row, slot] = score, column
+    return more, at
 
 
 def _leftmost_largest(
@@ -155,15 +148,12 @@ def _leftmost_largest(
     return scores.gather(1, at), at
 
 
-def _block_shape(n: int, m: int, k: int, max_bytes: int) -> tuple[int, int]:
-    """Queries and keys at a time: half the bytes for scores, half for k groups of candidates.
-
-    A score takes 4 bytes and its share of a group's maximum under 1 more while ranked; a candidate
-    takes 48 (the score twice, its rank and the place it is gathered from).
-    """
-    rows = max(1, min(n, _QUERIES, max_bytes // 2 // (48 * _GROUP * k)))
-    columns = max(_GROUP, min(m + _GROUP - 1, max_bytes // 2 // (5 * rows)) // _GROUP * _GROUP)
-    return rows, columns
+def _tile_shape(n: int, m: int, k: int, max_bytes: int) -> tuple[int, int]:
+    """Queries and keys of a tile, whose scores and k best a query fit into `max_bytes`."""
+    budget = max_bytes // _BYTES
+    rows = max(1, min(n, _QUERIES, budget // (k + _GROUP)))
+    groups = max(1, min(-(-m // _GROUP), (budget // rows - k) // _GROUP))
+    return rows, groups * _GROUP
 
 
 def _expect_alike(queries: Tensor, keys: Tensor, k: int, drop: Csr | None) -> None:

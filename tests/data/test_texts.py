@@ -14,9 +14,9 @@ from shoal.data.texts import (
     Points,
     Texts,
     describe,
-    holdout,
     no_pairs,
     random_split,
+    validation_split,
 )
 
 
@@ -57,10 +57,32 @@ def test_random_split_is_a_partition(n: int, fraction: float) -> None:
     assert len(held) == min(max(round(n * fraction), 1), n - 1)
 
 
-def test_holdout_is_seeded_and_no_prefix() -> None:
+def make_data(n: int) -> LabelData:
+    """Points that are labels as well: i and n − 1 − i name each other."""
+    names = Texts([f"p{i}" for i in range(n)], ["t"] * n, [""] * n)
+    mirror = Csr.from_lists([[n - 1 - i] for i in range(n)], n)
+    points = Points(names, mirror, no_pairs(n, n))
+    return LabelData("mirror", points, points, names)
+
+
+def test_validation_drops_what_training_reveals() -> None:
+    """A held-out pair stays true only if its reverse is held out too; the point is dropped."""
+    train, valid = validation_split(make_data(400), 0.5, seed=0)
+    trained = {int(uid[1:]) for uid in train.texts.uids}
+    judged = [int(uid[1:]) for uid in valid.texts.uids]
+    assert 50 < len(judged) < 150  # about half of the 200 held out have their mirror held out
+    assert all(i not in trained and 399 - i not in trained for i in judged)
+    assert valid.labels.indices.tolist() == [399 - i for i in judged]
+    assert valid.drop.indices.tolist() == judged
+
+
+def test_validation_split_is_seeded_and_no_prefix() -> None:
     """The same seed gives the same split, another seed another one, and none is a run of ids."""
     points = make_points(500)
-    first, again, other = (holdout(points, 0.2, seed)[1] for seed in (0, 0, 1))
+    names = Texts(list("abcd"), list("abcd"), [""] * 4)
+    data = LabelData("four", points, points, names)
+    splits = [validation_split(data, 0.2, seed)[1].texts.uids for seed in (0, 0, 1)]
+    first, again, other = (torch.tensor([int(u[1:]) for u in uids]) for uids in splits)
     assert torch.equal(first, again) and not torch.equal(first, other)
     for held in (first, other):
         assert 200 < float(held.double().mean()) < 300

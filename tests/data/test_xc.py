@@ -156,7 +156,7 @@ def edit_line(path: Path, number: int, text: str) -> None:
         ("trn_X_Y.txt", 4, f"{10**20}:1", r":4: expected pairs"),
         ("trn.json.gz", 2, '{"uid": "a"', r":2: expected a JSON object.*got Expecting"),
         ("trn.json.gz", 2, '{"uid": "a"}', r":2: .*no key 'title'"),
-        ("trn.json.gz", 2, "[1]", r":2: expected a JSON object"),
+        ("trn.json.gz", 2, "[1]", r":2: expected a JSON object.*got no object in '\[1\]'"),
         ("trn.json.gz", 2, "", r":2: expected a JSON object"),
         ("lbl.json.gz", 3, '{"uid": "a", "title": 3}', r":3: .*a title or content that is no text"),
         ("filter_labels_test.txt", 1, "5 0", r":1: .*row in \[0, 5\) .*label in \[0, 6\).*'5 0'"),

@@ -182,7 +182,7 @@ def test_same_seed_same_draw(how: dict[str, bool]) -> None:
     ],
 )
 def test_bad_draws_are_refused(call: Callable[..., object], message: str) -> None:
-    """A negative fan-out, no generator, no weights or bad ones: one line that names the argument."""
+    """A negative fan-out, no generator, no weights or bad ones: one line that names which."""
     csr = Csr(torch.tensor([0, 1]), torch.tensor([0]), 1)
     with pytest.raises(InputError, match=message):
         call(csr, torch.tensor([0]), seeded())

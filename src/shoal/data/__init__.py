@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _TABLES = (".csv", ".tsv", ".jsonl")
 
 
+def is_graph(source: str) -> bool:
+    """Whether `source` names a graph whose nodes have classes, rather than points with labels."""
+    return source == "wordnet-graph" or source.endswith(".npz")
+
+
 def load(source: str | Path) -> LabelData:
     """Load a data set whose labels have texts.
 

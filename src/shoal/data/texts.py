@@ -177,25 +177,58 @@ def random_split(
     return order[held:].sort().values, order[:held].sort().values
 
 
-def holdout(
-    points: Points, fraction: float, seed: int
-) -> tuple[Int[Tensor, " kept"], Int[Tensor, " held"]]:
-    """Split points into training and validation ids: random, never a prefix.
+def validation_split(data: LabelData, fraction: float, seed: int) -> tuple[Points, Points]:
+    """Hold training points out for validation: at random, never a prefix, and as the test split is.
 
-    Sources list points in an order that means something (WordNet's by part of speech).
+    Sources list points in an order that means something (WordNet's by part of speech). Where labels
+    are points too (one uid), the reverse of a held-out pair may stand in what is left to train on:
+    such pairs, and each point's own label, move from the truth to `drop`, as published test splits
+    have it, and points without any truth left are dropped.
 
     Args:
-        points: at least 2.
+        data: its training points are split.
         fraction: the share held out, in (0, 1).
         seed: of the permutation.
 
     Returns:
-        training ids and validation ids, each sorted; use with :meth:`Points.subset`.
+        the points to train on, and those to validate on.
 
     Raises:
         InputError: if there are fewer than 2 points or fraction is out of range.
+
+    Example:
+        Two points that are each other's labels: the held-out pair is known from its reverse.
+
+        >>> texts = Texts(["a", "b", "c"], ["", "", ""], ["", "", ""])
+        >>> labels = Csr.from_lists([[1], [0], [0]], n_cols=3)
+        >>> points = Points(texts, labels, no_pairs(3, 3))
+        >>> train, valid = validation_split(LabelData("tiny", points, points, texts), 0.4, seed=5)
+        >>> train.texts.uids, valid.texts.uids
+        (['a', 'b'], ['c'])
     """
-    return random_split(len(points), fraction, seed)
+    kept, held = random_split(len(data.train), fraction, seed)
+    train, valid = data.train.subset(kept), data.train.subset(held)
+    twin = _find_uids(data.labels.uids, train.texts.uids)
+    own = _find_uids(valid.texts.uids, data.labels.uids)
+    row, col = valid.labels.row_ids(), valid.labels.indices.long()
+    known = (twin[col] >= 0) & (own[row] >= 0)
+    known[known.clone()] = train.labels.find(twin[col[known]], own[row[known]])[0]
+    self_row = (own >= 0).nonzero().squeeze(1)
+    drop = Csr.from_coo(
+        torch.cat([valid.drop.row_ids(), row[known], self_row]),
+        torch.cat([valid.drop.indices.long(), col[known], own[self_row]]),
+        valid.labels.shape,
+    )
+    values = None if valid.labels.values is None else valid.labels.values[~known]
+    truth = Csr.from_coo(row[~known], col[~known], valid.labels.shape, values)
+    judged = Points(valid.texts, truth, drop.coalesce())
+    return train, judged.subset((truth.degrees() > 0).nonzero().squeeze(1))
+
+
+def _find_uids(wanted: list[str], among: list[str]) -> Int[Tensor, " n"]:
+    """The position of each wanted uid, or -1."""
+    position = {uid: i for i, uid in enumerate(among)}
+    return torch.tensor([position.get(uid, -1) for uid in wanted], dtype=torch.int64)
 
 
 def describe(data: LabelData) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def read(folder: str | Path, encoding: str = "utf-8") -> LabelData:
             number is not one, or files disagree in how many points or labels there are.
     """
     folder = expect_folder(folder, "trn.json.gz, tst.json.gz and lbl.json.gz")
-    labels = _read_texts(folder / "lbl.json.gz", encoding)
+    labels = read_texts(folder / "lbl.json.gz", encoding)
     train = _read_points(folder, "trn", len(labels), encoding)
     test = _read_points(folder, "tst", len(labels), encoding)
     return LabelData(folder.resolve().name, train, test, labels)
@@ -74,9 +74,9 @@ def write(data: LabelData, folder: str | Path) -> None:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_texts(data.labels, folder / "lbl.json.gz")
+        write_texts(data.labels, folder / "lbl.json.gz")
         for split, points in (("trn", data.train), ("tst", data.test)):
-            _write_texts(points.texts, folder / f"{split}.json.gz", points.labels)
+            write_texts(points.texts, folder / f"{split}.json.gz", points.labels)
             write_matrix(points.labels, folder / f"{split}_X_Y.txt")
             _write_filter(points.drop, folder / _FILTERS[split][0])
     except OSError as error:
@@ -186,7 +186,7 @@ class _Rows:
 def _read_points(folder: Path, split: str, n_labels: int, encoding: str) -> Points:
     source, matrix = folder / f"{split}.json.gz", folder / f"{split}_X_Y.txt"
     rows = None if matrix.exists() else _Rows(source, first_line=1)
-    texts = _read_texts(source, encoding, rows)
+    texts = read_texts(source, encoding, rows)
     labels = read_matrix(matrix) if rows is None else rows.csr(n_labels)
     want = f"{len(texts)} points ({source.name}) and {n_labels} labels (lbl.json.gz)"
     good = labels.shape == (len(texts), n_labels)
@@ -194,16 +194,18 @@ def _read_points(folder: Path, split: str, n_labels: int, encoding: str) -> Poin
     return Points(texts, labels, _read_filter(folder, split, labels.shape))
 
 
-def _read_texts(path: Path, encoding: str, targets: _Rows | None = None) -> Texts:
-    """Read a text file, and its label ids into `targets` where that is given."""
+def read_texts(path: Path, encoding: str = "utf-8", targets: _Rows | None = None) -> Texts:
+    """Read a text file, and its label ids into `targets` where that is given.
+
+    Raises:
+        InputError: naming file and line, if one is no JSON object with uid and title.
+    """
     texts = Texts([], [], [])
     for number, line in lines(path, encoding):
         try:
             record = json.loads(line)
-            title, content = record["title"], record.get("content", "")
-            if not (isinstance(title, str) and isinstance(content, str)):
-                raise TypeError("a title or content that is no text")
-            texts.uids.append(str(record["uid"]))
+            uid, title, content = _fields(record)
+            texts.uids.append(uid)
             texts.titles.append(title)
             texts.contents.append(content)
             if targets is not None:
@@ -211,6 +213,15 @@ def _read_texts(path: Path, encoding: str, targets: _Rows | None = None) -> Text
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             _refuse_record(f"{path}:{number}", line, error)
     return texts
+
+
+def _fields(record: Any) -> tuple[str, str, str]:
+    if not isinstance(record, dict):
+        raise TypeError("no object")
+    title, content = record["title"], record.get("content", "")
+    if not (isinstance(title, str) and isinstance(content, str)):
+        raise TypeError("a title or content that is no text")
+    return str(record["uid"]), title, content
 
 
 def _targets(record: dict[str, Any]) -> tuple[list[int], list[float]]:
@@ -226,7 +237,8 @@ def _refuse_record(name: str, line: str, error: Exception) -> NoReturn:
     fail(name, "a JSON object with uid, title, content and targets", got, "correct the line")
 
 
-def _write_texts(texts: Texts, path: Path, targets: Csr | None = None) -> None:
+def write_texts(texts: Texts, path: Path, targets: Csr | None = None) -> None:
+    """Write a text file, with label ids where `targets` are given."""
     with _gzip_writer(path) as file:
         for i in range(len(texts)):
             record: dict[str, Any] = {

@@ -1,8 +1,8 @@
 """Reading rows: ``table[ids]`` and the mean of bags of rows, as fast as a CPU can.
 
 ``x[ids]`` of torch is the slow way: ``torch.index_select(x, 0, ids, out=buffer)`` into memory that
-has been touched before takes a half to a sixth of its time, because neither index arithmetic nor
-the operating system's page faults are in it. :class:`Buffers` keeps such memory. The mean of a bag
+has been touched before takes a third of its time (100,000 of 1,000,000 × 128 float32, one thread),
+because neither index arithmetic nor the operating system's page faults are in it. :class:`Buffers` keeps such memory. The mean of a bag
 needs no gathered rows at all: ``embedding_bag`` adds them up while it reads them.
 """
 
@@ -51,6 +51,8 @@ class Buffers:
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return an uninitialized CPU tensor; worth its 30 µs from LENT_BYTES on."""
         nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes == 0:
+            return torch.empty(shape, dtype=dtype)
         block = self._block(nbytes)
         # torch holds this very array until the tensor's storage dies; its end is the block's return
         array = block[:nbytes].numpy()
@@ -110,8 +112,8 @@ def gather_mean(
     """Return the weighted mean of each bag of rows, without a gradient and without the rows.
 
     Bag i is ``indices[offsets[i]:offsets[i + 1]]``, and its mean ``Σ w·x / Σ w``: the same numbers
-    as gathering all rows, scaling them and adding each bag's up, in a sixth of the time and without
-    the ``[e, d]`` in between. An empty bag gives zeros.
+    as gathering all rows, scaling them and adding each bag's up, in half the time and without the
+    ``[e, d]`` in between. An empty bag gives zeros.
 
     Args:
         table: rows to average.

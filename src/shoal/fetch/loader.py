@@ -115,7 +115,7 @@ class Loader:
         self,
         batch_sampler: BatchSampler,
         block_sampler: BlockSampler,
-        table: Table | Shaped[Tensor, "n ..."] | None = None,
+        table: Table | Shaped[Tensor, "n ..."] | np.ndarray | None = None,
         target: Shaped[Tensor, "n ..."] | None = None,
         *,
         seed: int,
@@ -128,7 +128,7 @@ class Loader:
         expect_positive("workers", workers)
         self.batch_sampler = batch_sampler
         self.block_sampler = block_sampler
-        self.table = UnifiedTensor.of(table) if isinstance(table, Tensor) else table
+        self.table = UnifiedTensor.of(table) if isinstance(table, Tensor | np.ndarray) else table
         self.target = target
         self.seed, self.prefetch, self.workers = seed, prefetch, workers
         self.epoch, self.position = 0, 0
@@ -248,7 +248,7 @@ class _Made:
     """A batch, and on a device the event that says it has arrived."""
 
     batch: Batch
-    event: torch.Event | None
+    event: torch.cuda.Event | torch.Event | None
 
 
 def _source(batch: Batch) -> Tensor:

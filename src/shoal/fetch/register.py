@@ -86,7 +86,7 @@ class DeviceRows:
 
     def __init__(self, table: Shaped[Tensor, "n ..."], mapped: bool = False) -> None:
         self._table = table
-        self._staged = mapped
+        self._staged = mapped or table.numel() == 0  # the driver takes no empty range
         self._views: dict[torch.device, Tensor] = {}
 
     def gather(
@@ -134,6 +134,8 @@ def device_view(table: Shaped[Tensor, "n ..."], device: torch.device) -> Shaped[
     Raises:
         RegistrationRefused: if the driver does not take the pages.
     """
+    if table.element_size() not in _SAME_WIDTH:
+        raise RegistrationRefused(f"no way to show {table.dtype} to a device in place")
     return _as_device_tensor(_Interface(table, _registration(table)), device).view(table.dtype)
 
 

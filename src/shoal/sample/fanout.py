@@ -66,8 +66,8 @@ def draw(
         fail("generator", "a torch.Generator", None, "pass one: it is what makes draws repeatable")
     if weighted:
         return _weighted(csr, rows, fanout, generator, replace)
-    start = csr.indptr[rows]
-    degrees = csr.indptr[rows + 1] - start
+    start = csr.indptr.index_select(0, rows)
+    degrees = csr.indptr.index_select(0, rows + 1) - start
     return (_independent if replace else _subsets)(start, degrees, fanout, generator)
 
 
@@ -102,8 +102,9 @@ def _subsets(
     start: Int[Tensor, " b"], degrees: Int[Tensor, " b"], fanout: int, generator: Generator
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
     """Uniform without replacement: the first `fanout` of each row, then subsets in long rows."""
-    offsets = _offsets(degrees.clamp(max=fanout))
-    shift = (start - offsets[:-1]).repeat_interleave(offsets.diff(), output_size=int(offsets[-1]))
+    counts = degrees.clamp(max=fanout)
+    offsets = _offsets(counts)
+    shift = (start - offsets[:-1]).repeat_interleave(counts, output_size=int(offsets[-1]))
     positions = shift.add_(torch.arange(shift.numel(), device=shift.device))
     long = (degrees > fanout).nonzero().squeeze(1)
     if long.numel() == 0:

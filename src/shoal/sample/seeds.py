@@ -6,14 +6,16 @@ law: batch k of epoch e is a pure function of (seed, e, k) and of the saved stat
 resumed by ``load_state_dict`` and ``itertools.islice(sampler, k, None)`` sees the batches that the
 uninterrupted run would have seen.
 
-:class:`ClusterBatchSampler` packs batches from whole clusters of similar points, whose positives are
-one another's hard negatives (NGAME, section 4.2: Dahiya et al., WSDM 2023); :class:`EmbeddingBank`
-holds the embeddings that the training step computes anyway, for the next refresh.
+:class:`ClusterBatchSampler` packs batches from whole clusters of similar points, whose positives
+are one another's hard negatives (NGAME, section 4.2: Dahiya et al., WSDM 2023);
+:class:`EmbeddingBank` holds the embeddings that the training step computes anyway, for the next
+refresh.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -88,7 +90,8 @@ class ClusterBatchSampler:
         cluster_size: points a cluster, or a curriculum: (epoch, size) pairs by rising epoch, each
             size in force from its epoch on, 1 before the first (NGAME doubles the size over time).
         seed: of clusters and orders; at least 0.
-        drop_last: leave the last batch out if it is short.
+        drop_last: leave the last batch out if it is short; points of the short cluster then wait
+            for the next refresh.
 
     Raises:
         InputError: if a count is not positive, the batch is larger than the data or not a multiple
@@ -214,7 +217,12 @@ class EmbeddingBank:
         return float(self.written.float().mean())
 
     def write(self, ids: Int[Tensor, " b"], rows: Float[Tensor, "b d"]) -> None:
-        """Overwrite the rows of `ids`, which must be distinct, with the directions of `rows`."""
+        """Overwrite the rows of `ids`, which must be distinct, with the directions of `rows`.
+
+        Raises:
+            InputError: if an id is out of range.
+        """
+        expect_ids("ids", ids, len(self.rows))
         ids = ids.to(self.rows.device)
         unit = torch.nn.functional.normalize(rows.detach().float(), dim=1)
         self.rows[ids] = unit.to(self.rows)
@@ -256,7 +264,7 @@ def _expect_batches(n: int, batch_size: int, seed: int) -> None:
 
 def _expect_curriculum(curriculum: Sequence[tuple[int, int]], batch_size: int) -> None:
     epochs = [epoch for epoch, _ in curriculum]
-    rises = bool(epochs) and all(a < b for a, b in zip(epochs, epochs[1:], strict=False))
+    rises = bool(epochs) and all(a < b for a, b in pairwise(epochs))
     expect(rises, "cluster_size", "a size, or (epoch, size) pairs by rising epoch", epochs, "sort")
     for _, size in curriculum:
         expect_positive("cluster_size", size)

@@ -1,0 +1,145 @@
+"""A run's folder: settings, checkpoints, and a record in JSON lines.
+
+settings.json      what was asked for, as the command or the caller gave it
+record.jsonl       one event a line: start, step, refresh, validate, resume, end
+last.safetensors   where a resumed run continues
+best.safetensors   the model of the best validation round, without optimizer state
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from shoal import checkpoint
+from shoal._checks import expect, expect_folder, fail
+
+
+class Run:
+    """The folder of one training run.
+
+    Use :meth:`create` for a new one and :meth:`open` for one that exists.
+
+    Attributes:
+        folder: where everything lies.
+        settings: what the run was asked for.
+        save_seconds: at least this long between two checkpoints of a run in progress; a minute of
+            work is the most that a killed process loses.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], save_seconds: float = 60.0) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.save_seconds = save_seconds
+
+    @staticmethod
+    def create(folder: str | Path, settings: dict[str, Any]) -> Run:
+        """Make the folder of a new run.
+
+        Raises:
+            InputError: if it holds a run already or cannot be written to.
+        """
+        folder = Path(folder)
+        taken = (folder / "settings.json").exists()
+        remedy = "pass --resume to continue it, or another --out"
+        expect(not taken, str(folder), "a folder without a run", "a run", remedy)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+        except OSError as error:
+            fail(str(folder), "a folder to write to", error.strerror, "name another --out")
+        return Run(folder, settings)
+
+    @staticmethod
+    def open(folder: str | Path) -> Run:
+        """Open the folder of an earlier run.
+
+        Raises:
+            InputError: if it holds none.
+        """
+        folder = expect_folder(folder, "a run")
+        path = folder / "settings.json"
+        try:
+            settings = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            fail(str(path), "the settings of a run", error, "name the folder given to --out")
+        return Run(folder, settings)
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a resumed run continues from."""
+        return self.folder / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The best model by validation."""
+        return self.folder / "best.safetensors"
+
+    def expect_settings(self, settings: dict[str, Any], free: set[str]) -> None:
+        """Check that a resumed run is the run that was begun.
+
+        Args:
+            settings: what is asked for now.
+            free: names that may differ, such as the budget.
+
+        Raises:
+            InputError: naming the first setting that differs.
+        """
+        for name, value in settings.items():
+            was = self.settings.get(name)
+            if name not in free and was != value:
+                fail(name, f"{was!r}, as the run in {self.folder} was begun", repr(value), "use it")
+
+    def write(self, event: str, facts: dict[str, Any]) -> None:
+        """Append one line to the record.
+
+        Raises:
+            InputError: if the folder cannot be written to any more.
+        """
+        line = {"event": event, "time": round(time.time(), 3)} | facts
+        try:
+            with (self.folder / "record.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            fail(str(self.folder), "a folder to write to", error.strerror, "free space on the disk")
+
+    def record(self) -> list[dict[str, Any]]:
+        """All events so far; a line cut short by a killed process is left out."""
+        path = self.folder / "record.jsonl"
+        events = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                continue
+        return events
+
+    def save_due(self, since: float) -> bool:
+        """Whether a checkpoint made at monotonic time `since` is old enough for another."""
+        return time.monotonic() - since >= self.save_seconds
+
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint to resume from."""
+        checkpoint.save(self.last, state)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write the best model."""
+        checkpoint.save(self.best, state)
+
+    def load_last(self) -> dict[str, Any]:
+        """Read the checkpoint to resume from.
+
+        Raises:
+            InputError: if there is none, or it is damaged.
+        """
+        return checkpoint.load(self.last)
+
+    def load_model(self) -> dict[str, Any]:
+        """Read the best model, or the last where nothing was validated.
+
+        Raises:
+            InputError: if there is none, or it is damaged.
+        """
+        return checkpoint.load(self.best if self.best.exists() else self.last)

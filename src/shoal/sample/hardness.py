@@ -1,0 +1,106 @@
+"""How hard the batches' negatives are: the recall of each point's true hardest negatives.
+
+The k hardest negatives of point i are the k labels of largest inner product with it, over *all*
+labels that are not its positives. A batch offers point i the labels of its shortlist, so
+
+    recall@k = mean over points of |hardest k of i  ∩  shortlist of i's batch| / k,
+
+the share of what exhaustive negative mining would find that in-batch negatives hold for nothing
+(NGAME, section 4, Dahiya et al., WSDM 2023, argues by it that clustered batches suffice).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+from shoal._checks import expect, expect_ids, expect_positive
+from shoal.block import Block
+from shoal.csr import Csr
+from shoal.search import top_k
+
+
+def hard_negative_recall(
+    points: Float[Tensor, "n d"],
+    labels: Float[Tensor, "l d"],
+    truth: Csr,
+    batches: Iterable[Tensor],
+    shortlist: Callable[[Tensor, Generator], list[Block]],
+    ks: Sequence[int] = (10, 100),
+    sample: int = 2000,
+    seed: int = 0,
+) -> dict[int, float]:
+    """Measure which share of each point's k hardest negatives its batch holds.
+
+    Args:
+        points: an embedding a point.
+        labels: an embedding a label; the inner product with a point is their score.
+        truth: ``[n, l]``, all known positives.
+        batches: seeds ``[b]`` of each batch, as a batch sampler yields them.
+        shortlist: a block sampler; `src` of its last block are the labels that a batch scores.
+        ks: how many negatives count as the hardest; a point with fewer negatives counts them all,
+            one with none does not count.
+        sample: so many points are looked at, drawn without replacement from all n; 2,000 leave a
+            standard error of at most 1.1 points.
+        seed: of the sample and of the shortlists.
+
+    Returns:
+        For each k the mean share, 0 … 1, over the sampled points that occur in a batch.
+
+    Raises:
+        InputError: if shapes disagree, a k is not positive, or no sampled point is in a batch.
+
+    Example:
+        >>> from shoal.sample.expand import ShortlistSampler
+        >>> truth = Csr.from_lists([[0], [1], [2], [3]], n_cols=4)  # labels are the points
+        >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+        >>> for batches in ([[0, 1], [2, 3]], [[0, 2], [1, 3]]):
+        ...     seeds = torch.tensor(batches).unbind()
+        ...     hard_negative_recall(rows, rows, truth, seeds, ShortlistSampler(truth), ks=(1,))
+        {1: 1.0}
+        {1: 0.0}
+    """
+    shape = len(points), len(labels)
+    expect(truth.shape == shape, "truth", f"points x labels, {shape}", truth.shape, "align them")
+    for name, value in (("sample", sample), *(("ks", k) for k in ks)):
+        expect_positive(name, value)
+    generator = Generator().manual_seed(seed)
+    picked = torch.randperm(len(points), generator=generator)[:sample].to(points.device)
+    row = torch.full((len(points),), -1, device=points.device).scatter_(
+        0, picked, torch.arange(len(picked), device=points.device)
+    )
+    _, hardest = top_k(points[picked], labels, min(max(ks), len(labels)), truth.rows(picked))
+    held, seen = _held(hardest, row, len(labels), batches, shortlist, generator)
+    expect(len(seen) > 0, "batches", "some of the sampled points", "none", "raise sample")
+    return {k: _mean_share(held[:, :k], hardest[seen, :k] >= 0) for k in ks}
+
+
+def _held(
+    hardest: Int[Tensor, "q k"],
+    row: Int[Tensor, " n"],
+    n_labels: int,
+    batches: Iterable[Tensor],
+    shortlist: Callable[[Tensor, Generator], list[Block]],
+    generator: Generator,
+) -> tuple[Bool[Tensor, "v k"], Int[Tensor, " v"]]:
+    """Which of `hardest` each visit's shortlist holds, and the row of `hardest` of each visit."""
+    held, seen = [hardest[:0] > 0], [row[:0]]
+    for seeds in batches:
+        expect_ids("batches", seeds, len(row))
+        visits = row[seeds.to(row.device)]
+        visits = visits[visits >= 0]
+        src = shortlist(seeds, generator)[-1].src
+        # One place more than labels: -1, where a point has too few negatives, is never held.
+        inside = torch.zeros(n_labels + 1, dtype=torch.bool, device=row.device)
+        inside[src.to(row.device).long()] = True
+        held.append(inside[hardest[visits]])
+        seen.append(visits)
+    return torch.cat(held), torch.cat(seen)
+
+
+def _mean_share(held: Bool[Tensor, "v k"], exists: Bool[Tensor, "v k"]) -> float:
+    count = exists.sum(1)
+    return float((held.sum(1)[count > 0] / count[count > 0]).mean())

@@ -1,0 +1,153 @@
+"""What each verb of the command can be asked for: one frozen dataclass a verb.
+
+Nothing here imports torch, so that ``shoal --help`` answers at once. The main dial is the batch
+size; what is derived from it, or depends on the job, is None here and resolved where it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Source = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options that every verb has."""
+
+    json: bool = False
+    """Print one JSON object on standard output; words and progress go to standard error."""
+    device: str = "cpu"
+    """Where batches and models live: cpu, cuda, cuda:1, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Common):
+    """Describe a data set: points, labels, frequencies, what is empty."""
+
+    source: Source
+    """wordnet, an XC folder, or a .csv, .tsv or .jsonl file of texts and labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Common):
+    """Train on a data set: an encoder of texts and labels, or GraphSAGE on a graph."""
+
+    source: Source
+    """wordnet, an XC folder, or a .csv, .tsv or .jsonl file: labels; wordnet-graph, .npz: nodes."""
+    out: Path | None = None
+    """Folder of the run; runs/<name of the data> by default."""
+    resume: bool = False
+    """Continue the run in --out."""
+    steps: int | None = None
+    """Stop after so many optimizer steps."""
+    epochs: int | None = None
+    """Stop after so many passes over the points; without any limit 30 (labels) or 10 (nodes)."""
+    minutes: float | None = None
+    """Stop after so many minutes of training."""
+    patience: int | None = None
+    """Stop after so many validations without a better one."""
+    seed: int = 0
+    """Of everything random."""
+    batch_size: int | None = None
+    """Points a batch: 1024 for labels, 512 for nodes."""
+    lr: float | None = None
+    """Peak learning rate: 0.005 for labels, 0.003 for nodes."""
+    clip: float | None = None
+    """Upper bound of the gradient's norm; none by default."""
+    accumulate: int = 1
+    """Batches an optimizer step."""
+    valid: float = 0.05
+    """Share of the training points held out for validation; 0 for none (labels only)."""
+    valid_every: int = 5
+    """Epochs between two validations."""
+    autocast: Literal["auto", "on", "off"] = "off"
+    """Compute in bfloat16 where that is faster; auto measures."""
+    prefetch: int = 2
+    """Batches made ahead of the step; 0 makes each when it is needed."""
+
+    batches: Literal["ngame", "random"] = "ngame"
+    """Labels: batches of clusters of points hard for one another, or random ones."""
+    cluster_size: int = 64
+    """Labels: points a cluster; must divide the batch size."""
+    refresh_every: int = 1
+    """Labels: epochs between two clusterings."""
+    warm_epochs: int = 1
+    """Labels: epochs of random batches before the first clustering."""
+    bank: bool = False
+    """Labels: cluster embeddings that training steps left behind instead of encoding anew."""
+    dim: int = 256
+    """Labels: width of the embeddings."""
+    positives: int = 1
+    """Labels: positives a point that enter the shortlist."""
+    loss: Literal["softmax", "triplet"] = "softmax"
+    """Labels: decoupled softmax, or NGAME's triplets with the hardest negatives."""
+    temperature: float = 0.05
+    """Labels: of the softmax."""
+
+    fanouts: tuple[int, ...] = (15, 10)
+    """Nodes: neighbors drawn a node, one number a layer, the seeds' own first."""
+    hidden: int = 256
+    """Nodes: width of hidden layers."""
+    dropout: float = 0.5
+    """Nodes: share of activations dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster(Common):
+    """Cluster points and say how hard their batches are: sizes, seconds, hard-negative recall."""
+
+    source: Source
+    """wordnet, an XC folder, or a .csv, .tsv or .jsonl file."""
+    run: Path | None = None
+    """A trained run whose encoder embeds the points; an untrained bag (tf-idf) without."""
+    batch_size: int = 1024
+    """Points a batch."""
+    cluster_size: int = 64
+    """Points a cluster; must divide the batch size."""
+    dim: int = 256
+    """Width of the untrained bag's embeddings."""
+    sample: int = 2000
+    """Points whose true hardest negatives are searched for."""
+    seed: int = 0
+    """Of everything random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Common):
+    """Judge a run on its data's test points."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    source: str | None = None
+    """Another data set with the same labels; the run's own by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Common):
+    """Predict labels for a file of texts, one a line, or .jsonl with a "text" each."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    texts: Annotated[Path, tyro.conf.Positional]
+    """The file."""
+    out: Path | None = None
+    """Where to write JSON lines; standard output by default."""
+    k: int = 5
+    """Labels a text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query(Common):
+    """Predict the labels of one text."""
+
+    text: Annotated[str, tyro.conf.Positional]
+    """The text."""
+    run: Path | None = None
+    """Folder of a run; the newest one under runs/ by default."""
+    k: int = 5
+    """How many labels."""

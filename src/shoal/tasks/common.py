@@ -1,0 +1,91 @@
+"""What both jobs share: the run's folder, the budget, the closing word."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shoal.run import Run
+from shoal.settings import Train
+from shoal.train import Budget, Progress
+
+# What a resumed run may be asked for anew: how long, where, and what changes nothing but time.
+_FREE = {"steps", "epochs", "minutes", "patience", "out", "resume", "json", "prefetch", "device"}
+
+
+def open_run(settings: Train) -> Run:
+    """Open the run to resume, or make the folder of a new one.
+
+    Raises:
+        InputError: if there is a run where a new one should be, none where one should be resumed,
+            or one with other settings.
+    """
+    out = settings.out or Path("runs") / Path(settings.source).stem
+    asked = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
+    asked["fanouts"] = list(settings.fanouts)
+    if not settings.resume:
+        return Run.create(out, asked)
+    run = Run.open(out)
+    run.expect_settings(asked, _FREE)
+    return run
+
+
+def budget_of(settings: Train, epochs: int) -> Budget:
+    """The limits that were asked for, or `epochs` where there is none.
+
+    Raises:
+        InputError: if a limit is not positive.
+    """
+    open_ended = settings.steps is None and settings.epochs is None and settings.minutes is None
+    return Budget(
+        steps=settings.steps,
+        epochs=epochs if open_ended else settings.epochs,
+        minutes=settings.minutes,
+        patience=settings.patience,
+    )
+
+
+def finish(
+    run: Run, settings: Train, progress: Progress, judge: Callable[[], dict[str, float]]
+) -> dict[str, Any]:
+    """Judge the run unless it was interrupted, and say what came of it."""
+    result: dict[str, Any] = {
+        "run": str(run.folder),
+        "data": settings.source,
+        "stopped": progress.stopped,
+        "steps": progress.step,
+        "train_seconds": round(progress.seconds, 1),
+        "loss": round(progress.loss, 4),
+    }
+    if progress.stopped == "interrupt":
+        return result
+    begin = time.monotonic()
+    test = judge()
+    run.write("test", {"step": progress.step, **test})
+    return result | {"test": test, "test_seconds": round(time.monotonic() - begin, 1)}
+
+
+def autocast_pays(choice: str, device: str) -> bool:
+    """Whether to compute in bfloat16: as asked, or for ``auto`` by timing one product both ways.
+
+    Only processors with matrix units for it gain; 1.3 is the least gain that is worth the digits.
+    """
+    if choice != "auto":
+        return choice == "on"
+    x = torch.randn(1024, 1024, device=device, generator=torch.Generator(device).manual_seed(0))
+    seconds = {dtype: _seconds(x.to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
+    return seconds[torch.float32] > 1.3 * seconds[torch.bfloat16]
+
+
+def _seconds(x: torch.Tensor) -> float:
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        (x @ x).sum().item()
+        times.append(time.perf_counter() - begin)
+    return min(times)

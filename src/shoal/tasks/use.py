@@ -1,0 +1,121 @@
+"""What is done with data and trained runs: describe, evaluate, predict, query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shoal import settings as asked
+from shoal._checks import expect, expect_folder, expect_positive, fail
+from shoal.data import is_graph, load
+from shoal.data.lines import lines, shorten
+from shoal.data.texts import describe
+from shoal.models.labeler import Labeler
+from shoal.run import Run
+from shoal.tasks import labels, nodes
+
+_TEXTS_AT_A_TIME = 4096
+
+
+def data(settings: asked.Data) -> dict[str, Any]:
+    """Run ``shoal data``: count what a data set holds.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+    return describe(load(settings.source))
+
+
+def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
+    """Run ``shoal evaluate``: metrics of a run on test points.
+
+    Raises:
+        InputError: if the run is not whole or the data has other labels.
+    """
+    run = Run.open(settings.run)
+    source = settings.source or run.settings["source"]
+    if is_graph(source):
+        test = nodes.judge(run, source)
+    else:
+        labeler, loaded = labels.labeler_of(run), load(source)
+        same = loaded.labels.uids == labeler.lexicon.labels.uids
+        expect(same, source, "the labels of the run", "others", "evaluate on its own data")
+        test = labels.judge(labeler, loaded)
+    return {"run": str(run.folder), "data": source, "test": test}
+
+
+def predict(settings: asked.Predict) -> dict[str, Any]:
+    """Run ``shoal predict``: the best labels of each text of a file, as JSON lines.
+
+    Raises:
+        InputError: if the run is not whole, or the file is missing or damaged.
+    """
+    labeler = labels.labeler_of(Run.open(settings.run))
+    texts = list(_read_texts(settings.texts))
+    count = 0
+    try:
+        sink = settings.out.open("w") if settings.out else None
+        for start in range(0, len(texts), _TEXTS_AT_A_TIME):
+            part = texts[start : start + _TEXTS_AT_A_TIME]
+            for text, row in zip(part, labeler.predict(part, settings.k), strict=True):
+                line = json.dumps({"text": text, "labels": [asdict(p) for p in row]})
+                print(line, file=sink)
+                count += 1
+        if sink is not None:
+            sink.close()
+    except OSError as error:
+        fail(str(settings.out), "a file to write to", error.strerror, "name another --out")
+    return {"texts": count, "out": str(settings.out or "standard output")}
+
+
+def query(settings: asked.Query) -> dict[str, Any]:
+    """Run ``shoal query``: the best labels of one text.
+
+    Raises:
+        InputError: if there is no run, or no word of the text is known.
+    """
+    run = Run.open(settings.run or newest_run(Path("runs")))
+    labeler = labels.labeler_of(run)
+    return {"text": settings.text, "labels": answer(labeler, settings.text, settings.k)}
+
+
+def answer(labeler: Labeler, text: str, k: int) -> list[dict[str, Any]]:
+    """The best labels of one text as plain dictionaries.
+
+    Raises:
+        InputError: if no word of the text is known, or k is out of range.
+    """
+    expect_positive("k", k)
+    known = labeler.lexicon.vocabulary.tokens([text]).nnz > 0
+    expect(known, "text", "some word that the model knows", shorten(text), "ask in other words")
+    (row,) = labeler.predict([text], k)
+    return [{"score": round(p.score, 3), "title": p.title, "uid": p.uid} for p in row]
+
+
+def newest_run(folder: Path) -> Path:
+    """The run under `folder` whose checkpoint was written last.
+
+    Raises:
+        InputError: if there is none.
+    """
+    expect_folder(folder, "runs (or pass --run)")
+    found = sorted(folder.glob("*/last.safetensors"), key=lambda path: path.stat().st_mtime)
+    expect(bool(found), str(folder), "a finished run", "none", "train one or pass --run")
+    return found[-1].parent
+
+
+def _read_texts(path: Path) -> Iterator[str]:
+    as_json = path.suffix == ".jsonl"
+    for number, line in lines(path):
+        if not as_json:
+            yield line.strip()
+            continue
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            fail(f"{path}:{number}", 'a JSON object with "text"', error, "correct the line")
+        expect(isinstance(text, str), f"{path}:{number}", "a string as text", text, "quote it")
+        yield text

@@ -1,0 +1,375 @@
+"""The one loop: gradient of an objective over a loader's batches, with everything that a run needs.
+
+A step takes the gradient with respect to the dense parameters and, where the table learns, to the
+rows that the batch gathered; clips both by one norm; moves the parameters by a torch optimizer and
+the rows by the table's own. The learning rate rises linearly over the warm-up and falls linearly to
+zero at the end of the budget, as in NGAME's published configuration.
+
+Law: a run that is stopped after any step and resumed ends in the same numbers as one that is not,
+at the same thread count. Everything that a step reads is therefore either a function of
+(seed, epoch, batch) or part of the checkpoint. (A budget in minutes alone is the exception: there
+the clock sets the learning rate.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from shoal._checks import expect, expect_positive, fail
+from shoal.block import Batch
+from shoal.fetch.loader import Loader
+from shoal.gradients import gradient_of, trained
+from shoal.interrupts import interrupts
+from shoal.objectives import Objective
+from shoal.run import Run
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that :meth:`load_state_dict` needs."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Continue where `state` was taken."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: the first limit reached ends the run.
+
+    Attributes:
+        steps: optimizer steps.
+        epochs: passes over the batch sampler.
+        minutes: of training time, that of a resumed run's earlier parts included.
+        patience: rounds of validation without a better result.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    minutes: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is a limit and that each is positive.
+
+        Raises:
+            InputError: if not.
+        """
+        for name in ("steps", "epochs", "patience"):
+            value = getattr(self, name)
+            expect_positive(name, value) if value is not None else None
+        minutes = self.minutes
+        expect(minutes is None or minutes > 0, "minutes", "a number above 0", minutes, "raise it")
+        limits = (self.steps, self.epochs, self.minutes)
+        expect(any(x is not None for x in limits), "budget", "a limit", "none", "pass --steps")
+
+    def total_steps(self, steps_per_epoch: int) -> int | None:
+        """Steps until the end, or None where only the clock tells."""
+        by_epochs = None if self.epochs is None else self.epochs * steps_per_epoch
+        given = [x for x in (self.steps, by_epochs) if x is not None]
+        return min(given) if given else None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is trained, and what happens around it.
+
+    Attributes:
+        objective: the scalar that is minimized.
+        loader: the batches; a table of its own that learns is trained as well.
+        optimizer: moves ``objective.model``'s parameters; None where it has none.
+        clip: upper bound of the norm of the whole gradient, rows included; None for no bound.
+        accumulate: batches a step; their gradients are averaged.
+        warmup: steps until the full learning rate.
+        autocast: compute outputs and loss in bfloat16 where torch's autocast does.
+        seed: of dropout and the like; the caller's random state is left as it was.
+        refresh: called with the epoch before its first batch; returns facts for the record.
+        observe: called with each batch and its outputs after the step.
+        evaluate: the validation metrics; the first one decides what is best (higher is better).
+        evaluate_every: epochs between two of them.
+        also: what else a checkpoint holds, by name: the batch sampler, an embedding bank.
+    """
+
+    objective: Objective
+    loader: Loader
+    optimizer: torch.optim.Optimizer | None = None
+    clip: float | None = None
+    accumulate: int = 1
+    warmup: int = 50
+    autocast: bool = False
+    seed: int = 0
+    refresh: Callable[[int], dict[str, Any]] | None = None
+    observe: Callable[[Batch, Tensor], None] | None = None
+    evaluate: Callable[[], dict[str, float]] | None = None
+    evaluate_every: int = 1
+    also: Mapping[str, Stateful] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InputError: if one is out of range.
+        """
+        expect_positive("accumulate", self.accumulate)
+        expect_positive("evaluate_every", self.evaluate_every)
+        expect(self.warmup >= 0, "warmup", "at least 0 steps", self.warmup, "raise it")
+        good = self.clip is None or self.clip > 0
+        expect(good, "clip", "a norm above 0", self.clip, "raise it or leave it out")
+
+    @property
+    def table(self) -> Any | None:
+        """The loader's table, if it learns."""
+        table = self.loader.table
+        return table if getattr(table, "learns", False) else None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps that an epoch takes; its last one may average fewer batches."""
+        return -(-len(self.loader) // self.accumulate)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of its checkpoint.
+
+    Attributes:
+        step: optimizer steps taken.
+        seconds: of training, pauses left out.
+        loss: of the last step.
+        best: the best validation result so far.
+        rounds: of validation since then.
+        stopped: why the run ended: steps, minutes, patience or interrupt; empty while it runs.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    loss: float = float("nan")
+    best: float = float("-inf")
+    rounds: int = 0
+    stopped: str = ""
+
+
+def fit(job: Job, budget: Budget, run: Run | None = None, *, resume: bool = False) -> Progress:
+    """Train until the budget is spent, then save.
+
+    The model, and the table if it learns, are trained in place. With validation, ``run.best`` is
+    the checkpoint of the best round; ``run.last`` is where a resumed run continues. An interrupt
+    (Ctrl-C or a termination signal) ends the run after the step in progress and saves; a second one
+    ends it at once.
+
+    Args:
+        job: what is trained.
+        budget: how long.
+        run: where checkpoints and the record go; None keeps nothing.
+        resume: continue from ``run.last``.
+
+    Raises:
+        InputError: if the loss is not a finite number, there is nothing to resume, or the
+            checkpoint is that of another job.
+    """
+    loop = _Loop(job, budget, run)
+    with torch.random.fork_rng(), interrupts() as interrupted:
+        torch.manual_seed(job.seed)
+        if resume:
+            loop.resume()
+        loop.run(interrupted)
+    return loop.progress
+
+
+class _Loop:
+    """A run in progress."""
+
+    def __init__(self, job: Job, budget: Budget, run: Run | None) -> None:
+        self.job, self.budget, self.record_to = job, budget, run
+        self.progress = Progress()
+        self.total = budget.total_steps(job.steps_per_epoch)
+        self.lrs = [group["lr"] for group in job.optimizer.param_groups] if job.optimizer else []
+        self.table_lr = job.table.optimizer.lr if job.table is not None else 0.0
+        self.saved_at = time.monotonic()
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def run(self, interrupted: threading.Event) -> None:
+        start = time.monotonic() - self.progress.seconds
+        bar = tqdm(total=self.total, initial=self.progress.step, unit="step", disable=None)
+        with bar:
+            while not self._spent():
+                self._refresh()
+                for batches in _chunks(iter(self.job.loader), self.job.accumulate):
+                    self._step(batches)
+                    self.progress.seconds = time.monotonic() - start
+                    bar.update()
+                    bar.set_postfix(loss=f"{self.progress.loss:.3f}", refresh=False)
+                    self._log_step()
+                    if interrupted.is_set():
+                        self.progress.stopped = "interrupt"
+                    if self._spent():
+                        break
+                    self._save_now_and_then()
+                self._validate()
+        self._finish()
+
+    def _spent(self) -> bool:
+        progress, budget = self.progress, self.budget
+        if not progress.stopped:
+            if self.total is not None and progress.step >= self.total:
+                progress.stopped = "steps"
+            elif budget.minutes is not None and progress.seconds >= 60 * budget.minutes:
+                progress.stopped = "minutes"
+            elif budget.patience is not None and progress.rounds >= budget.patience:
+                progress.stopped = "patience"
+        return bool(progress.stopped)
+
+    def _refresh(self) -> None:
+        """Let the batch sampler see new embeddings, at the first batch of an epoch only."""
+        loader = self.job.loader
+        if self.job.refresh is None or loader.position > 0:
+            return
+        begin = time.monotonic()
+        facts = self.job.refresh(loader.epoch)
+        seconds = time.monotonic() - begin
+        self._record("refresh", epoch=loader.epoch, refresh_seconds=seconds, **facts)
+
+    # -- one step ----------------------------------------------------------------------------
+
+    def _step(self, batches: Sequence[Batch]) -> None:
+        job = self.job
+        self._set_lr(self._factor())
+        gradient = gradient_of(job.objective, batches, job.table is not None, job.autocast)
+        self.progress.loss = gradient.loss
+        self._refuse_divergence()
+        gradient.clip_(job.clip)
+        if job.optimizer is not None:
+            for name, param in trained(job.objective.model).items():
+                param.grad = gradient.dense[name]
+            job.optimizer.step()
+            job.optimizer.zero_grad()
+        if job.table is not None and gradient.rows is not None:
+            job.table.update(gradient.ids, gradient.rows)
+        if job.observe is not None:
+            for batch, outputs in zip(batches, gradient.outputs, strict=True):
+                job.observe(batch, outputs)
+        self.progress.step += 1
+
+    def _factor(self) -> float:
+        """The schedule, of step or clock: linear up over the warm-up, linear down to zero."""
+        step, minutes = self.progress.step, self.budget.minutes
+        if self.total is not None:
+            spent = step / self.total
+        else:
+            spent = self.progress.seconds / (60 * minutes) if minutes else 0.0
+        return min(1.0, (step + 1) / max(self.job.warmup, 1)) * max(1.0 - spent, 0.0)
+
+    def _set_lr(self, factor: float) -> None:
+        if self.job.optimizer is not None:
+            for group, lr in zip(self.job.optimizer.param_groups, self.lrs, strict=True):
+                group["lr"] = lr * factor
+        if self.job.table is not None:
+            self.job.table.optimizer.lr = self.table_lr * factor
+
+    def _refuse_divergence(self) -> None:
+        loss = self.progress.loss
+        if not abs(loss) < float("inf"):
+            where = f"loss at step {self.progress.step + 1}"
+            fail(where, "a finite number", loss, "lower --lr; the last checkpoint is untouched")
+
+    # -- around it ---------------------------------------------------------------------------
+
+    def _validate(self) -> None:
+        """Evaluate at the end of every so many epochs, and at the end of the run."""
+        job, progress = self.job, self.progress
+        due = job.loader.epoch % job.evaluate_every == 0 and job.loader.position == 0
+        ended = progress.stopped in ("steps", "minutes")
+        if job.evaluate is None or not (due or ended):
+            return
+        metrics = job.evaluate()
+        self._record("validate", epoch=job.loader.epoch, **metrics)
+        score = next(iter(metrics.values()))
+        better = score > progress.best
+        progress.rounds = 0 if better else progress.rounds + 1
+        if better:
+            progress.best = score
+            if self.record_to is not None:
+                self.record_to.save_best(self._model_state() | {"step": progress.step})
+
+    def _log_step(self) -> None:
+        step = self.progress.step
+        if step % 10 == 0 or step == 1:
+            self._record("step", loss=self.progress.loss, epoch=self.job.loader.epoch)
+
+    def _record(self, event: str, **facts: Any) -> None:
+        if self.record_to is not None:
+            where = {"step": self.progress.step, "seconds": round(self.progress.seconds, 3)}
+            self.record_to.write(event, where | facts)
+
+    def _save_now_and_then(self) -> None:
+        if self.record_to is not None and self.record_to.save_due(self.saved_at):
+            self._save()
+
+    def _finish(self) -> None:
+        if self.record_to is not None:
+            self._save()
+            self._record("end", stopped=self.progress.stopped, loss=self.progress.loss)
+
+    # -- checkpoints -------------------------------------------------------------------------
+
+    def _model_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"model": self.job.objective.model.state_dict()}
+        if self.job.table is not None:
+            state["rows"] = self.job.table.as_subclass(Tensor)
+        return state
+
+    def _save(self) -> None:
+        job = self.job
+        state = self._model_state()
+        state["loader"] = job.loader.state_dict()
+        state["progress"] = vars(self.progress) | {"stopped": ""}
+        state["random"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        state["also"] = {name: part.state_dict() for name, part in job.also.items()}
+        if job.optimizer is not None:
+            state["optimizer"] = job.optimizer.state_dict()
+        if job.table is not None:
+            state["row_optimizer"] = job.table.optimizer.state_dict()
+        assert self.record_to is not None
+        self.record_to.save_last(state)
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        run, job = self.record_to, self.job
+        expect(run is not None, "run", "a run folder to resume from", None, "pass --out")
+        assert run is not None
+        state = run.load_last()
+        try:
+            job.objective.model.load_state_dict(state["model"])
+            if job.table is not None:
+                job.table.as_subclass(Tensor).copy_(state["rows"])
+                job.table.optimizer.load_state_dict(state["row_optimizer"])
+            if job.optimizer is not None:
+                job.optimizer.load_state_dict(state["optimizer"])
+            job.loader.load_state_dict(state["loader"])
+            for name, part in job.also.items():
+                part.load_state_dict(state["also"][name])
+        except (KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            fail(str(run.last), "a checkpoint of this model", reason, "use its own settings")
+        self.progress = Progress(**state["progress"])
+        torch.set_rng_state(state["random"][0])
+        torch.cuda.set_rng_state_all(state["random"][1:])
+        self._record("resume")
+
+
+def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    while chunk := list(itertools.islice(batches, size)):
+        yield chunk

@@ -1,0 +1,208 @@
+"""Row optimizers: each row moves as the dense optimizer moves it, over the steps that touch it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor
+
+from shoal._checks import InputError
+from shoal.fetch import update
+from shoal.fetch.update import RowAdagrad, RowAdam, RowOptimizer, RowSGD, coalesce
+from tests.strategies import ids_below
+
+MAKERS: list[Callable[[], RowOptimizer]] = [
+    lambda: RowSGD(0.3),
+    lambda: RowAdagrad(0.1),
+    lambda: RowAdam(0.1, betas=(0.8, 0.9)),
+]
+
+
+def steps(
+    n: int = 20, d: int = 3, count: int = 12, dtype: torch.dtype = torch.float64
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Distinct random rows and their gradients; some rows are touched often, some never."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        ids = torch.randperm(n - 2, generator=generator)[: n // 2]
+        yield ids, torch.randn(len(ids), d, generator=generator, dtype=dtype)
+
+
+def start(n: int = 20, d: int = 3) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def dense_by_row(
+    table: Tensor, make: Callable[[list[Tensor]], torch.optim.Optimizer]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The oracle: one parameter and one dense optimizer for every row."""
+    rows = [row.clone().requires_grad_() for row in table]
+    optimizers = [make([row]) for row in rows]
+
+    def step(ids: Tensor, grad: Tensor) -> Tensor:
+        for i, g in zip(ids.tolist(), grad, strict=True):
+            rows[i].grad = g
+            optimizers[i].step()
+        return torch.stack([row.detach() for row in rows])
+
+    return step
+
+
+def test_adam_moves_each_row_as_torch_moves_it_alone() -> None:
+    """RowAdam is torch.optim.Adam for every row, over the row's own steps."""
+    table, optimizer = start(), RowAdam(0.1, betas=(0.8, 0.9), eps=1e-3)
+    oracle = dense_by_row(table, lambda p: torch.optim.Adam(p, 0.1, betas=(0.8, 0.9), eps=1e-3))
+    before = table.clone()
+    for ids, grad in steps():
+        optimizer.step(table, ids, grad)
+        torch.testing.assert_close(table, oracle(ids, grad))
+    assert torch.equal(table[-2:], before[-2:]) and not torch.equal(table[0], before[0])
+
+
+def test_sgd_moves_each_row_as_torch_moves_it() -> None:
+    """RowSGD is torch.optim.SGD restricted to the touched rows."""
+    table, optimizer = start(), RowSGD(0.3)
+    oracle = dense_by_row(table, lambda p: torch.optim.SGD(p, 0.3))
+    for ids, grad in steps():
+        optimizer.step(table, ids, grad)
+        torch.testing.assert_close(table, oracle(ids, grad))
+
+
+def test_adagrad_of_width_one_is_torch_adagrad() -> None:
+    """With one number a row, the mean over the row is that number: torch.optim.Adagrad."""
+    table, optimizer = start(d=1), RowAdagrad(0.1)
+    oracle = dense_by_row(table, lambda p: torch.optim.Adagrad(p, 0.1))
+    for ids, grad in steps(d=1):
+        optimizer.step(table, ids, grad)
+        torch.testing.assert_close(table, oracle(ids, grad))
+
+
+def test_adagrad_follows_its_formula() -> None:
+    """Wider rows: one sum of mean squares a row scales the whole row."""
+    table, optimizer = start(), RowAdagrad(0.1, eps=1e-3)
+    expected, total = table.clone(), torch.zeros(20, dtype=torch.float64)
+    for ids, grad in steps():
+        optimizer.step(table, ids, grad)
+        total[ids] += grad.square().mean(1)
+        expected[ids] -= 0.1 * grad / (total[ids].sqrt() + 1e-3)[:, None]
+        torch.testing.assert_close(table, expected)
+
+
+def test_adam_is_sparse_adam_on_rows_of_every_step() -> None:
+    """torch.optim.SparseAdam counts steps for the whole table: equal where every step touches.
+
+    Its eps stands beside the uncorrected root, so the two are compared where eps is nothing. On a
+    row first touched at step 10 they differ, as the docstring says.
+    """
+    table, optimizer = start(), RowAdam(0.1, eps=1e-300)
+    embedding = table.clone().requires_grad_()
+    sparse = torch.optim.SparseAdam([embedding], 0.1, eps=1e-300)
+    always = torch.arange(10)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(10):
+        ids = always if step < 9 else torch.cat([always, torch.tensor([15])])
+        grad = torch.randn(len(ids), 3, generator=generator, dtype=torch.float64)
+        embedding.grad = torch.sparse_coo_tensor(
+            ids[None], grad, embedding.shape, check_invariants=True
+        )
+        sparse.step()
+        optimizer.step(table, ids, grad)
+        torch.testing.assert_close(table[always], embedding.detach()[always])
+    late = (table - start())[15].abs(), (embedding.detach() - start())[15].abs()
+    torch.testing.assert_close(late[0], torch.full((3,), 0.1, dtype=torch.float64))
+    ratio = 0.1 / (1 - 0.9**10) / (0.001 / (1 - 0.999**10)) ** 0.5
+    torch.testing.assert_close(late[1] / late[0], torch.full((3,), ratio, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_order_doubles_pieces_and_widths_do_not_matter(
+    make: Callable[[], RowOptimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shuffled ids, gradients split over double ids, int32 ids, many pieces: the same rows."""
+    plain, other = start(), start()
+    one, two = make(), make()
+    for ids, grad in steps():
+        one.step(plain, ids, grad)
+        shuffled = torch.randperm(len(ids) * 2, generator=torch.Generator().manual_seed(5))
+        doubled = torch.cat([0.25 * grad, 0.75 * grad])[shuffled]
+        with monkeypatch.context() as patch:
+            patch.setattr(update, "_PIECE_BYTES", 1)
+            two.step(other, ids.repeat(2)[shuffled].int(), doubled)
+        torch.testing.assert_close(plain, other)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_resume_is_bit_equal(make: Callable[[], RowOptimizer]) -> None:
+    """A fresh optimizer that loads a state continues as the one that saved it."""
+    table, optimizer = start(), make()
+    history = list(steps())
+    for ids, grad in history[:5]:
+        optimizer.step(table, ids, grad)
+    optimizer.lr = 0.07  # as a scheduler would
+    table2, optimizer2 = table.clone(), make()
+    optimizer2.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for ids, grad in history[5:]:
+        optimizer.step(table, ids, grad)
+        optimizer2.step(table2, ids, grad)
+    assert torch.equal(table, table2) and optimizer2.lr == 0.07
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("shape", [(5,), (5, 2, 3)])
+def test_rows_of_any_shape(make: Callable[[], RowOptimizer], shape: tuple[int, ...]) -> None:
+    """A row may be a number (a bias a label) or a matrix; the rest of the table stays."""
+    table, ids = torch.zeros(shape), torch.tensor([3, 1])
+    make().step(table, ids, torch.ones(2, *shape[1:]))
+    moved = table.reshape(5, -1).ne(0).all(1)
+    assert moved.tolist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_zero_lr_zero_gradients_and_no_ids_move_nothing(make: Callable[[], RowOptimizer]) -> None:
+    """A warm-up that begins at zero, a gradient of zeros and an empty batch are harmless."""
+    table, optimizer = torch.ones(4, 2), make()
+    ids = torch.tensor([2, 0])
+    optimizer.step(table, ids, torch.zeros(2, 2))
+    optimizer.step(table, ids[:0], torch.zeros(0, 2))
+    optimizer.lr = 0.0
+    optimizer.step(table, ids, torch.ones(2, 2))
+    assert torch.equal(table, torch.ones(4, 2))
+
+
+@given(ids_below(6))
+def test_coalesce_sums_each_id_once(ids: Tensor) -> None:
+    """Coalesced gradients, scattered, are the dense gradient; ids come distinct and ascending."""
+    grad = torch.arange(len(ids) * 2, dtype=torch.float32).reshape(-1, 2)
+    once, summed = coalesce(ids, grad)
+    assert bool((once.diff() > 0).all())
+    dense = torch.zeros(6, 2).index_add_(0, ids, grad)
+    assert torch.equal(torch.zeros(6, 2).index_copy_(0, once, summed), dense)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_updates_are_named() -> None:
+    """Ids, shapes and dtypes that do not fit, and settings out of range: InputError, rows whole."""
+    table, optimizer, ids = torch.ones(4, 2), RowSGD(0.1), torch.tensor([0])
+    with pytest.raises(InputError, match=r"ids: expected ids in \[0, 4\), got 4"):
+        optimizer.step(table, torch.tensor([4]), torch.ones(1, 2))
+    with pytest.raises(InputError, match=r"grad: expected one row an id, \(1, 2\), got \(1, 3\)"):
+        optimizer.step(table, ids, torch.ones(1, 3))
+    with pytest.raises(InputError, match=r"grad: expected torch\.float32"):
+        optimizer.step(table, ids, torch.ones(1, 2, dtype=torch.float64))
+    with pytest.raises(InputError, match="table: expected contiguous float32 or float64"):
+        optimizer.step(table.half(), ids, torch.ones(1, 2).half())
+    with pytest.raises(InputError, match="not contiguous"):
+        optimizer.step(torch.ones(2, 4).T, ids, torch.ones(1, 2))
+    assert torch.equal(table, torch.ones(4, 2))
+    adam = RowAdam()
+    adam.step(torch.ones(5, 2), ids, torch.ones(1, 2))
+    with pytest.raises(InputError, match="m: expected 4 rows of state, got 5; load the state of"):
+        adam.step(table, ids, torch.ones(1, 2))
+    with pytest.raises(InputError, match="lr: expected a learning rate"):
+        RowSGD(-1)
+    with pytest.raises(InputError, match="betas: expected two numbers"):
+        RowAdam(betas=(0.9, 1.0))

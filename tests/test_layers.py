@@ -1,0 +1,209 @@
+"""Who may import whom, read from the sources by ast; and importing shoal does nothing.
+
+The modules are found on disk, so that a new one is held to the same rules from its first day.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shoal
+
+ROOT = Path(shoal.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+STAGES = ("sample", "fetch", "curvature")
+NOUNS = ("_checks", "csr", "block")
+ON_TOP = ("tasks", "train", "report", "cli")
+CORE = ("torch", "numpy", "safetensors", "tokenizers", "jaxtyping", "tqdm", "tyro")
+
+
+def module_name(path: Path) -> str:
+    """``shoal.csr`` of ``…/shoal/csr.py``; a package is named by its folder."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def imported(node: ast.AST, name: str, is_package: bool) -> Iterator[str]:
+    """The modules that one statement imports; ``from shoal import csr`` imports shoal.csr."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        up = name.split(".")
+        here = up[: len(up) - node.level + is_package] if node.level else []
+        base = ".".join([*here, *([node.module] if node.module else [])])
+        inside = [f"{base}.{alias.name}" for alias in node.names]
+        below = [module for module in inside if module in MODULES]
+        yield from below
+        if len(below) < len(inside):
+            yield base
+
+
+def imports(path: Path, only_top: bool = False) -> set[str]:
+    """All modules that a file imports, or only those that importing it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = top_level(tree.body) if only_top else ast.walk(tree)
+    here, is_package = module_name(path), path.name == "__init__.py"
+    return {name for node in nodes for name in imported(node, here, is_package)}
+
+
+def top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run at import: not those in functions, nor for the type checker only."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        checking = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for field in ("body", "orelse", "finalbody", "handlers"):
+            if not (checking and field == "body"):
+                yield from top_level(getattr(node, field, []))
+
+
+def layer(name: str) -> str:
+    """``sample`` of ``shoal.sample.expand``; empty for the package itself."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "shoal" and len(parts) > 1 else ""
+
+
+def files_of(*layers: str) -> list[Path]:
+    return [path for path in FILES if layer(module_name(path)) in layers]
+
+
+def offences(files: list[Path], forbidden: tuple[str, ...]) -> list[str]:
+    """Lines ``a imports b`` where a module of `files` imports one of the layers `forbidden`."""
+    return [
+        f"{module_name(path)} imports {name}"
+        for path in files
+        for name in sorted(imports(path))
+        if layer(name) in forbidden and layer(name) != layer(module_name(path))
+    ]
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path, monkeypatch) -> None:
+    """Plain, from, relative, in a function and for the type checker: all found, top level told."""
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path / "shoal")
+    path = tmp_path / "shoal" / "sample" / "x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "import shoal.train\n"
+        "from shoal import csr, __version__\n"
+        "from . import expand\n"
+        "from ..fetch import gather\n"
+        "if TYPE_CHECKING:\n    import shoal.cli\n"
+        "try:\n    import tyro\nexcept ImportError:\n    import tqdm\n"
+        "class A:\n    import numpy\n"
+        "def f():\n    import triton\n"
+    )
+    every = {"shoal.train", "shoal.csr", "shoal", "shoal.cli", "tyro", "tqdm", "numpy", "triton"}
+    found = imports(path)
+    assert every <= found and found & {"shoal.sample", "shoal.sample.expand"}
+    assert found & {"shoal.fetch", "shoal.fetch.gather"}
+    assert every - imports(path, only_top=True) == {"shoal.cli", "triton"}
+
+
+def test_stages_know_neither_one_another_nor_what_stands_above() -> None:
+    """WHO, HOW and HOW FAR meet only in tasks, train, report and cli."""
+    for stage in STAGES:
+        others = tuple(other for other in STAGES if other != stage)
+        assert offences(files_of(stage), (*others, *ON_TOP)) == []
+
+
+def test_nouns_import_only_each_other() -> None:
+    """Csr, Block and the checks stand on nothing of shoal's."""
+    above = {layer(name) for name in MODULES} - set(NOUNS) - {""}
+    assert len(files_of(*NOUNS)) == len(NOUNS)
+    assert offences(files_of(*NOUNS), tuple(above)) == []
+
+
+def test_nothing_below_imports_what_stands_above() -> None:
+    """Only tasks, train, report and cli import one another's layer."""
+    below = {layer(name) for name in MODULES} - set(ON_TOP) - {""}
+    assert offences(files_of(*below), ON_TOP) == []
+
+
+def test_only_those_above_see_two_stages() -> None:
+    """A module that imports two stages is one of tasks, train, report and cli."""
+    below = {layer(name) for name in MODULES} - set(ON_TOP)
+    for path in files_of(*below):
+        seen = {layer(name) for name in imports(path)} & set(STAGES)
+        assert len(seen) < 2, f"{module_name(path)} sees {sorted(seen)}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """Imports at top level form no circle."""
+    graph = {module_name(path): imports(path, only_top=True) & MODULES for path in FILES}
+    while leaves := [name for name, needs in graph.items() if not needs - {name}]:
+        for leaf in leaves:
+            del graph[leaf]
+        graph = {name: needs - set(leaves) for name, needs in graph.items()}
+    assert graph == {}
+
+
+def test_only_core_dependencies_are_imported_at_top() -> None:
+    """Optional packages wait for the function that needs them; triton for ``_triton`` alone."""
+    known = {"shoal", *sys.stdlib_module_names, *CORE}
+    for path in FILES:
+        allowed = known | ({"triton"} if path.name == "_triton.py" else set())
+        foreign = {name.split(".")[0] for name in imports(path, only_top=True)} - allowed
+        assert not foreign, f"{module_name(path)} imports {sorted(foreign)} at top"
+
+
+PROBE = """
+import json, os, sys, threading
+before = dict(os.environ)
+import shoal
+alone = "torch" in sys.modules
+import torch
+state = torch.get_rng_state()
+threads, count = threading.active_count(), torch.get_num_threads()
+native = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+import importlib, random
+import numpy
+chance = random.getstate(), numpy.random.get_state()[1].tolist()
+grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+now = len(os.listdir("/proc/self/task")) if native else 0
+after = random.getstate(), numpy.random.get_state()[1].tolist()
+print(json.dumps({
+    "torch imported by shoal alone": alone,
+    "environment changed": sorted(set(before.items()) ^ set(os.environ.items())),
+    "python threads started": threading.active_count() - threads,
+    "native threads started": now - native,
+    "torch threads changed": torch.get_num_threads() != count,
+    "CUDA initialized": torch.cuda.is_initialized(),
+    "torch's generator used": not torch.equal(torch.get_rng_state(), state),
+    "another generator used": after != chance,
+    "grad mode or dtype changed": (torch.is_grad_enabled(), torch.get_default_dtype())
+    != (grad, dtype),
+    "triton imported": "triton" in sys.modules,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def effects() -> dict[str, object]:
+    """What importing every module but the kernels' changes in a fresh process."""
+    names = json.dumps(sorted(name for name in MODULES if not name.endswith("_triton")))
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE, names],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(run.stdout)
+
+
+def test_importing_changes_nothing(effects) -> None:
+    """No threads, no environment, no CUDA, no random numbers; ``import shoal`` alone: no torch."""
+    assert {name: effect for name, effect in effects.items() if effect} == {}
