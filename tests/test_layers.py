@@ -132,8 +132,11 @@ def test_nothing_below_imports_what_stands_above() -> None:
 
 
 def test_only_those_above_see_two_stages() -> None:
-    """A module that imports two stages is one of tasks, train, report and cli."""
-    below = {layer(name) for name in MODULES} - set(ON_TOP)
+    """A module that imports two stages is one of tasks, train, report and cli.
+
+    The package itself may name all it offers: importing it loads none of them (tested below).
+    """
+    below = {layer(name) for name in MODULES} - set(ON_TOP) - {""}
     for path in files_of(*below):
         seen = {layer(name) for name in imports(path)} & set(STAGES)
         assert len(seen) < 2, f"{module_name(path)} sees {sorted(seen)}"

@@ -1,1 +1,95 @@
-"""shoal."""
+"""Train on mini-batches when the labels, the rows or the graph are too many for the accelerator.
+
+Public names, grouped by stage; each is imported from its home when it is first used, so that
+importing shoal costs nothing and starts nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal._checks import InputError as InputError
+    from shoal.block import Batch as Batch
+    from shoal.block import Block as Block
+    from shoal.csr import Csr as Csr
+    from shoal.fetch.loader import Loader as Loader
+    from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
+    from shoal.fetch.update import RowAdagrad as RowAdagrad
+    from shoal.fetch.update import RowAdam as RowAdam
+    from shoal.fetch.update import RowSGD as RowSGD
+    from shoal.losses import decoupled_softmax as decoupled_softmax
+    from shoal.losses import hardest_triplets as hardest_triplets
+    from shoal.models.bag import BagEncoder as BagEncoder
+    from shoal.models.labeler import Labeler as Labeler
+    from shoal.models.sage import Sage as Sage
+    from shoal.objectives import Objective as Objective
+    from shoal.objectives import in_batch as in_batch
+    from shoal.objectives import node_cross_entropy as node_cross_entropy
+    from shoal.run import Run as Run
+    from shoal.sample.clusters import balanced_clusters as balanced_clusters
+    from shoal.sample.expand import Chain as Chain
+    from shoal.sample.expand import Hop as Hop
+    from shoal.sample.expand import NeighborSampler as NeighborSampler
+    from shoal.sample.expand import ShortlistSampler as ShortlistSampler
+    from shoal.sample.expand import expand as expand
+    from shoal.sample.hardness import hard_negative_recall as hard_negative_recall
+    from shoal.sample.seeds import ClusterBatchSampler as ClusterBatchSampler
+    from shoal.sample.seeds import EmbeddingBank as EmbeddingBank
+    from shoal.sample.seeds import RandomBatchSampler as RandomBatchSampler
+    from shoal.search import top_k as top_k
+    from shoal.train import Budget as Budget
+    from shoal.train import Job as Job
+    from shoal.train import fit as fit
+
+_HOMES = {
+    # nouns
+    "InputError": "_checks",
+    "Csr": "csr",
+    "Block": "block",
+    "Batch": "block",
+    # who is in the batch
+    "RandomBatchSampler": "sample.seeds",
+    "ClusterBatchSampler": "sample.seeds",
+    "EmbeddingBank": "sample.seeds",
+    "balanced_clusters": "sample.clusters",
+    "hard_negative_recall": "sample.hardness",
+    # what they touch
+    "expand": "sample.expand",
+    "Hop": "sample.expand",
+    "Chain": "sample.expand",
+    "ShortlistSampler": "sample.expand",
+    "NeighborSampler": "sample.expand",
+    # how their rows arrive, and learn
+    "UnifiedTensor": "fetch.unified",
+    "Loader": "fetch.loader",
+    "RowAdam": "fetch.update",
+    "RowAdagrad": "fetch.update",
+    "RowSGD": "fetch.update",
+    # the joint, and one step
+    "BagEncoder": "models.bag",
+    "Sage": "models.sage",
+    "Objective": "objectives",
+    "in_batch": "objectives",
+    "node_cross_entropy": "objectives",
+    "decoupled_softmax": "losses",
+    "hardest_triplets": "losses",
+    "Job": "train",
+    "Budget": "train",
+    "fit": "train",
+    # what came of it
+    "Run": "run",
+    "Labeler": "models.labeler",
+    "top_k": "search",
+}
+
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'shoal' has no attribute {name!r}")
+    return getattr(import_module(f"shoal.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,8 +2,9 @@
 
 ``x[ids]`` of torch is the slow way: ``torch.index_select(x, 0, ids, out=buffer)`` into memory that
 has been touched before takes a third of its time (100,000 of 1,000,000 × 128 float32, one thread),
-because neither index arithmetic nor the operating system's page faults are in it. :class:`Buffers` keeps such memory. The mean of a bag
-needs no gathered rows at all: ``embedding_bag`` adds them up while it reads them.
+because neither index arithmetic nor the operating system's page faults are in it.
+:class:`Buffers` keeps such memory. The mean of a bag needs no gathered rows at all:
+``embedding_bag`` adds them up while it reads them.
 """
 
 from __future__ import annotations

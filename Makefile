@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Spinning OpenMP threads make small steps several times slower on shared cores.
+export OMP_WAIT_POLICY := PASSIVE
+export TOKENIZERS_PARALLELISM := true
+
+.PHONY: setup demo test test-slow test-gpu test-lowest lint bench docs clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml constraints/cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]' --constraint constraints/cpu.txt
+	touch $@
+
+demo: setup ## train on the shipped WordNet: random against NGAME batches, then three queries
+	$(BIN)/python examples/demo.py
+
+test: setup ## the suite; outside data is used where SHOAL_DATA names it
+	$(BIN)/python -m pytest -q
+
+test-slow: setup ## checks that need outside data or minutes
+	$(BIN)/python -m pytest -q -m slow
+
+test-gpu: setup ## checks that need a CUDA device
+	$(BIN)/python -m pytest -q -m gpu
+
+test-lowest: ## the suite at the lowest torch that pyproject.toml admits, in an environment of its own
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --editable '.[test]' --constraint constraints/lowest.txt
+	.venv-lowest/bin/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: setup ## every benchmark, quickly; SHOAL_DATA names the folder of outside data
+	for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
+
+docs: setup ## check that every link and every command in the documents exists
+	$(BIN)/python tools/check_docs.py
+
+clean:
+	rm -rf $(VENV) .venv-lowest build dist runs

@@ -1,0 +1,76 @@
+"""The main job on the shipped data: random against NGAME batches, then three queries.
+
+Trains two encoders of WordNet's 93,311 documents and 103,827 labels that differ in one setting, who
+is in the batch, for the same number of steps; judges both on all 9,115 test points; asks the better
+one three questions. Run it again and it shows what it has; stop it and it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from shoal.run import Run
+from shoal.settings import Train
+from shoal.tasks import labels
+from shoal.tasks.use import answer
+
+QUERIES = (
+    "a large African animal with a long trunk",
+    "to cook something slowly in hot water",
+    "someone who studies the stars and planets",
+)
+COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5", "R@5")
+
+
+def main() -> None:
+    """Train, compare, query."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2000, help="of each of the two runs")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the two runs")
+    parser.add_argument("--source", default="wordnet", help="another data set of texts and labels")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    results = {}
+    for batches in ("random", "ngame"):
+        print(f"-- {asked.source}, {batches} batches, {asked.steps} steps", file=sys.stderr)
+        results[batches] = train(asked, batches)
+        if results[batches]["stopped"] == "interrupt":
+            sys.exit("stopped and saved; run the same command to go on")
+    print(table(results))
+    best = labels.labeler_of(Run.open(results["ngame"]["run"]))
+    for text in QUERIES:
+        print(f"\n{text}")
+        for found in answer(best, text, k=3):
+            print(f"  {found['score']:.2f}  {found['title']}")
+
+
+def train(asked: argparse.Namespace, batches: Any) -> dict[str, Any]:
+    """One run; an unfinished one is resumed, a finished one is only shown."""
+    out = asked.out / f"demo-{batches}"
+    resume = (out / "last.safetensors").exists()
+    settings = Train(
+        source=asked.source,
+        out=out,
+        steps=asked.steps,
+        batches=batches,
+        seed=asked.seed,
+        valid=0.0,
+        resume=resume,
+    )
+    return labels.train(settings)
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The metrics of both runs side by side, in per cent, and what each took."""
+    lines = ["batches " + "".join(f"{name:>8}" for name in COLUMNS) + "   seconds"]
+    for batches, result in results.items():
+        cells = "".join(f"{result['test'][name]:8.2f}" for name in COLUMNS)
+        lines.append(f"{batches:<8}{cells}{result['train_seconds']:10.1f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
