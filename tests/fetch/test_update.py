@@ -175,10 +175,10 @@ def test_zero_lr_zero_gradients_and_no_ids_move_nothing(make: Callable[[], RowOp
 
 @given(ids_below(6))
 def test_coalesce_sums_each_id_once(ids: Tensor) -> None:
-    """Coalesced gradients, scattered, are the dense gradient; ids come distinct and ascending."""
+    """Coalesced gradients, scattered, are the dense gradient; ids come distinct."""
     grad = torch.arange(len(ids) * 2, dtype=torch.float32).reshape(-1, 2)
     once, summed = coalesce(ids, grad)
-    assert bool((once.diff() > 0).all())
+    assert len(once.unique()) == len(once)
     dense = torch.zeros(6, 2).index_add_(0, ids, grad)
     assert torch.equal(torch.zeros(6, 2).index_copy_(0, once, summed), dense)
 

@@ -59,24 +59,22 @@ class RowOptimizer(Protocol):
 def coalesce(
     ids: Int[Tensor, " s"], grad: Float[Tensor, "s ..."]
 ) -> tuple[Int[Tensor, " u"], Float[Tensor, "u ..."]]:
-    """Sort ids and sum the gradients of those that occur more than once.
-
-    Sorted rows are also faster to walk: neighbors in the list are neighbors in memory.
+    """Sum the gradients of ids that occur more than once.
 
     Returns:
-        distinct ids ``[u]``, ascending, and one gradient each; the arguments themselves where they
-        are so already.
+        distinct ids ``[u]`` and one gradient each: the arguments themselves where no id occurs
+        twice, so that the usual batch pays for a look and not for a copy; ascending otherwise.
 
     Example:
         >>> ids, grad = coalesce(torch.tensor([5, 2, 5]), torch.tensor([[1.0], [10.0], [100.0]]))
         >>> ids.tolist(), grad.tolist()
         ([2, 5], [[10.0], [101.0]])
     """
-    if bool((ids.diff() > 0).all()):
-        return ids, grad
     sorted_ids, order = ids.sort(stable=True)
     begins = torch.ones_like(sorted_ids, dtype=torch.bool)
     torch.ne(sorted_ids[1:], sorted_ids[:-1], out=begins[1:])
+    if bool(begins.all()):
+        return ids, grad
     offsets = begins.nonzero().squeeze(1)
     summed = embedding_bag(order, grad.reshape(len(ids), -1), offsets, mode="sum")
     return sorted_ids[offsets], summed.reshape(-1, *grad.shape[1:])
