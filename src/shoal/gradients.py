@@ -78,7 +78,8 @@ def gradient_of(
         with torch.autocast(batch.src.device.type, torch.bfloat16, enabled=autocast):
             out = objective.outputs(params, batch)
             loss = objective.loss(out, batch) / len(batches)
-        grads.append(torch.autograd.grad(loss, leaves))
+        # a parameter that this batch does not touch has the gradient zero
+        grads.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
         losses.append(loss.item())
         outputs.append(out.detach())
     sums = [

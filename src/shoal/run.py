@@ -36,21 +36,22 @@ class Run:
 
     @staticmethod
     def create(folder: str | Path, settings: dict[str, Any]) -> Run:
-        """Make the folder of a new run.
+        """Make the folder of a new run; what one that never came to a checkpoint left behind goes.
 
         Raises:
             InputError: if it holds a run already or cannot be written to.
         """
-        folder = Path(folder)
-        taken = (folder / "settings.json").exists()
+        run = Run(Path(folder), settings)
         remedy = "pass --resume to continue it, or another --out"
-        expect(not taken, str(folder), "a folder without a run", "a run", remedy)
+        expect(not run.last.exists(), str(folder), "a folder without a run", "a run", remedy)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+            run.folder.mkdir(parents=True, exist_ok=True)
+            (run.folder / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+            for leftover in (run.best, run.folder / "record.jsonl"):
+                leftover.unlink(missing_ok=True)
         except OSError as error:
             fail(str(folder), "a folder to write to", error.strerror, "name another --out")
-        return Run(folder, settings)
+        return run
 
     @staticmethod
     def open(folder: str | Path) -> Run:
@@ -65,6 +66,8 @@ class Run:
             settings = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             fail(str(path), "the settings of a run", error, "name the folder given to --out")
+        good = isinstance(settings, dict)
+        expect(good, str(path), "the settings of a run", type(settings).__name__, "restore it")
         return Run(folder, settings)
 
     @property

@@ -18,13 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from shoal._checks import expect, expect_positive, fail
+from shoal._checks import InputError, expect, expect_positive, fail
 from shoal.block import Batch
 from shoal.fetch.loader import Loader
 from shoal.gradients import gradient_of, trained
@@ -33,6 +33,7 @@ from shoal.objectives import Objective
 from shoal.run import Run
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """What a checkpoint can hold."""
 
@@ -127,6 +128,12 @@ class Job:
         expect(self.warmup >= 0, "warmup", "at least 0 steps", self.warmup, "raise it")
         good = self.clip is None or self.clip > 0
         expect(good, "clip", "a norm above 0", self.clip, "raise it or leave it out")
+        dense = bool(trained(self.objective.model))
+        good = dense == (self.optimizer is not None)
+        want = "one for the model's parameters" if dense else "None, since nothing dense is trained"
+        expect(good, "optimizer", want, self.optimizer, "pass what the model needs")
+        good = dense or self.table is not None
+        expect(good, "objective", "parameters or a table that learn", "neither", "give it some")
 
     @property
     def table(self) -> Any | None:
@@ -176,9 +183,11 @@ def fit(job: Job, budget: Budget, run: Run | None = None, *, resume: bool = Fals
         resume: continue from ``run.last``.
 
     Raises:
-        InputError: if the loss is not a finite number, there is nothing to resume, or the
-            checkpoint is that of another job.
+        InputError: if the loss is not a finite number, patience has no validation, there is nothing
+            to resume, or the checkpoint is that of another job.
     """
+    judged = budget.patience is None or job.evaluate is not None
+    expect(judged, "patience", "a validation to judge by", "none", "hold out some or leave it out")
     loop = _Loop(job, budget, run)
     with torch.random.fork_rng(), interrupts() as interrupted:
         torch.manual_seed(job.seed)
@@ -352,22 +361,33 @@ class _Loop:
         assert run is not None
         state = run.load_last()
         try:
-            job.objective.model.load_state_dict(state["model"])
-            if job.table is not None:
-                job.table.as_subclass(Tensor).copy_(state["rows"])
-                job.table.optimizer.load_state_dict(state["row_optimizer"])
-            if job.optimizer is not None:
-                job.optimizer.load_state_dict(state["optimizer"])
-            job.loader.load_state_dict(state["loader"])
-            for name, part in job.also.items():
-                part.load_state_dict(state["also"][name])
-        except (KeyError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            fail(str(run.last), "a checkpoint of this model", reason, "use its own settings")
-        self.progress = Progress(**state["progress"])
-        torch.set_rng_state(state["random"][0])
-        torch.cuda.set_rng_state_all(state["random"][1:])
+            self._load(state)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            missing = isinstance(error, KeyError)
+            reason = f"nothing named {error}" if missing else str(error).splitlines()[-1].strip()
+            fail(str(run.last), "a checkpoint of this job", reason, "resume with its own settings")
         self._record("resume")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        job = self.job
+        job.objective.model.load_state_dict(state["model"])
+        if job.table is not None:
+            rows, saved = job.table.as_subclass(Tensor), state["rows"]
+            want = f"rows of shape {tuple(rows.shape)}"
+            expect(rows.shape == saved.shape, "checkpoint", want, tuple(saved.shape), "use its data")
+            rows.copy_(saved)
+            job.table.optimizer.load_state_dict(state["row_optimizer"])
+        if job.optimizer is not None:
+            job.optimizer.load_state_dict(state["optimizer"])
+        job.loader.load_state_dict(state["loader"])
+        for name, part in job.also.items():
+            part.load_state_dict(state["also"][name])
+        self.progress = Progress(**state["progress"])
+        on_host, *on_devices = state["random"]
+        torch.set_rng_state(on_host)
+        torch.cuda.set_rng_state_all(on_devices[: torch.cuda.device_count()])
 
 
 def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

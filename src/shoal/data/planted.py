@@ -141,7 +141,8 @@ def planted_graph(
     """
     _expect_blocks(n, classes, degree, dim, homophily, clarity)
     generator = torch.Generator().manual_seed(seed)
-    members = torch.randperm(n, generator=generator).view(classes, -1)
+    # not randperm: random_split would draw the same one, and the test nodes be of one class
+    members = torch.rand(n, generator=generator).argsort().view(classes, -1)
     target = torch.empty(n, dtype=torch.int64)
     target[members] = torch.arange(classes)[:, None]
     shown = _same_or_other(target, clarity, classes, generator)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from shoal._checks import expect, expect_file, expect_positive
+from shoal._checks import expect, expect_file, expect_folder, expect_positive, fail
 from shoal.csr import Csr
 from shoal.data.texts import Texts
 from shoal.data.xc import read_texts, write_texts
@@ -39,9 +39,8 @@ def embed(bags: Csr, rows: Float[Tensor, "v d"]) -> Float[Tensor, "n d"]:
     """
     out = torch.empty(bags.n_rows, rows.shape[1], dtype=rows.dtype)
     with torch.no_grad():
-        for ids in torch.arange(bags.n_rows).split(_CHUNK):
-            sums = matmul(bags.rows(ids), rows)
-            functional.normalize(sums, dim=1, out=out[ids[0] : ids[-1] + 1])
+        for ids, part in zip(torch.arange(bags.n_rows).split(_CHUNK), out.split(_CHUNK), strict=True):
+            functional.normalize(matmul(bags.rows(ids), rows), dim=1, out=part)
     return out
 
 
@@ -59,12 +58,21 @@ class Lexicon:
     labels: Texts
     label_bags: Csr
 
+    def __post_init__(self) -> None:
+        """Check that the parts agree.
+
+        Raises:
+            InputError: if there is not one bag a label, over the vocabulary's rows.
+        """
+        shape, got = (len(self.labels), self.vocabulary.pieces.n_cols), self.label_bags.shape
+        expect(got == shape, "label_bags", f"a Csr of {shape}", got, "take all parts from one run")
+
     def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json``, ``labels.json.gz`` and two matrices."""
         folder = Path(folder)
         self.vocabulary.pieces.save(folder / "pieces")
         self.label_bags.save(folder / "label_bags")
-        (folder / "tokenizer.json").write_text(self.vocabulary.save())
+        (folder / "tokenizer.json").write_text(self.vocabulary.save(), encoding="utf-8")
         write_texts(self.labels, folder / "labels.json.gz")
 
     @staticmethod
@@ -74,14 +82,18 @@ class Lexicon:
         Raises:
             InputError: if a part is missing or damaged.
         """
-        folder = Path(folder)
-        tokenizer = expect_file(folder / "tokenizer.json", "a tokenizer").read_text()
+        folder = expect_folder(folder, "a lexicon, as runs on labels have one")
+        path = expect_file(folder / "tokenizer.json", "a tokenizer")
+        try:
+            tokenizer = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            fail(str(path), "the JSON of a tokenizer", error, "train the model again")
         vocabulary = Vocabulary.load(tokenizer, Csr.open(folder / "pieces"))
         labels = read_texts(folder / "labels.json.gz")
         return Lexicon(vocabulary, labels, Csr.open(folder / "label_bags"))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Prediction:
     """One predicted label.
 
@@ -116,7 +128,7 @@ class Labeler:
         Raises:
             InputError: if the rows are those of another vocabulary.
         """
-        size = len(self.lexicon.vocabulary)
+        size = self.lexicon.vocabulary.pieces.n_cols
         good = self.rows.dim() == 2 and len(self.rows) == size
         expect(good, "rows", f"[{size}, d], one a token", tuple(self.rows.shape), "use its own run")
 

@@ -1,15 +1,17 @@
-"""What both jobs share: the run's folder, the budget, the closing word."""
+"""What both jobs share: checked settings, the run's folder, the budget, the closing word."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from shoal._checks import expect, expect_positive
+from shoal.data import is_graph
 from shoal.run import Run
 from shoal.settings import Train
 from shoal.train import Budget, Progress
@@ -18,13 +20,57 @@ from shoal.train import Budget, Progress
 _FREE = {"steps", "epochs", "minutes", "patience", "out", "resume", "json", "prefetch", "device"}
 
 
+# Options that say nothing about the other job's data; given for it, they would be ignored.
+OPTIONS_OF = {
+    "labels": {
+        "valid",
+        "batches",
+        "cluster_size",
+        "refresh_every",
+        "warm_epochs",
+        "bank",
+        "dim",
+        "positives",
+        "loss",
+        "temperature",
+    },
+    "nodes": {"fanouts", "hidden", "dropout"},
+}
+
+
+def expect_settings(settings: Train) -> None:
+    """Check the numbers that no part of a job checks, and that no option is the other job's.
+
+    Raises:
+        InputError: naming the option; one of the other job counts as given if it is not at its
+            default.
+    """
+    for name in ("batch_size", "refresh_every", "dim"):
+        value = getattr(settings, name)
+        expect_positive(name, value) if value is not None else None
+    for name in ("lr", "temperature"):
+        value = getattr(settings, name)
+        good = value is None or 0 < value < float("inf")
+        expect(good, name, "a number above 0", value, "leave it out for the default")
+    expect(0 <= settings.valid < 1, "valid", "a share in [0, 1)", settings.valid, "try 0.05")
+    warm = settings.warm_epochs
+    expect(warm >= 0, "warm_epochs", "at least 0 epochs", warm, "raise it")
+    mine, other = ("nodes", "labels") if is_graph(settings.source) else ("labels", "nodes")
+    for option in fields(settings):
+        given = getattr(settings, option.name) != option.default
+        wrong = option.name in OPTIONS_OF[other] and given
+        want = f"an option for {mine}, since that is what {settings.source} has"
+        expect(not wrong, option.name, want, f"one for {other}", "leave it out")
+
+
 def open_run(settings: Train) -> Run:
     """Open the run to resume, or make the folder of a new one.
 
     Raises:
-        InputError: if there is a run where a new one should be, none where one should be resumed,
-            or one with other settings.
+        InputError: if a setting is bad, there is a run where a new one should be, none where one
+            should be resumed, or one with other settings.
     """
+    expect_settings(settings)
     out = settings.out or Path("runs") / Path(settings.source).stem
     asked = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
     asked["fanouts"] = list(settings.fanouts)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shoal import metrics
+from shoal._checks import expect
 from shoal.block import Batch
 from shoal.csr import Csr
 from shoal.data import load
@@ -69,6 +70,7 @@ def prepare(data: LabelData, valid: float, seed: int) -> Prepared:
     train, held = data.train, None
     if valid > 0:
         train, held = validation_split(data, valid, seed)
+        held = held if len(held) else None  # all of them may be known from their reverse
     documents, labels = train.texts.all(), data.labels.all()
     vocabulary = learn(documents + labels)
     lexicon = Lexicon(vocabulary, data.labels, vocabulary.bags(labels))
@@ -88,7 +90,8 @@ def train(settings: Train) -> dict[str, Any]:
     begin = time.monotonic()
     data = load(settings.source)
     prepared = prepare(data, settings.valid, settings.seed)
-    prepared.lexicon.save(run.folder / "lexicon")
+    if not settings.resume:
+        prepared.lexicon.save(run.folder / "lexicon")
     run.write("start", {"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(prepared, settings)
     progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
@@ -174,10 +177,11 @@ def _remember(bank: EmbeddingBank, batch: Batch, outputs: Float[Tensor, "n d"]) 
 
 def _validate(lexicon: Lexicon, table: UnifiedTensor, valid: Points) -> dict[str, float]:
     labeler = Labeler(lexicon, table.as_subclass(Tensor))
-    _, top = labeler.rank(valid.texts.all(), 5, valid.drop)
+    k = min(5, len(lexicon.labels))
+    _, top = labeler.rank(valid.texts.all(), k, valid.drop)
     inverse = torch.ones(valid.labels.n_cols)
-    result = metrics.evaluate(top, valid.labels, inverse)
-    return {f"valid_{name}": result[name] for name in ("P@1", "P@5", "R@5")}
+    result = metrics.evaluate(top, valid.labels, inverse, ks=(1, k))
+    return {f"valid_{name}": result[name] for name in ("P@1", f"P@{k}", f"R@{k}")}
 
 
 def labeler_of(run: Run) -> Labeler:
@@ -186,7 +190,9 @@ def labeler_of(run: Run) -> Labeler:
     Raises:
         InputError: if the folder does not hold a whole run of the label job.
     """
-    return Labeler(Lexicon.open(run.folder / "lexicon"), run.load_model()["rows"])
+    lexicon, state = Lexicon.open(run.folder / "lexicon"), run.load_model()
+    expect("rows" in state, str(run.folder), "a run on labels", "another", "name another folder")
+    return Labeler(lexicon, state["rows"])
 
 
 def judge(labeler: Labeler, data: LabelData) -> dict[str, float]:
@@ -216,7 +222,7 @@ def cluster(settings: Cluster) -> dict[str, Any]:
         labeler = labeler_of(Run.open(settings.run))
         bags = labeler.lexicon.vocabulary.bags(data.train.texts.all())
     else:
-        prepared = prepare(data, 0, settings.seed)
+        prepared = prepare(data, 0.0, settings.seed)
         bags = prepared.bags
         everything = bags.stack(prepared.lexicon.label_bags)
         rows = random_rows(everything, settings.dim, settings.seed)

@@ -44,6 +44,23 @@ def load(source: str) -> NodeData:
     return readers.read(source)
 
 
+def describe(data: NodeData) -> dict[str, Any]:
+    """Count what `data` holds; the result can be written as JSON."""
+    degrees = data.graph.degrees()
+    sizes = data.target.bincount(minlength=len(data.class_names)).tolist()
+    return {
+        "name": data.name,
+        "nodes": data.graph.n_rows,
+        "edges": data.graph.nnz,
+        "edges_per_node": round(float(degrees.double().mean()), 3),
+        "nodes_without_edges": int((degrees == 0).sum()),
+        "features": data.features.n_cols,
+        "features_per_node": round(data.features.nnz / data.features.n_rows, 3),
+        **{name: len(getattr(data, name)) for name in ("train", "valid", "test")},
+        "classes": dict(zip(data.class_names, sizes, strict=True)),
+    }
+
+
 def feature_rows(data: NodeData, seed: int) -> Float[Tensor, "n d"]:
     """Dense feature rows of all nodes, at most :data:`WIDTH` wide, each row of length about one."""
     sparse = data.features
@@ -148,10 +165,10 @@ def judge(run: Run, source: str) -> dict[str, float]:
 
 
 def _judge(run: Run, data: NodeData, rows: Tensor) -> dict[str, float]:
-    asked = run.settings
+    asked, state = run.settings, run.load_model()["model"]
     model = Sage(rows.shape[1], asked["hidden"], len(data.class_names), len(asked["fanouts"]))
     try:
-        model.load_state_dict(run.load_model()["model"])
+        model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         fail(str(run.folder), "a model of this graph's size", reason, "use the run's own data")

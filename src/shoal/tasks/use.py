@@ -26,17 +26,21 @@ def data(settings: asked.Data) -> dict[str, Any]:
     Raises:
         InputError: if it is missing or damaged.
     """
-    return describe(load(settings.source))
+    source = settings.source
+    return nodes.describe(nodes.load(source)) if is_graph(source) else describe(load(source))
 
 
 def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
     """Run ``shoal evaluate``: metrics of a run on test points.
 
     Raises:
-        InputError: if the run is not whole or the data has other labels.
+        InputError: if the run is not whole, or the data is of another kind or has other labels.
     """
     run = Run.open(settings.run)
-    source = settings.source or run.settings["source"]
+    trained_on = str(run.settings.get("source"))
+    source = settings.source or trained_on
+    same = is_graph(source) == is_graph(trained_on)
+    expect(same, source, f"data of the kind of {trained_on}", "another", "evaluate on its own data")
     if is_graph(source):
         test = nodes.judge(run, source)
     else:
@@ -48,27 +52,26 @@ def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
 
 
 def predict(settings: asked.Predict) -> dict[str, Any]:
-    """Run ``shoal predict``: the best labels of each text of a file, as JSON lines.
+    """Run ``shoal predict``: the best labels of each text of a file, one JSON line a text.
+
+    Returns:
+        how many texts there were, and where their lines lie; with ``--json`` and no file, the
+        predictions themselves. Nothing where the lines went to standard output.
 
     Raises:
         InputError: if the run is not whole, or the file is missing or damaged.
     """
     labeler = labels.labeler_of(Run.open(settings.run))
     texts = list(_read_texts(settings.texts))
-    count = 0
-    try:
-        sink = settings.out.open("w") if settings.out else None
-        for start in range(0, len(texts), _TEXTS_AT_A_TIME):
-            part = texts[start : start + _TEXTS_AT_A_TIME]
-            for text, row in zip(part, labeler.predict(part, settings.k), strict=True):
-                line = json.dumps({"text": text, "labels": [asdict(p) for p in row]})
-                print(line, file=sink)
-                count += 1
-        if sink is not None:
-            sink.close()
-    except OSError as error:
-        fail(str(settings.out), "a file to write to", error.strerror, "name another --out")
-    return {"texts": count, "out": str(settings.out or "standard output")}
+    found = _predictions(labeler, texts, settings.k)
+    if settings.out is not None:
+        _write_lines(found, settings.out)
+        return {"texts": len(texts), "out": str(settings.out)}
+    if settings.json:
+        return {"texts": len(texts), "predictions": list(found)}
+    for prediction in found:
+        print(json.dumps(prediction))
+    return {}
 
 
 def query(settings: asked.Query) -> dict[str, Any]:
@@ -96,15 +99,36 @@ def answer(labeler: Labeler, text: str, k: int) -> list[dict[str, Any]]:
 
 
 def newest_run(folder: Path) -> Path:
-    """The run under `folder` whose checkpoint was written last.
+    """The run on labels under `folder` whose checkpoint was written last.
 
     Raises:
         InputError: if there is none.
     """
     expect_folder(folder, "runs (or pass --run)")
-    found = sorted(folder.glob("*/last.safetensors"), key=lambda path: path.stat().st_mtime)
-    expect(bool(found), str(folder), "a finished run", "none", "train one or pass --run")
-    return found[-1].parent
+    paths = (lexicon.with_name("last.safetensors") for lexicon in folder.glob("*/lexicon"))
+    saved = [path for path in paths if path.exists()]
+    expect(bool(saved), str(folder), "a run on labels", "none", "train one or pass --run")
+    return max(saved, key=lambda path: path.stat().st_mtime).parent
+
+
+def _predictions(labeler: Labeler, texts: list[str], k: int) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(texts), _TEXTS_AT_A_TIME):
+        part = texts[start : start + _TEXTS_AT_A_TIME]
+        for text, row in zip(part, labeler.predict(part, k), strict=True):
+            yield {"text": text, "labels": [asdict(found) for found in row]}
+
+
+def _write_lines(found: Iterator[dict[str, Any]], path: Path) -> None:
+    """Write all lines, or leave what was there."""
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in found)
+        new.replace(path)
+    except OSError as error:
+        fail(str(path), "a file to write to", error.strerror, "name another --out")
+    finally:
+        new.unlink(missing_ok=True) if path.parent.is_dir() else None
 
 
 def _read_texts(path: Path) -> Iterator[str]:

@@ -1,0 +1,103 @@
+"""The documents keep their word: what they link, name and run exists, and the checker can fail."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _checker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_docs", ROOT / "tools" / "check_docs.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+check_docs = _checker()
+
+
+@pytest.mark.parametrize("path", check_docs.documents(), ids=lambda path: path.stem)
+def test_a_document_keeps_its_word(path: Path) -> None:
+    """Links, commands, names and code of every document exist and run."""
+    assert list(check_docs.check(path)) == []
+
+
+def test_the_documents_are_found() -> None:
+    """The law above is not empty: root and docs/ are read, and flow.md has sessions that run."""
+    names = {path.relative_to(ROOT).as_posix() for path in check_docs.documents()}
+    assert names >= {"CONTRIBUTING.md", "docs/flow.md", "docs/results/README.md"}
+    blocks = check_docs.read(ROOT / "docs" / "flow.md").blocks
+    assert sum(block.language == "pycon" for block in blocks) > 5
+
+
+GOOD = """
+# What is, good?
+[here](#what-is-good) [there](made.md#what-is-good) [web](https://example.org/absent)
+`make test`, `shoal train wordnet --batch-size 8`, `--quick`, `shoal.Csr.from_coo(row)`, `shoal`
+```sh
+$ OMP_NUM_THREADS=1 .venv/bin/shoal query "a --strange text" --k=3 | head --lines 3
+shoal train wordnet \\
+  --resume && shoal --version  # [no](link.md) and no --flag
+python benchmarks/search.py --quick
+```
+```python
+a = 1
+```
+- a list
+  ```pycon
+  >>> a + 1
+  2
+  ```
+"""
+
+
+def test_what_exists_is_no_problem(tmp_path: Path) -> None:
+    """Every form of link, command, name and code that is right passes."""
+    path = tmp_path / "made.md"
+    path.write_text(GOOD)
+    assert list(check_docs.check(path)) == []
+    assert [block.language for block in check_docs.read(path).blocks] == ["sh", "python", "pycon"]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("see [that](absent.md)", "no file absent.md"),
+        ("see [that](#absent)", "no heading #absent"),
+        ("`shoal fly wordnet`", "shoal has no verb fly"),
+        ("`shoal train wordnet --wings 2`", "shoal train has no --wings"),
+        ("`shoal train --source wordnet`", "shoal train has no --source"),
+        ("```\nshoal --wings\n```", "shoal has no --wings"),
+        ("```sh\ncd x && shoal data wordnet\nmake all\n```", "make has no target all"),
+        ("```sh\nmake test && make fly\n```", "make has no target fly"),
+        ("`python benchmarks/absent.py`", "no script benchmarks/absent.py"),
+        ("`python benchmarks/search.py --wings`", "benchmarks/search.py has no --wings"),
+        ("`--wings 2`", "no command has --wings"),
+        ("`test_that_is_absent`", "no test test_that_is_absent"),
+        ("`shoal.absent`, `shoal.Csr`", "no shoal.absent"),
+        ("`shoal.Csr.absent()`", "no shoal.Csr.absent"),
+        ("```python\na = 1\n```\n```python\nassert a == 2\n```", "AssertionError"),
+        ("```python\nimport absent_module\n```", "ModuleNotFoundError"),
+        ("```pycon\n>>> 1 + 1\n3\n```", "Expected: 3 Got: 2"),
+    ],
+)
+def test_what_does_not_exist_is_one_problem(tmp_path: Path, text: str, what: str) -> None:
+    """Every kind of wrong word is found, once, with file and line."""
+    path = tmp_path / "made.md"
+    path.write_text(f"# Made\n{text}\n")
+    (problem,) = check_docs.check(path)
+    assert problem.startswith(f"{path}:") and what in problem
+
+
+def test_names_of_verbs_and_flags_are_the_commands_own() -> None:
+    """Flags are read from the settings: underscores are dashes, positional ones are no flags."""
+    verbs = check_docs.verbs()
+    assert set(verbs) == {"data", "cluster", "train", "evaluate", "predict", "query"}
+    assert {"--json", "--device", "--batch-size"} <= verbs["train"]
+    assert "--source" not in verbs["train"] and "--source" in verbs["evaluate"]
