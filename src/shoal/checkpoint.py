@@ -72,7 +72,9 @@ def load(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             got = about.get("format")
-            expect(got == _FORMAT, str(path), f"a checkpoint of format {_FORMAT}", got, "train again")
+            expect(
+                got == _FORMAT, str(path), f"a checkpoint of format {_FORMAT}", got, "train again"
+            )
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         fail(str(path), "a whole checkpoint", error, "use an earlier one or train again")
@@ -131,7 +133,7 @@ def _checksum(tree: str, tensors: dict[str, Tensor]) -> str:
     crc = zlib.crc32(tree.encode())
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(_bytes(tensor).numpy(), crc)
+        crc = zlib.crc32(_bytes(tensor).numpy().data, crc)
     return f"{crc:08x}"
 
 

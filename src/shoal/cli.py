@@ -30,7 +30,8 @@ _VERBS = (
 # typing's Union (not ``|``) and a help text of its own keep tyro from importing a type checker and
 # from reading its own source: two fifths of the time that --help takes.
 _ABOUT = "In the order in which they are used."
-_Verb = Annotated[Union[_VERBS], tyro.conf.arg(help=_ABOUT)]  # pyright: ignore[reportInvalidTypeForm]
+_AnyVerb = Union[_VERBS]  # noqa: UP007  # pyright: ignore[reportInvalidTypeArguments, reportInvalidTypeForm]
+_Verb = Annotated[_AnyVerb, tyro.conf.arg(help=_ABOUT)]  # pyright: ignore[reportInvalidTypeForm]
 _MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
 
 
@@ -47,7 +48,7 @@ def _main() -> int:
     if sys.argv[1:] == ["--version"]:
         from importlib.metadata import version
 
-        print(f"shoal {version('shoal')}")
+        print(f"shoal {version('shoal')}", flush=True)
         return 0
     about = "Train on mini-batches when the labels, the rows or the graph are too many."
     verb: Any = tyro.cli(_Verb, prog="shoal", description=about, config=_MARKERS)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -46,7 +46,7 @@ class Train(Common):
     steps: int | None = None
     """Stop after so many optimizer steps."""
     epochs: int | None = None
-    """Stop after so many passes over the points; without any limit 30 (labels) or 10 (nodes)."""
+    """Stop after so many passes over the points; without any limit 12 (labels) or 10 (nodes)."""
     minutes: float | None = None
     """Stop after so many minutes of training."""
     patience: int | None = None
@@ -56,13 +56,13 @@ class Train(Common):
     batch_size: int | None = None
     """Points a batch: 1024 for labels, 512 for nodes."""
     lr: float | None = None
-    """Peak learning rate: 0.005 for labels, 0.003 for nodes."""
+    """Peak learning rate: 0.1 for labels, 0.003 for nodes."""
     clip: float | None = None
     """Upper bound of the gradient's norm; none by default."""
     accumulate: int = 1
     """Batches an optimizer step."""
     valid: float = 0.05
-    """Share of the training points held out for validation; 0 for none (labels only)."""
+    """Labels: share of the training points held out for validation; 0 for none."""
     valid_every: int = 5
     """Epochs between two validations."""
     autocast: Literal["auto", "on", "off"] = "off"
@@ -86,7 +86,7 @@ class Train(Common):
     """Labels: positives a point that enter the shortlist."""
     loss: Literal["softmax", "triplet"] = "softmax"
     """Labels: decoupled softmax, or NGAME's triplets with the hardest negatives."""
-    temperature: float = 0.05
+    temperature: float = 0.1
     """Labels: of the softmax."""
 
     fanouts: tuple[int, ...] = (15, 10)

@@ -356,7 +356,7 @@ class _Loop:
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:
-        run, job = self.record_to, self.job
+        run = self.record_to
         expect(run is not None, "run", "a run folder to resume from", None, "pass --out")
         assert run is not None
         state = run.load_last()
@@ -375,8 +375,8 @@ class _Loop:
         job.objective.model.load_state_dict(state["model"])
         if job.table is not None:
             rows, saved = job.table.as_subclass(Tensor), state["rows"]
-            want = f"rows of shape {tuple(rows.shape)}"
-            expect(rows.shape == saved.shape, "checkpoint", want, tuple(saved.shape), "use its data")
+            want, got = (f"rows of shape {tuple(x.shape)}" for x in (rows, saved))
+            expect(want == got, "checkpoint", want, got, "use the run's own data and settings")
             rows.copy_(saved)
             job.table.optimizer.load_state_dict(state["row_optimizer"])
         if job.optimizer is not None:

@@ -47,10 +47,10 @@ def untrained(data: LabelData) -> dict[str, float]:
 @pytest.mark.parametrize("batches", ["ngame", "random"])
 def test_training_beats_the_untrained_bag(folder: Path, batches: Any) -> None:
     """P@1 on the test points clearly exceeds that of the bag at the start; the run is whole."""
-    asked = settings(source=str(folder / "planted"), out=folder / "run", batches=batches, epochs=10)
+    asked = settings(source=str(folder / "planted"), out=folder / "run", batches=batches, epochs=6)
     result = labels.train(asked)
     assert result["test"]["P@1"] > untrained(DATA)["P@1"] + 8
-    assert result["stopped"] == "steps" and result["steps"] == 100
+    assert result["stopped"] == "steps" and result["steps"] == 60
     again = labels.judge(labels.labeler_of(Run.open(folder / "run")), DATA)
     assert again == result["test"]
 
@@ -122,17 +122,18 @@ def test_changed_data_cannot_spoil_a_run(folder: Path) -> None:
     assert labels.judge(labels.labeler_of(Run.open(folder / "run")), DATA) == before
 
 
-def test_cluster_finds_harder_negatives(folder: Path) -> None:
-    """Clustered batches hold more of the hardest negatives than random ones of the same size."""
+def test_cluster_finds_harder_negatives(tmp_path: Path) -> None:
+    """Clustered batches hold 1.5 × as many of the ten hardest negatives as random ones do."""
+    xc.write(planted_labels(n=240, n_labels=160), tmp_path / "planted")
     asked = Cluster(
-        source=str(folder / "planted"), batch_size=24, cluster_size=6, dim=32, sample=240
+        source=str(tmp_path / "planted"), batch_size=24, cluster_size=12, dim=64, sample=240
     )
     result = labels.cluster(asked)
     recall = result["hard_negative_recall"]
-    assert recall["clustered"]["k=10"] > 1.2 * recall["random"]["k=10"]
-    assert result["clusters"] == 40 and result["points"] == 240
-    labels.train(settings(source=asked.source, out=folder / "run", steps=3))
-    trained = labels.cluster(Cluster(**(vars(asked) | {"run": folder / "run"})))
+    assert recall["clustered"]["k=10"] > 1.5 * recall["random"]["k=10"]
+    assert result["clusters"] == 20 and result["points"] == 240
+    labels.train(settings(source=asked.source, out=tmp_path / "run", steps=3))
+    trained = labels.cluster(Cluster(**(vars(asked) | {"run": tmp_path / "run"})))
     assert trained["hard_negative_recall"] != recall
 
 

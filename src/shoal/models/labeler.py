@@ -39,7 +39,9 @@ def embed(bags: Csr, rows: Float[Tensor, "v d"]) -> Float[Tensor, "n d"]:
     """
     out = torch.empty(bags.n_rows, rows.shape[1], dtype=rows.dtype)
     with torch.no_grad():
-        for ids, part in zip(torch.arange(bags.n_rows).split(_CHUNK), out.split(_CHUNK), strict=True):
+        for ids, part in zip(
+            torch.arange(bags.n_rows).split(_CHUNK), out.split(_CHUNK), strict=True
+        ):
             functional.normalize(matmul(bags.rows(ids), rows), dim=1, out=part)
     return out
 
@@ -64,7 +66,7 @@ class Lexicon:
         Raises:
             InputError: if there is not one bag a label, over the vocabulary's rows.
         """
-        shape, got = (len(self.labels), self.vocabulary.pieces.n_cols), self.label_bags.shape
+        shape, got = (len(self.labels), len(self.vocabulary)), self.label_bags.shape
         expect(got == shape, "label_bags", f"a Csr of {shape}", got, "take all parts from one run")
 
     def save(self, folder: str | Path) -> None:
@@ -128,7 +130,7 @@ class Labeler:
         Raises:
             InputError: if the rows are those of another vocabulary.
         """
-        size = self.lexicon.vocabulary.pieces.n_cols
+        size = len(self.lexicon.vocabulary)
         good = self.rows.dim() == 2 and len(self.rows) == size
         expect(good, "rows", f"[{size}, d], one a token", tuple(self.rows.shape), "use its own run")
 

@@ -4,10 +4,10 @@ Two matrices, both a :class:`~shoal.csr.Csr`:
 
     tokens  [n texts x V tokens]   what the tokenizer finds: a known word whole, an unknown one cut
                                    into the longest pieces that are known
-    pieces  [V tokens x R rows]    what a token adds up: its own row and, for a word, the rows of
+    pieces  [V tokens x V rows]    what a token adds up: its own row and, for a rare word, those of
                                    its pieces, so that a rare word leans on what it is made of
 
-Their product [n x R] is the bag of a text. Since a bag is a sum, the rows of a token can be summed
+Their product [n x V] is the bag of a text. Since a bag is a sum, the rows of a token can be summed
 once and for all, ``pieces @ table``: the encoder is then a plain table of token vectors behind a
 WordPiece tokenizer, which other libraries can load. Rows start as random directions times their
 inverse document frequency, so that an untrained bag is a random projection of tf-idf, whose cosines
@@ -76,7 +76,7 @@ class Vocabulary:
         """Rows of each text, as often as they occur: ``[n, V]``, the product tokens x pieces."""
         tokens = self.tokens(texts)
         indices, offsets = self.pieces.take(tokens.indices)
-        return Csr(offsets[tokens.indptr], indices.int(), self.pieces.n_cols)
+        return Csr(offsets[tokens.indptr], indices.int(), len(self))
 
     def save(self) -> str:
         """Return one JSON string from which :meth:`load` makes the same vocabulary."""
@@ -100,19 +100,16 @@ class Vocabulary:
 
 
 def learn(
-    texts: Iterable[str],
-    n_pieces: int = 10_000,
-    min_count: int = 2,
-    stems: tuple[int, ...] = (),
-    common: int = 10**9,
+    texts: Iterable[str], n_pieces: int = 10_000, min_count: int = 2, common: int = 100
 ) -> Vocabulary:
     """Learn words and pieces from texts.
 
     Args:
         texts: the training texts; test texts never.
-        n_pieces: size of the vocabulary of pieces, single letters included; 10,000 measured ahead
-            of 3,000 and of pieces without words on WordNet (docs/LOG.md).
+        n_pieces: size of the vocabulary of pieces, single letters included.
         min_count: a word that occurs less often has no row of its own, only its pieces'.
+        common: a word that occurs so often is only itself: its own row sees enough to learn, and
+            leaving its pieces out makes bags a third shorter and measures better (docs/LOG.md).
 
     Returns:
         A vocabulary whose tokens are the pieces and the words, each once.
@@ -127,7 +124,8 @@ def learn(
     words = sorted(w for w, c in counts.items() if c >= min_count and len(w) <= _LONGEST)
     for word in words:
         table.setdefault(word, len(table))
-    return Vocabulary(_splitter(_word_piece(table)), _decompose(words, table, small, stems, counts, common))
+    rare = [word for word in words if counts[word] < common]
+    return Vocabulary(_splitter(_word_piece(table)), _decompose(rare, table, small))
 
 
 def inverse_document_frequency(bags: Csr) -> Float[Tensor, " v"]:
@@ -193,17 +191,10 @@ def _word_piece(table: dict[str, int]) -> models.WordPiece:
     )
 
 
-def _decompose(
-    words: list[str], table: dict[str, int], small: Tokenizer, stems: tuple[int, ...], counts, common
-) -> Csr:
-    """Rows of each token: itself, the pieces of a word that has more than one, and its stems."""
+def _decompose(words: list[str], table: dict[str, int], small: Tokenizer) -> Csr:
+    """Rows of each token: itself, and for each of `words` the pieces where it has more than one."""
     rows = [[i] for i in range(len(table))]
     for word, encoding in zip(words, small.encode_batch_fast(words), strict=True):
-        if len(encoding.ids) > 1 and counts[word] < common:
+        if len(encoding.ids) > 1:
             rows[table[word]].extend(i for i in encoding.ids if i != table[_UNKNOWN])
-    stem_rows: dict[str, int] = {}
-    for token, row in zip(table, rows, strict=True):
-        if not token.startswith(_PREFIX) and token != _UNKNOWN and counts[token] < common:
-            found = {token[:n] for n in stems if len(token) >= n}
-            row.extend(stem_rows.setdefault(s, len(table) + len(stem_rows)) for s in sorted(found))
-    return Csr.from_lists(rows, len(table) + len(stem_rows))
+    return Csr.from_lists(rows, len(table))

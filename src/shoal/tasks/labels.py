@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shoal import metrics
-from shoal._checks import expect
+from shoal._checks import expect, expect_positive
 from shoal.block import Batch
 from shoal.csr import Csr
 from shoal.data import load
@@ -39,7 +39,7 @@ from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
 from shoal.train import Job, Stateful, fit
 
 # Defaults measured on WordNet's validation split (docs/LOG.md).
-BATCH_SIZE, LEARNING_RATE, EPOCHS = 1024, 5e-3, 30
+BATCH_SIZE, LEARNING_RATE, EPOCHS = 1024, 0.1, 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +217,7 @@ def cluster(settings: Cluster) -> dict[str, Any]:
     Raises:
         InputError: for any bad setting or input.
     """
+    expect_positive("dim", settings.dim)
     data = load(settings.source)
     if settings.run is not None:
         labeler = labeler_of(Run.open(settings.run))

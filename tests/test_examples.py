@@ -1,0 +1,38 @@
+"""The examples run as they stand, on small data in place of the shipped one."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shoal.data import xc
+from shoal.data.planted import planted_labels
+from shoal.run import Run
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PANGRAM = "the quick brown fox jumps over the lazy dog"  # so that every letter is known
+
+
+def test_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It trains twice, prints a table and three answers; the second time it shows what it has."""
+    data = planted_labels(n=1100, n_labels=64)
+    titles = [f"{data.labels.titles[0]} {PANGRAM}", *data.labels.titles[1:]]
+    xc.write(replace(data, labels=replace(data.labels, titles=titles)), tmp_path / "planted")
+    words = ["--steps", "2", "--source", str(tmp_path / "planted"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["demo.py", *words])
+    said = []
+    for _ in range(2):
+        runpy.run_path(str(EXAMPLES / "demo.py"), run_name="__main__")
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    table, *answers = said[0].split("\n\n")
+    assert [line.split()[0] for line in table.splitlines()] == ["batches", "random", "ngame"]
+    assert len(answers) == 3 and all(len(answer.strip().splitlines()) == 4 for answer in answers)
+    for batches in ("random", "ngame"):
+        assert Run.open(tmp_path / f"demo-{batches}").load_last()["progress"]["step"] == 2
