@@ -1,0 +1,68 @@
+"""Throughput of shortlist training through the bag encoder: documents a second, and a refresh.
+
+Trains the label job on clustered batches as `shoal train` does, in rounds, and reports the median
+round: wall and CPU time of a step, and the share of a refresh in an epoch.
+
+    python benchmarks/shortlist.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+
+import torch
+
+from shoal.data import load
+from shoal.settings import Train
+from shoal.tasks.labels import make_job, prepare
+from shoal.train import Budget, fit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--source", default="wordnet", help="a data set of texts and labels")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=60, help="a round")
+    parser.add_argument("--quick", action="store_true", help="one round of ten steps")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.rounds, asked.steps = 1, 10
+    settings = Train(source=asked.source, valid=0.0)
+    job = make_job(prepare(load(asked.source), 0.0, seed=0), settings)
+    assert job.refresh is not None
+    begin = time.perf_counter()
+    job.refresh(settings.warm_epochs)
+    refresh = time.perf_counter() - begin
+    training = dataclasses.replace(job, refresh=None)
+    fit(training, Budget(steps=5))
+    rounds = [measure(training, asked.steps) for _ in range(asked.rounds)]
+    wall, cpu = (statistics.median(r[i] for r in rounds) for i in (0, 1))
+    batch = next(iter(job.loader.batch_sampler))
+    epoch = wall * len(job.loader)
+    result = {
+        "documents_per_second": round(len(batch) / wall),
+        "step_ms": round(1000 * wall, 1),
+        "step_cpu_ms": round(1000 * cpu, 1),
+        "threads": torch.get_num_threads(),
+        "refresh_seconds": round(refresh, 2),
+        "refresh_share_of_epoch": round(refresh / (refresh + epoch), 3),
+    }
+    for name, value in result.items():
+        print(f"{name:<24}{value}", file=sys.stderr)
+    print(json.dumps(result))
+
+
+def measure(job, steps: int) -> tuple[float, float]:
+    """Wall and CPU seconds of a step."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    fit(job, Budget(steps=steps))
+    return (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
+
+
+if __name__ == "__main__":
+    main()
