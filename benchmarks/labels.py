@@ -27,10 +27,11 @@ from torch import Tensor
 from shoal.block import Batch
 from shoal.data import load
 from shoal.data.texts import LabelData
+from shoal.job import Budget
 from shoal.models.labeler import Labeler
 from shoal.settings import Train
 from shoal.tasks.labels import judge, make_job, prepare
-from shoal.train import Budget, fit
+from shoal.train import fit
 
 COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5", "R@5")
 

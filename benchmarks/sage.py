@@ -25,11 +25,12 @@ from torch.nn import functional
 
 from shoal.block import Block
 from shoal.data.nodes import NodeData
+from shoal.job import Budget
 from shoal.models.sage import Sage, full_graph
 from shoal.run import Run
 from shoal.settings import Train
 from shoal.tasks import nodes
-from shoal.train import Budget, fit
+from shoal.train import fit
 
 
 def main() -> None:

@@ -18,9 +18,10 @@ import time
 import torch
 
 from shoal.data import load
+from shoal.job import Budget
 from shoal.settings import Train
 from shoal.tasks.labels import make_job, prepare
-from shoal.train import Budget, fit
+from shoal.train import fit
 
 
 def main() -> None:

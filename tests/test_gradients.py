@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from shoal.block import Batch
 from shoal.gradients import gradient_of, trained
+from shoal.job import Job
 from shoal.objectives import Objective
-from shoal.train import Job
 from tests.test_train import label_job, node_job
 
 

@@ -23,13 +23,14 @@ from shoal.fetch.loader import Loader
 from shoal.fetch.unified import UnifiedTensor
 from shoal.fetch.update import RowSGD
 from shoal.interrupts import interrupts
+from shoal.job import Budget, Job
 from shoal.models.bag import BagEncoder
 from shoal.objectives import Objective
 from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
 from shoal.settings import Train
 from shoal.tasks import labels, nodes
-from shoal.train import Budget, Job, fit
+from shoal.train import fit
 
 EPOCH = 6  # batches of either job below
 

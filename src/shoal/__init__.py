@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from shoal.fetch.update import RowAdagrad as RowAdagrad
     from shoal.fetch.update import RowAdam as RowAdam
     from shoal.fetch.update import RowSGD as RowSGD
+    from shoal.job import Budget as Budget
+    from shoal.job import Job as Job
     from shoal.losses import decoupled_softmax as decoupled_softmax
     from shoal.losses import hardest_triplets as hardest_triplets
     from shoal.models.bag import BagEncoder as BagEncoder
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
     from shoal.sample.seeds import EmbeddingBank as EmbeddingBank
     from shoal.sample.seeds import RandomBatchSampler as RandomBatchSampler
     from shoal.search import top_k as top_k
-    from shoal.train import Budget as Budget
-    from shoal.train import Job as Job
     from shoal.train import fit as fit
 
 _HOMES = {
@@ -73,8 +73,8 @@ _HOMES = {
     "node_cross_entropy": "objectives",
     "decoupled_softmax": "losses",
     "hardest_triplets": "losses",
-    "Job": "train",
-    "Budget": "train",
+    "Job": "job",
+    "Budget": "job",
     "fit": "train",
     # what came of it
     "Run": "run",

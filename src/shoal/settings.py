@@ -82,7 +82,7 @@ class Train(Common):
     """Labels: cluster embeddings that training steps left behind instead of encoding anew."""
     dim: int = 256
     """Labels: width of the embeddings."""
-    positives: int = 1
+    positives: int = 2
     """Labels: positives a point that enter the shortlist."""
     loss: Literal["softmax", "triplet"] = "softmax"
     """Labels: decoupled softmax, or NGAME's triplets with the hardest negatives."""

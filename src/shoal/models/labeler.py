@@ -32,17 +32,19 @@ _CHUNK = 8192
 def embed(bags: Csr, rows: Float[Tensor, "v d"]) -> Float[Tensor, "n d"]:
     """Unit vectors of bags, the normalized sums of their rows, without a gradient.
 
+    Computed where `rows` are; bags travel there a chunk at a time.
+
     Example:
         >>> bags = Csr.from_lists([[0, 1], []], n_cols=2)
         >>> embed(bags, torch.tensor([[3.0, 0.0], [0.0, 4.0]])).tolist()
         [[0.6000..., 0.8000...], [0.0, 0.0]]
     """
-    out = torch.empty(bags.n_rows, rows.shape[1], dtype=rows.dtype)
+    out = torch.empty(bags.n_rows, rows.shape[1], dtype=rows.dtype, device=rows.device)
     with torch.no_grad():
         for ids, part in zip(
             torch.arange(bags.n_rows).split(_CHUNK), out.split(_CHUNK), strict=True
         ):
-            functional.normalize(matmul(bags.rows(ids), rows), dim=1, out=part)
+            functional.normalize(matmul(bags.rows(ids).to(rows.device), rows), dim=1, out=part)
     return out
 
 
@@ -157,6 +159,7 @@ class Labeler:
             InputError: if k is out of range.
         """
         expect_positive("k", k)
+        drop = None if drop is None else drop.to(self.rows.device)
         return top_k(self.encode(texts), self.label_embeddings, k, drop)
 
     def predict(self, texts: Sequence[str], k: int = 5) -> list[list[Prediction]]:

@@ -12,9 +12,9 @@ import torch
 
 from shoal._checks import expect, expect_positive
 from shoal.data import is_graph
+from shoal.job import Budget, Progress
 from shoal.run import Run
 from shoal.settings import Train
-from shoal.train import Budget, Progress
 
 # What a resumed run may be asked for anew: how long, where, and what changes nothing but time.
 _FREE = {"steps", "epochs", "minutes", "patience", "out", "resume", "json", "prefetch", "device"}

@@ -25,6 +25,7 @@ from shoal.data.texts import LabelData, Points, validation_split
 from shoal.fetch.loader import Loader
 from shoal.fetch.unified import UnifiedTensor
 from shoal.fetch.update import RowAdam
+from shoal.job import Job, Stateful
 from shoal.losses import decoupled_softmax, hardest_triplets
 from shoal.models.bag import BagEncoder
 from shoal.models.labeler import Labeler, Lexicon, embed
@@ -36,7 +37,7 @@ from shoal.sample.hardness import hard_negative_recall
 from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank, RandomBatchSampler
 from shoal.settings import Cluster, Train
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
-from shoal.train import Job, Stateful, fit
+from shoal.train import fit
 
 # Defaults measured on WordNet's validation split (docs/LOG.md).
 BATCH_SIZE, LEARNING_RATE, EPOCHS = 1024, 0.1, 12
@@ -95,7 +96,7 @@ def train(settings: Train) -> dict[str, Any]:
     run.write("start", {"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(prepared, settings)
     progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
-    return finish(run, settings, progress, lambda: judge(labeler_of(run), data))
+    return finish(run, settings, progress, lambda: judge(labeler_of(run, settings.device), data))
 
 
 def make_job(prepared: Prepared, settings: Train) -> Job:
@@ -184,15 +185,15 @@ def _validate(lexicon: Lexicon, table: UnifiedTensor, valid: Points) -> dict[str
     return {f"valid_{name}": result[name] for name in ("P@1", f"P@{k}", f"R@{k}")}
 
 
-def labeler_of(run: Run) -> Labeler:
-    """The best model of a run.
+def labeler_of(run: Run, device: str = "cpu") -> Labeler:
+    """The best model of a run, on `device`.
 
     Raises:
         InputError: if the folder does not hold a whole run of the label job.
     """
     lexicon, state = Lexicon.open(run.folder / "lexicon"), run.load_model()
     expect("rows" in state, str(run.folder), "a run on labels", "another", "name another folder")
-    return Labeler(lexicon, state["rows"])
+    return Labeler(lexicon, state["rows"].to(device))
 
 
 def judge(labeler: Labeler, data: LabelData) -> dict[str, float]:
@@ -205,7 +206,7 @@ def judge(labeler: Labeler, data: LabelData) -> dict[str, float]:
     k = min(5, len(data.labels))
     _, top = labeler.rank(test.texts.all(), k, test.drop)
     inverse = metrics.inverse_propensity(data.train.labels)
-    return metrics.evaluate(top, test.labels, inverse, ks=[x for x in (1, 3, 5) if x <= k])
+    return metrics.evaluate(top.cpu(), test.labels, inverse, ks=[x for x in (1, 3, 5) if x <= k])
 
 
 def cluster(settings: Cluster) -> dict[str, Any]:
@@ -220,26 +221,27 @@ def cluster(settings: Cluster) -> dict[str, Any]:
     expect_positive("dim", settings.dim)
     data = load(settings.source)
     if settings.run is not None:
-        labeler = labeler_of(Run.open(settings.run))
+        labeler = labeler_of(Run.open(settings.run), settings.device)
         bags = labeler.lexicon.vocabulary.bags(data.train.texts.all())
     else:
         prepared = prepare(data, 0.0, settings.seed)
         bags = prepared.bags
         everything = bags.stack(prepared.lexicon.label_bags)
         rows = random_rows(everything, settings.dim, settings.seed)
-        labeler = Labeler(prepared.lexicon, rows)
+        labeler = Labeler(prepared.lexicon, rows.to(settings.device))
     points = embed(bags, labeler.rows)
     n = len(points)
     clustered = ClusterBatchSampler(n, settings.batch_size, settings.cluster_size, settings.seed)
     begin = time.monotonic()
     clustered.refresh(points)
     seconds = time.monotonic() - begin
+    truth = data.train.labels.to(settings.device)
     recall = partial(
         hard_negative_recall,
         points,
         labeler.label_embeddings,
-        data.train.labels,
-        shortlist=ShortlistSampler(data.train.labels),
+        truth,
+        shortlist=ShortlistSampler(truth),
         sample=settings.sample,
         seed=settings.seed,
     )

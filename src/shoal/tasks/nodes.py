@@ -16,6 +16,7 @@ from shoal.data import nodes as readers
 from shoal.data.nodes import NodeData
 from shoal.fetch.loader import Loader
 from shoal.fetch.unified import UnifiedTensor
+from shoal.job import Job
 from shoal.models.sage import Sage, full_graph
 from shoal.objectives import Objective, node_cross_entropy
 from shoal.run import Run
@@ -23,7 +24,7 @@ from shoal.sample.expand import NeighborSampler
 from shoal.sample.seeds import RandomBatchSampler
 from shoal.settings import Train
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
-from shoal.train import Job, fit
+from shoal.train import fit
 
 # Usual for GraphSAGE on graphs of this size; not tuned.
 BATCH_SIZE, LEARNING_RATE, EPOCHS = 512, 3e-3, 10

@@ -44,7 +44,7 @@ def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
     if is_graph(source):
         test = nodes.judge(run, source)
     else:
-        labeler, loaded = labels.labeler_of(run), load(source)
+        labeler, loaded = labels.labeler_of(run, settings.device), load(source)
         same = loaded.labels.uids == labeler.lexicon.labels.uids
         expect(same, source, "the labels of the run", "others", "evaluate on its own data")
         test = labels.judge(labeler, loaded)
@@ -61,7 +61,7 @@ def predict(settings: asked.Predict) -> dict[str, Any]:
     Raises:
         InputError: if the run is not whole, or the file is missing or damaged.
     """
-    labeler = labels.labeler_of(Run.open(settings.run))
+    labeler = labels.labeler_of(Run.open(settings.run), settings.device)
     texts = list(_read_texts(settings.texts))
     found = _predictions(labeler, texts, settings.k)
     if settings.out is not None:
@@ -81,7 +81,7 @@ def query(settings: asked.Query) -> dict[str, Any]:
         InputError: if there is no run, or no word of the text is known.
     """
     run = Run.open(settings.run or newest_run(Path("runs")))
-    labeler = labels.labeler_of(run)
+    labeler = labels.labeler_of(run, settings.device)
     return {"text": settings.text, "labels": answer(labeler, settings.text, settings.k)}
 
 
