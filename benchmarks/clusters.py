@@ -10,37 +10,30 @@ OPENBLAS_NUM_THREADS=1, or numpy's own threads fight the pool's.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from shoal.data import load
+from shoal.models.labeler import embed
+from shoal.models.vocabulary import random_rows
 from shoal.sample.clusters import balanced_clusters
+from shoal.tasks.labels import prepare
 
 SIZE = 64
 
 
-def embed(texts: Sequence[str], d: int = 256) -> Tensor:
-    """Tf-idf rows through a random projection, at unit length."""
-    vocabulary: dict[str, int] = {}
-    words = [re.findall(r"\w+", text.lower()) for text in texts]
-    ids = torch.tensor([vocabulary.setdefault(w, len(vocabulary)) for ws in words for w in ws])
-    row = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(ws) for ws in words]))
-    pairs = torch.unique(row * len(vocabulary) + ids) % len(vocabulary)
-    idf = (len(texts) / torch.bincount(pairs).float()).log()
-    token = torch.randn(len(vocabulary), d, generator=torch.Generator().manual_seed(0))
-    rows = torch.zeros(len(texts), d).index_add_(0, row, (token * idf.unsqueeze(1))[ids])
-    return torch.nn.functional.normalize(rows, dim=1)
+def untrained_rows(source: str) -> Tensor:
+    """Embeddings of a data set's training points before any training: tf-idf, projected."""
+    prepared = prepare(load(source), 0.0, seed=0)
+    return embed(prepared.bags, random_rows(prepared.bags, 256, seed=0))
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -113,23 +106,15 @@ def measure(rows: Tensor, repeats: int, threads: int) -> dict[str, dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    folder = os.environ.get("SHOAL_DATA")
-    default = Path(folder) / "wordnet-related/trn.json.gz" if folder else None
-    text = "JSON lines of title and content, gzipped; default: under $SHOAL_DATA"
-    parser.add_argument("--data", type=Path, default=default, help=text)
+    parser.add_argument("--data", default="wordnet", help="a data set of texts and labels")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="10,000 rows, one repeat")
     args = parser.parse_args()
-    if args.data is None or not args.data.is_file():
-        parser.error(
-            f"--data: expected a file of texts, got {args.data}; name one or set SHOAL_DATA"
-        )
-    with gzip.open(args.data, "rt", encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
-    texts = [f"{r['title']} {r['content']}" for r in records]
     torch.set_num_threads(args.threads)
-    rows = embed(texts[:10_000] if args.quick else texts)
+    rows = untrained_rows(args.data)
+    if args.quick:
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:10_000]]
     result = measure(rows, 1 if args.quick else args.repeats, args.threads)
     rival, same, _ = result.values()
     for name, r in result.items():

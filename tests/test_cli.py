@@ -190,7 +190,7 @@ BAD: dict[str, list[str]] = {
     "hidden 0": [*NODES_TRAIN, "--hidden", "0"],
     "dropout 1": [*NODES_TRAIN, "--dropout", "1"],
     "option of nodes for labels": [*SMALL_TRAIN, "--fanouts", "3", "2"],
-    "option of labels for nodes": [*NODES_TRAIN, "--temperature", "0.1"],
+    "option of labels for nodes": [*NODES_TRAIN, "--temperature", "0.2"],
     "out below a file": [*SMALL_TRAIN, "--out", "texts.txt/sub"],
     "out is a file": [*SMALL_TRAIN, "--out", "texts.txt"],
     "out is taken": [*SMALL_TRAIN, "--out", "runs/a"],
