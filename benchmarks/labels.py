@@ -2,7 +2,7 @@
 
 Both systems are the same encoder, loss, learning rate and number of steps; only who is in the batch
 differs. With --half, NGAME is run again with half of the steps, to see whether it reaches what
-random batches reach with all of them. The curves are measured on the test points, which choose nothing.
+random batches reach with all of them. Curves are measured on the test points, which choose nothing.
 
     python benchmarks/labels.py --out docs/results/labels.jsonl
 """
