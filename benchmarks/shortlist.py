@@ -29,11 +29,12 @@ def main() -> None:
     parser.add_argument("--source", default="wordnet", help="a data set of texts and labels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=60, help="a round")
+    parser.add_argument("--positives", type=int, default=2, help="a point; 2 as in shoal train")
     parser.add_argument("--quick", action="store_true", help="one round of ten steps")
     asked = parser.parse_args()
     if asked.quick:
         asked.rounds, asked.steps = 1, 10
-    settings = Train(source=asked.source, valid=0.0)
+    settings = Train(source=asked.source, valid=0.0, positives=asked.positives)
     job = make_job(prepare(load(asked.source), 0.0, seed=0), settings)
     assert job.refresh is not None
     begin = time.perf_counter()
@@ -46,6 +47,7 @@ def main() -> None:
     batch = next(iter(job.loader.batch_sampler))
     epoch = wall * len(job.loader)
     result = {
+        "positives": asked.positives,
         "documents_per_second": round(len(batch) / wall),
         "step_ms": round(1000 * wall, 1),
         "step_cpu_ms": round(1000 * cpu, 1),
