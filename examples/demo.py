@@ -28,7 +28,7 @@ COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5", "R@5")
 def main() -> None:
     """Train, compare, query."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1000, help="of each of the two runs")
+    parser.add_argument("--steps", type=int, default=500, help="of each of the two runs")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the two runs")
     parser.add_argument("--source", default="wordnet", help="another data set of texts and labels")
     parser.add_argument("--seed", type=int, default=0)

@@ -46,7 +46,7 @@ class Train(Common):
     steps: int | None = None
     """Stop after so many optimizer steps."""
     epochs: int | None = None
-    """Stop after so many passes over the points; without any limit 12 (labels) or 10 (nodes)."""
+    """Stop after so many passes over the points; without any limit 6 (labels) or 10 (nodes)."""
     minutes: float | None = None
     """Stop after so many minutes of training."""
     patience: int | None = None
