@@ -56,7 +56,7 @@ class Train(Common):
     batch_size: int | None = None
     """Points a batch: 1024 for labels, 512 for nodes."""
     lr: float | None = None
-    """Peak learning rate: 0.1 for labels, 0.003 for nodes."""
+    """Peak learning rate: 0.1 for labels, 0.03 for nodes."""
     clip: float | None = None
     """Upper bound of the gradient's norm; none by default."""
     accumulate: int = 1
