@@ -26,7 +26,7 @@ from shoal.settings import Train
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
 from shoal.train import fit
 
-# The learning rate by validation on the WordNet graph (docs/LOG.md): rows of length one want a large one.
+# The rate by validation on the WordNet graph (docs/LOG.md): rows of length one want it large.
 BATCH_SIZE, LEARNING_RATE, EPOCHS = 512, 0.03, 10
 # wider features are projected at random to this width, which keeps their cosines within 1/√d
 WIDTH = 256
