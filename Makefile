@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: setup demo test test-slow test-gpu test-lowest lint bench docs clean
+.PHONY: setup demo test test-slow test-gpu test-browser test-lowest lint bench docs clean
 
 setup: $(VENV)/ready
 
@@ -27,6 +27,13 @@ test-slow: setup ## checks that need outside data or minutes
 
 test-gpu: setup ## checks that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
+
+test-browser: setup ## the page of shoal serve in a real, headless Chromium
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { echo 'test-browser: expected chromium and chromedriver, got none;' \
+	    'apt-get install chromium chromium-driver' >&2; exit 1; }
+	$(BIN)/pip install --quiet --editable '.[dev,browser]' --constraint constraints/cpu.txt
+	$(BIN)/python -m pytest -q -m browser
 
 test-lowest: ## the suite at the lowest torch that pyproject.toml admits, in an environment of its own
 	$(PYTHON) -m venv .venv-lowest

@@ -29,7 +29,7 @@ from shoal.block import Batch
 from shoal.data import load
 from shoal.data.texts import LabelData
 from shoal.job import Budget
-from shoal.models.labeler import Labeler
+from shoal.models.labeler import BagRows, Labeler
 from shoal.settings import Train
 from shoal.tasks.labels import judge, make_job, prepare
 from shoal.train import fit
@@ -80,7 +80,7 @@ def curve(
 
     def measure(step: int) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
-        metrics = judge(Labeler(prepared.lexicon, table.as_subclass(Tensor)), data)
+        metrics = judge(Labeler(prepared.lexicon, BagRows(table.as_subclass(Tensor))), data)
         rows.append(
             {
                 "data": data.name,

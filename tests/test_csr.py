@@ -31,6 +31,15 @@ def test_transpose_is_dense_transpose_and_sorted(csr: Csr) -> None:
     assert bool((key.diff() >= 0).all())
 
 
+@pytest.mark.parametrize("n_cols", [2**15, 2**15 + 1])
+def test_transpose_around_the_narrowest_integers(n_cols: int) -> None:
+    """The highest column that int16 holds, and the first that it does not."""
+    columns = torch.tensor([n_cols - 1, 5, n_cols - 1, 32_000])
+    back = Csr(torch.tensor([0, 2, 4]), columns, n_cols).transpose()
+    rows = [back.take(torch.tensor([i]))[0].tolist() for i in (5, 32_000, n_cols - 1)]
+    assert rows == [[0], [1], [0, 1]]
+
+
 @given(csrs())
 def test_coalesce_sums_doubles(csr: Csr) -> None:
     """After coalesce() every (row, column) stands once; values are summed, plain entries kept."""

@@ -98,6 +98,15 @@ def test_what_does_not_exist_is_one_problem(tmp_path: Path, text: str, what: str
 def test_names_of_verbs_and_flags_are_the_commands_own() -> None:
     """Flags are read from the settings: underscores are dashes, positional ones are no flags."""
     verbs = check_docs.verbs()
-    assert set(verbs) == {"data", "cluster", "train", "evaluate", "predict", "query"}
+    assert set(verbs) == {
+        "data",
+        "convert",
+        "cluster",
+        "train",
+        "evaluate",
+        "predict",
+        "query",
+        "serve",
+    }
     assert {"--json", "--device", "--batch-size"} <= verbs["train"]
     assert "--source" not in verbs["train"] and "--source" in verbs["evaluate"]

@@ -32,7 +32,28 @@ def test_demo(
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]
     table, *answers = said[0].split("\n\n")
-    assert [line.split()[0] for line in table.splitlines()] == ["batches", "random", "ngame"]
+    first = [line.split()[0] for line in table.splitlines()]
+    assert first == ["batches", "random", "ngame", "fused"]
     assert len(answers) == 3 and all(len(answer.strip().splitlines()) == 4 for answer in answers)
     for batches in ("random", "ngame"):
         assert Run.open(tmp_path / f"demo-{batches}").load_last()["progress"]["step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of packages that are not ours
+@pytest.mark.parametrize("name", ["sentence_transformers", "transformers", "lightning"])
+def test_a_foreign_trainer(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two epochs in another library's trainer more than double P@1."""
+    pytest.importorskip(name, reason=f"needs {name}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = [] if name == "lightning" else ["--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["", "--epochs", "2", *words])
+    runpy.run_path(str(EXAMPLES / f"with_{name}.py"), run_name="__main__")
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("P@1")]
+    _, before, _, after = line.split()
+    assert float(after) > 2 * float(before) > 0

@@ -20,7 +20,7 @@ ROOT = Path(shoal.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 STAGES = ("sample", "fetch", "curvature")
 NOUNS = ("_checks", "csr", "block")
-ON_TOP = ("tasks", "train", "report", "cli")
+ON_TOP = ("tasks", "train", "report", "serve", "cli")
 CORE = ("torch", "numpy", "safetensors", "tokenizers", "jaxtyping", "tqdm", "tyro")
 
 

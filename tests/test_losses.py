@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.func import grad, hessian, jvp
 
 from shoal._checks import InputError
 from shoal.block import Block
@@ -66,21 +67,21 @@ def test_gradient_pulls_positives_and_pushes_negatives(loss) -> None:
     """No known positive has a positive gradient, some negative does; all gradients are finite."""
     scores = _scores().requires_grad_()
     block = _block(POSITIVES, 5)
-    (grad,) = torch.autograd.grad(loss(scores, block), scores)
-    assert bool(grad.isfinite().all()) and float(grad.abs().max()) > 0
-    assert bool((grad[block.mask()] <= 0).all())
-    assert float(grad[~block.mask()].max()) > 0
-    assert torch.equal(grad[2], torch.zeros(5, dtype=torch.float64))
+    (slope,) = torch.autograd.grad(loss(scores, block), scores)
+    assert bool(slope.isfinite().all()) and float(slope.abs().max()) > 0
+    assert bool((slope[block.mask()] <= 0).all())
+    assert float(slope[~block.mask()].max()) > 0
+    assert torch.equal(slope[2], torch.zeros(5, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("loss", [decoupled_softmax, hardest_triplets])
 def test_degenerate_blocks_stay_finite(loss) -> None:
-    """Only positives, or none at all: loss and gradient are 0, not NaN."""
-    for rows in ([[0, 1], [0, 1]], [[], []]):
-        scores = torch.zeros(2, 2, requires_grad=True)
-        value = loss(scores, _block(rows, 2))
-        (grad,) = torch.autograd.grad(value, scores)
-        assert value.item() == 0 and torch.equal(grad, torch.zeros(2, 2))
+    """Only positives, none at all, or no labels: loss and gradient are 0, not NaN."""
+    for rows, n in (([[0, 1], [0, 1]], 2), ([[], []], 2), ([[], []], 0)):
+        scores = torch.zeros(2, n, requires_grad=True)
+        value = loss(scores, _block(rows, n))
+        (slope,) = torch.autograd.grad(value, scores)
+        assert value.item() == 0 and torch.equal(slope, torch.zeros(2, n))
 
 
 def test_softmax_differentiates_twice() -> None:
@@ -89,6 +90,38 @@ def test_softmax_differentiates_twice() -> None:
     assert torch.autograd.gradgradcheck(
         lambda s: decoupled_softmax(s, block, 1.0), _scores().requires_grad_()
     )
+
+
+def _softmax_by_torch(scores: torch.Tensor, block: Block, tau: float) -> torch.Tensor:
+    """The formula in operations of torch alone; one row of losses a positive."""
+    rows, columns = block.csr.row_ids(), block.indices
+    negatives = (scores / tau).masked_fill(block.mask(), -torch.inf).logsumexp(1)
+    losses = torch.log1p((negatives[rows] - scores[rows, columns] / tau).exp())
+    means = [losses[rows == row].mean() for row in rows.unique()]
+    return torch.stack(means).mean()
+
+
+def test_softmax_has_the_derivatives_of_the_formula() -> None:
+    """Gradient, forward mode, jvp of the gradient, gradient of the jvp, Hessian."""
+    block = _block([[0, 2], [1], [], [3, 0, 2], [4, 4]], 5)
+    draw = torch.Generator().manual_seed(0)
+    scores, direction = torch.randn(2, 5, 5, dtype=torch.float64, generator=draw)
+
+    def derivatives(loss) -> list[torch.Tensor]:
+        def value(x: torch.Tensor) -> torch.Tensor:
+            return loss(x, block, 0.3)
+
+        def along(x: torch.Tensor) -> torch.Tensor:
+            return jvp(value, (x,), (direction,))[1]
+
+        pair = jvp(grad(value), (scores,), (direction,))
+        return [*pair, along(scores), grad(along)(scores), hessian(value)(scores)]
+
+    for ours, theirs in zip(
+        derivatives(decoupled_softmax), derivatives(_softmax_by_torch), strict=True
+    ):
+        assert theirs.abs().max() > 0.01
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.usefixtures("unchecked")

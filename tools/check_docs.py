@@ -190,10 +190,12 @@ def verbs() -> dict[str, set[str]]:
 
     def flags(verb: type) -> set[str]:
         hints = typing.get_type_hints(verb, include_extras=True)
-        names = [field.name for field in dataclasses.fields(verb)]
-        marks = {name: getattr(hints[name], "__metadata__", ()) for name in names}
-        named = [name for name in names if tyro.conf.Positional not in marks[name]]
-        return {f"--{name.replace('_', '-')}" for name in named}
+        fields = {field.name: field.default for field in dataclasses.fields(verb)}
+        marks = {name: getattr(hints[name], "__metadata__", ()) for name in fields}
+        named = [name for name in fields if tyro.conf.Positional not in marks[name]]
+        # a flag says the opposite of its default
+        no = {name: "no-" if fields[name] is True else "" for name in named}
+        return {f"--{no[name]}{name.replace('_', '-')}" for name in named}
 
     return {verb.__name__.lower(): flags(verb) for verb in settings.Common.__subclasses__()}
 

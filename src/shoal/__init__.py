@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shoal.models.bag import BagEncoder as BagEncoder
     from shoal.models.labeler import Labeler as Labeler
     from shoal.models.sage import Sage as Sage
+    from shoal.models.transformer import TransformerEncoder as TransformerEncoder
     from shoal.objectives import Objective as Objective
     from shoal.objectives import in_batch as in_batch
     from shoal.objectives import node_cross_entropy as node_cross_entropy
@@ -67,6 +68,7 @@ _HOMES = {
     "RowSGD": "fetch.update",
     # the joint, and one step
     "BagEncoder": "models.bag",
+    "TransformerEncoder": "models.transformer",
     "Sage": "models.sage",
     "Objective": "objectives",
     "in_batch": "objectives",

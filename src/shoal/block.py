@@ -9,6 +9,7 @@ the rows gathered for the first block's ``src``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -42,6 +43,11 @@ class Block:
     def csr(self) -> Csr:
         """The hop as a matrix ``[b, s]``."""
         return Csr(self.indptr, self.indices, self.src.numel())
+
+    @cached_property
+    def back(self) -> Csr:
+        """The transpose of :attr:`csr`, ``[s, b]``, as its gradient needs it; computed once."""
+        return self.csr.transpose()
 
     @property
     def edge_index(self) -> Int[Tensor, "2 e"]:

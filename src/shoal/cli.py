@@ -21,11 +21,13 @@ from shoal.data import is_graph
 
 _VERBS = (
     asked.Data,
+    asked.Convert,
     asked.Cluster,
     asked.Train,
     asked.Evaluate,
     asked.Predict,
     asked.Query,
+    asked.Serve,
 )
 # typing's Union (not ``|``) and a help text of its own keep tyro from importing a type checker and
 # from reading its own source: two fifths of the time that --help takes.
@@ -97,15 +99,19 @@ def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
         from shoal.tasks import nodes
 
         return nodes.train
+    from shoal.data.formats import convert
+    from shoal.serve import server
     from shoal.tasks import labels, use
 
     functions: dict[type, Callable[[Any], dict[str, Any]]] = {
         asked.Data: use.data,
+        asked.Convert: lambda verb: convert(verb.source, verb.out, verb.to, verb.encoding),
         asked.Cluster: labels.cluster,
         asked.Train: labels.train,
         asked.Evaluate: use.evaluate,
         asked.Predict: use.predict,
         asked.Query: use.query,
+        asked.Serve: server.serve,
     }
     return functions[type(verb)]
 

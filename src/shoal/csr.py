@@ -10,7 +10,7 @@ edge features find their place.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -234,9 +234,9 @@ class Csr:
 
     def transpose(self) -> Csr:
         """Columns as rows: from the labels of points to the points of labels; rows come sorted."""
-        order = torch.argsort(self.indices, stable=True)
+        order = torch.argsort(_narrow(self.indices, self.n_cols), stable=True)
         indptr = _indptr(torch.bincount(self.indices, minlength=self.n_cols))
-        rows = self.row_ids()[order].to(self.indices.dtype)
+        rows = self.row_ids().index_select(0, order).to(self.indices.dtype)
         return Csr(indptr, rows, self.n_rows, None if self.values is None else self.values[order])
 
     def coalesce(self) -> Csr:
@@ -271,6 +271,26 @@ class Csr:
             else torch.cat([self.values, below.values]),
         )
 
+    def beside(self, other: Csr) -> Csr:
+        """Each row's entries, then those of the same row of `other`; values are left out.
+
+        Raises:
+            InputError: if shapes differ.
+
+        Example:
+            >>> one, other = (Csr.from_lists(x, n_cols=3) for x in ([[0], [1, 2]], [[2], []]))
+            >>> one.beside(other).take(torch.tensor([0, 1]))
+            (tensor([0, 2, 1, 2]), tensor([0, 2, 4]))
+        """
+        same = self.shape == other.shape
+        expect(same, "other", f"a Csr of {self.shape}", other.shape, "give both the same shape")
+        indptr = self.indptr + other.indptr
+        at = torch.arange(self.nnz, device=self.device) + other.indptr[self.row_ids()]
+        behind = torch.arange(other.nnz, device=self.device) + self.indptr[1:][other.row_ids()]
+        indices = self.indices.new_empty(self.nnz + other.nnz)
+        indices[at], indices[behind] = self.indices, other.indices.to(indices.dtype)
+        return Csr(indptr, indices, self.n_cols)
+
     def with_values(self, values: Shaped[Tensor, " e"] | None) -> Csr:
         """The same entries with other values."""
         return replace(self, values=values)
@@ -297,6 +317,16 @@ class Csr:
         return csr_matrix(arrays, shape=self.shape)
 
     # -- files -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint."""
+        parts = {"indptr": self.indptr, "indices": self.indices, "values": self.values}
+        return parts | {"n_cols": self.n_cols}
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any]) -> Csr:
+        """What :meth:`state_dict` gave."""
+        return Csr(**state)
 
     def save(self, folder: str | Path) -> None:
         """Write ``indptr.npy``, ``indices.npy``, perhaps ``values.npy``, and ``csr.json``."""
@@ -337,3 +367,12 @@ class Csr:
 def _indptr(lengths: Int[Tensor, " n"]) -> Int[Tensor, " n_plus_1"]:
     """Offsets from lengths: the running sum, with a zero in front."""
     return torch.nn.functional.pad(lengths.long().cumsum(0), (1, 0))
+
+
+def _narrow(ids: Int[Tensor, " e"], bound: int) -> Int[Tensor, " e"]:
+    """Ids below `bound` in the narrowest integers that hold them.
+
+    A stable sort of 50,000 int64 takes twice as long as of int32, five times as long as of int16.
+    """
+    fits = (kind for kind in (torch.int16, torch.int32) if bound - 1 <= torch.iinfo(kind).max)
+    return ids.to(next(fits, ids.dtype))

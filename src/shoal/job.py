@@ -78,6 +78,8 @@ class Job:
         accumulate: batches a step; their gradients are averaged.
         warmup: steps until the full learning rate.
         autocast: compute outputs and loss in bfloat16 where torch's autocast does.
+        chunk: rows of the model's output that hold activations at a time, by gradient caching
+            (:func:`~shoal.gradients.gradient_of`); None for all.
         seed: of dropout and the like; the caller's random state is left as it was.
         refresh: called with the epoch before its first batch; returns facts for the record.
         observe: called with each batch and its outputs after the step.
@@ -93,6 +95,7 @@ class Job:
     accumulate: int = 1
     warmup: int = 50
     autocast: bool = False
+    chunk: int | None = None
     seed: int = 0
     refresh: Callable[[int], dict[str, Any]] | None = None
     observe: Callable[[Batch, Tensor], None] | None = None
@@ -108,6 +111,7 @@ class Job:
         """
         expect_positive("accumulate", self.accumulate)
         expect_positive("evaluate_every", self.evaluate_every)
+        expect_positive("chunk", self.chunk) if self.chunk is not None else None
         expect(self.warmup >= 0, "warmup", "at least 0 steps", self.warmup, "raise it")
         good = self.clip is None or self.clip > 0
         expect(good, "clip", "a norm above 0", self.clip, "raise it or leave it out")

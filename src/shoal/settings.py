@@ -34,6 +34,23 @@ class Data(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Convert(Common):
+    """Write a data set in another format, and say what that format cannot hold."""
+
+    source: Source
+    """wordnet, or a folder or file in any format that docs/formats.md names."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The file or folder to make."""
+    to: Literal[
+        "xc", "npz", "pecos", "text2text", "beir", "attentionxml", "annif", "bow",
+        "csv", "tsv", "jsonl", "parquet",
+    ]  # fmt: skip
+    """The format; parquet needs the extra of that name."""
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    """Of the source's texts; what is written is UTF-8."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train(Common):
     """Train on a data set: an encoder of texts and labels, or GraphSAGE on a graph."""
 
@@ -54,9 +71,9 @@ class Train(Common):
     seed: int = 0
     """Of everything random."""
     batch_size: int | None = None
-    """Points a batch: 1024 for labels, 512 for nodes."""
+    """Points a batch: 1024 for labels (256 with a transformer), 512 for nodes."""
     lr: float | None = None
-    """Peak learning rate: 0.1 for labels, 0.03 for nodes."""
+    """Peak learning rate: 0.1 for labels (2e-4 with a transformer), 0.03 for nodes."""
     clip: float | None = None
     """Upper bound of the gradient's norm; none by default."""
     accumulate: int = 1
@@ -80,14 +97,34 @@ class Train(Common):
     """Labels: epochs of random batches before the first clustering."""
     bank: bool = False
     """Labels: cluster embeddings that training steps left behind instead of encoding anew."""
+    encoder: str = "bag"
+    """Labels: bag, or a Hugging Face encoder by its folder or its name on the hub."""
     dim: int = 256
-    """Labels: width of the embeddings."""
+    """Labels: width of a bag's embeddings; a transformer has its own."""
+    roles: bool = True
+    """Labels: give a word one row wherever it stands: title or content, text or label."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """Labels: a transformer's vector is the mean over its tokens, or the first one."""
+    max_length: int = 128
+    """Labels: tokens of a text that a transformer reads, special ones included."""
+    label_encoder: Literal["shared", "separate"] = "shared"
+    """Labels: one transformer for texts and labels, or two that begin alike."""
+    lora: int | None = None
+    """Labels: train low-rank adapters of this rank and leave the transformer's weights."""
+    gradient_checkpointing: bool = False
+    """Labels: recompute a transformer's activations instead of keeping them."""
+    chunk: int | None = None
+    """Labels: texts encoded at a time, by gradient caching; a batch at once by default."""
     positives: int = 2
     """Labels: positives a point that enter the shortlist."""
     loss: Literal["softmax", "triplet"] = "softmax"
     """Labels: decoupled softmax, or NGAME's triplets with the hardest negatives."""
     temperature: float = 0.1
     """Labels: of the softmax."""
+    rank: Literal["fused", "encoder"] = "fused"
+    """Labels: weigh all evidence on the points held out, or rank by the encoder alone."""
+    words: bool = True
+    """Labels: leave matching words, and the points that share them, out of the evidence."""
 
     fanouts: tuple[int, ...] = (15, 10)
     """Nodes: neighbors drawn a node, one number a layer, the seeds' own first."""
@@ -151,3 +188,39 @@ class Query(Common):
     """Folder of a run; the newest one under runs/ by default."""
     k: int = 5
     """How many labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request may ask of a service, and all of them together."""
+
+    max_body: int = 2**20
+    """Bytes a request."""
+    max_texts: int = 256
+    """Texts a request."""
+    max_characters: int = 10_000
+    """Characters a text."""
+    max_k: int = 100
+    """Labels a text."""
+    max_batch: int = 64
+    """Texts predicted together."""
+    max_wait_ms: float = 2.0
+    """Milliseconds that a text waits for others to be predicted with."""
+    max_waiting: int = 1024
+    """Texts that may wait at a time; requests beyond are told to come again."""
+    max_connections: int = 512
+    """Connections at a time; those beyond are told to come again."""
+    timeout: float = 30.0
+    """Seconds within which a request has come and is answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Limits, Common):
+    """Answer over HTTP, with a page to try it: labels of texts by a run on labels."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    host: str = "127.0.0.1"
+    """Address to serve at; 0.0.0.0 lets other machines in, and there is no password."""
+    port: int = 8000
+    """Port to serve at; 0 takes any that is free and says which."""

@@ -119,7 +119,8 @@ class _Loop:
     def _step(self, batches: Sequence[Batch]) -> None:
         job = self.job
         self._set_lr(self._factor())
-        gradient = gradient_of(job.objective, batches, job.table is not None, job.autocast)
+        learns = job.table is not None
+        gradient = gradient_of(job.objective, batches, learns, job.autocast, job.chunk)
         self.progress.loss = gradient.loss
         self._refuse_divergence()
         gradient.clip_(job.clip)

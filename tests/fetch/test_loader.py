@@ -82,6 +82,35 @@ def test_depth_and_threads_change_nothing() -> None:
     assert loader_threads() == []
 
 
+def test_threads_of_torch_are_shared_and_given_back() -> None:
+    """A worker has one half of torch's threads, the step keeps its count, and so does torch."""
+    counts: set[int] = set()
+
+    def counting(seeds: Tensor, generator: torch.Generator) -> list[Block]:
+        counts.add(torch.get_num_threads())
+        return three_random_rows(seeds, generator)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        numbered = [numbers(batch) for batch in Loader(Shuffled(), counting, ROWS, TARGET, seed=3)]
+        assert (counts, torch.get_num_threads()) == ({2}, 4)
+    finally:
+        torch.set_num_threads(before)
+    assert numbered == stream(loader(), epochs=1)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_the_transpose_comes_with_rows_that_learn(prefetch: int) -> None:
+    """It is made with the batch, not in the step; rows without a gradient need none."""
+    learning = UnifiedTensor.of(ROWS.clone(), RowAdam(0.1))
+    for table, made in ((learning, True), (ROWS, False)):
+        for batch in Loader(Shuffled(), three_random_rows, table, seed=3, prefetch=prefetch):
+            (block,) = batch.blocks
+            assert ("back" in vars(block)) == made
+            assert torch.equal(block.back.to_dense(), block.csr.to_dense().T)
+
+
 @pytest.mark.parametrize("prefetch", [0, 3])
 def test_resume_at_any_midpoint_and_into_the_next_epoch(prefetch: int) -> None:
     """After any number of batches, a fresh loader with the state yields the rest, then epoch 1."""

@@ -136,6 +136,23 @@ def test_order_doubles_pieces_and_widths_do_not_matter(
 
 
 @pytest.mark.parametrize("make", MAKERS)
+def test_the_number_of_threads_does_not_matter(
+    make: Callable[[], RowOptimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread or three, pieces of rows of odd width: the same bits."""
+    monkeypatch.setattr(update, "_PIECE_BYTES", 16 * 7 * 4)
+    count, tables = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        table, optimizer = start(400, 7).float(), make()
+        for ids, grad in steps(400, 7, dtype=torch.float32):
+            optimizer.step(table, ids, grad)
+        tables.append(table)
+    torch.set_num_threads(count)
+    assert torch.equal(*tables) and not torch.equal(tables[0], start(400, 7).float())
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_resume_is_bit_equal(make: Callable[[], RowOptimizer]) -> None:
     """A fresh optimizer that loads a state continues as the one that saved it."""
     table, optimizer = start(), make()

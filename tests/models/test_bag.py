@@ -1,13 +1,15 @@
-"""matmul over a Csr: equal to the dense product, and linear through every kind of derivative."""
+"""matmul over a Csr and unit rows: equal to torch's own, through every kind of derivative."""
 
 from __future__ import annotations
 
 import torch
 from hypothesis import given
 from torch.func import grad, hessian, jvp, vjp
+from torch.nn.functional import normalize
 
+from shoal.block import Block
 from shoal.csr import Csr
-from shoal.models.bag import matmul
+from shoal.models.bag import BagEncoder, matmul, unit
 from tests.strategies import csrs
 
 
@@ -55,3 +57,40 @@ def test_func_transforms_agree_with_dense() -> None:
     torch.testing.assert_close(product, expected)
     back = vjp(lambda x: matmul(matrix, x), rows)[1](torch.ones(4, 3, dtype=torch.float64))[0]
     torch.testing.assert_close(back, dense.T @ torch.ones(4, 3, dtype=torch.float64))
+
+
+def test_the_encoder_is_the_dense_formula() -> None:
+    """Normalized sums and their gradient, from a block that knows its transpose."""
+    matrix, rows = _case()
+    ids = torch.arange(4)
+    block = Block(ids, ids, matrix.indptr, matrix.indices, matrix.indices)
+    weight = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    dense = matrix.to_dense().double()
+    for _ in range(2):  # the second time the transpose is there already
+        ours = grad(lambda x: (BagEncoder()([block], x) * weight).sum())(rows)
+        theirs = grad(lambda x: (normalize(dense @ x, dim=1) * weight).sum())(rows)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_unit_is_normalize() -> None:
+    """Values and gradient of torch's normalize, for zeros and for rows too short to scale too."""
+    rows = _case()[1]
+    rows[1], rows[2] = 0, rows[2] * 1e-14
+
+    def cubes(scaled: torch.Tensor) -> torch.Tensor:
+        return (scaled**3).sum()
+
+    torch.testing.assert_close(unit(rows), normalize(rows, dim=1))
+    ours, theirs = grad(lambda x: cubes(unit(x)))(rows), grad(lambda x: cubes(normalize(x)))(rows)
+    assert theirs.abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_unit_differentiates_in_every_mode() -> None:
+    """Numeric differences confirm both orders; the Hessian is that of torch's normalize."""
+    rows = _case()[1].requires_grad_()
+    assert torch.autograd.gradcheck(unit, rows, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(unit, rows, check_fwd_over_rev=True)
+    ours, theirs = (hessian(lambda x, f=f: (f(x) ** 3).sum())(rows) for f in (unit, normalize))
+    assert theirs.abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from shoal._checks import InputError
 from shoal.csr import Csr
 from shoal.data.texts import Texts
-from shoal.models.labeler import Labeler, Lexicon, embed
+from shoal.models.labeler import BagRows, Labeler, Lexicon, embed
 from shoal.models.vocabulary import learn, random_rows
 from tests.strategies import csrs
 
@@ -26,7 +26,7 @@ def labeler() -> Labeler:
     vocabulary = learn(TITLES * 2, n_pieces=60)
     bags = vocabulary.bags(TITLES)
     lexicon = Lexicon(vocabulary, Texts(list("abcde"), TITLES, [""] * 5), bags)
-    return Labeler(lexicon, random_rows(bags, 64, seed=0))
+    return Labeler(lexicon, BagRows(random_rows(bags, 64, seed=0)))
 
 
 @given(csrs(min_cols=1))
@@ -59,13 +59,13 @@ def test_a_labels_own_text_is_nearest_to_it(labeler: Labeler) -> None:
 def test_dropped_pairs_are_not_predicted(labeler: Labeler) -> None:
     """A pair in `drop` never appears; a text whose labels run out has fewer predictions."""
     drop = Csr.from_lists([[0], [0, 1, 2, 3]], n_cols=5)
-    _, top = labeler.rank(TITLES[:2], 3, drop)
+    _, top = labeler.rank(Texts.of(TITLES[:2]), 3, drop)
     assert 0 not in top[0].tolist() and top[1].tolist() == [4, -1, -1]
 
 
 def test_texts_without_words(labeler: Labeler) -> None:
     """Nothing known is the zero vector and scores zero everywhere; no text gives no row."""
-    assert labeler.encode(["?!", ""]).abs().sum() == 0
+    assert labeler.encode(Texts.of(["?!", ""])).abs().sum() == 0
     assert {found.score for found in labeler.predict(["?!"], k=5)[0]} == {0.0}
     assert labeler.predict([], k=2) == []
 
@@ -73,7 +73,7 @@ def test_texts_without_words(labeler: Labeler) -> None:
 def test_lexicon_round_trip(labeler: Labeler, tmp_path: Path) -> None:
     """What save() wrote, open() reads: the same bags, labels and predictions."""
     labeler.lexicon.save(tmp_path / "lexicon")
-    again = Labeler(Lexicon.open(tmp_path / "lexicon"), labeler.rows)
+    again = Labeler(Lexicon.open(tmp_path / "lexicon"), labeler.encoder)
     assert again.predict(TITLES) == labeler.predict(TITLES)
     assert vars(again.lexicon.labels) == vars(labeler.lexicon.labels)
 
@@ -101,7 +101,10 @@ def test_bad_arguments_are_refused(labeler: Labeler) -> None:
     for k in (0, 6):
         with pytest.raises(InputError, match="k: expected"):
             labeler.predict(["red"], k)
+    rows = torch.ones(len(labeler.lexicon.vocabulary), 3)
     with pytest.raises(InputError, match="rows: expected"):
-        Labeler(labeler.lexicon, labeler.rows[1:])
+        BagRows(rows.flatten())
+    with pytest.raises(InputError, match="encoder: expected one of"):
+        Labeler(labeler.lexicon, BagRows(rows[1:]))
     with pytest.raises(InputError, match="finite rows"):
-        Labeler(labeler.lexicon, labeler.rows * float("nan")).predict(["red"], 1)
+        Labeler(labeler.lexicon, BagRows(rows * float("nan"))).predict(["red"], 1)

@@ -15,7 +15,7 @@ from shoal.data import xc
 from shoal.data.planted import planted_labels
 from shoal.data.texts import LabelData, Points, Texts, no_pairs
 from shoal.job import Budget
-from shoal.models.labeler import Labeler
+from shoal.models.labeler import BagRows, Labeler, embed
 from shoal.models.vocabulary import random_rows
 from shoal.run import Run
 from shoal.settings import Cluster, Train
@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
 def untrained(data: LabelData) -> dict[str, float]:
     """Metrics of the random projection of tf-idf that training starts from."""
     prepared = labels.prepare(data, 0.0, seed=0)
-    rows = random_rows(prepared.bags.stack(prepared.lexicon.label_bags), 32, seed=0)
-    return labels.judge(Labeler(prepared.lexicon, rows), data)
+    rows = random_rows(prepared.tokens, 32, seed=0)
+    return labels.judge(Labeler(prepared.lexicon, BagRows(rows)), data)
 
 
 @pytest.mark.parametrize("batches", ["ngame", "random"])
@@ -65,7 +65,7 @@ def test_batches_are_whole_clusters_of_the_rows_as_they_are() -> None:
     assert sampler.size == 1 and job.refresh is not None
     assert job.refresh(1) == {"cluster_size": 6} and sampler.size == 6
     assert job.table is not None
-    points = labels.embed(prepared.bags, job.table.as_subclass(Tensor))
+    points = embed(prepared.bags, job.table.as_subclass(Tensor))
     own = points[sampler.order.long()].view(40, 6, -1)
     inside = (own @ own.transpose(1, 2)).mean()
     assert inside > 2 * (points @ points.T).mean()
@@ -78,7 +78,7 @@ def test_bank_holds_what_the_steps_computed() -> None:
     fit(job, Budget(epochs=1))
     bank: Any = job.also["bank"]
     assert job.table is not None and bank.filled == 1.0
-    fresh = labels.embed(prepared.bags, job.table.as_subclass(Tensor))
+    fresh = embed(prepared.bags, job.table.as_subclass(Tensor))
     assert (bank.rows.float() * fresh).sum(1).mean() > 0.9
 
 

@@ -1,7 +1,7 @@
 """Data sets: what is shipped, what is read, what is planted.
 
-:func:`load` takes a name or a path; the readers behind it (`wordnet`, `xc`, `table`, `nodes`) are
-imported when they are needed.
+:func:`load` takes a name or a path and finds the format; the readers behind it are imported when
+they are needed.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shoal._checks import fail
-
 if TYPE_CHECKING:
     from shoal.data.texts import LabelData
-
-_TABLES = (".csv", ".tsv", ".jsonl")
 
 
 def is_graph(source: str) -> bool:
@@ -22,13 +18,14 @@ def is_graph(source: str) -> bool:
     return source == "wordnet-graph" or source.endswith(".npz")
 
 
-def load(source: str | Path) -> LabelData:
-    """Load a data set whose labels have texts.
+def load(source: str | Path, encoding: str = "utf-8") -> LabelData:
+    """Load a data set whose labels have texts, in whatever format it is found to be in.
 
     Args:
         source: ``"wordnet"`` for the shipped one (a folder of that name is ``"./wordnet"``), a
-            folder in the XC repository's format (:func:`shoal.data.xc.read`), or a ``.csv``,
-            ``.tsv`` or ``.jsonl`` file (:func:`shoal.data.table.read`, default arguments).
+            folder or a file in one of the formats of docs/formats.md, told by the folder's files or
+            the file's suffix. Tables are read by :func:`shoal.data.table.read` with its defaults.
+        encoding: of the source's texts; "latin-1" for old files, which accepts any bytes.
 
     Raises:
         InputError: if it is none of these, or what is read is damaged.
@@ -37,15 +34,6 @@ def load(source: str | Path) -> LabelData:
         from shoal.data import wordnet
 
         return wordnet.labels()
-    path = Path(source)
-    if path.is_dir():
-        from shoal.data import xc
+    from shoal.data import formats
 
-        return xc.read(path)
-    if path.is_file() and path.suffix in _TABLES:
-        from shoal.data import table
-
-        return table.read(path)
-    possible = f'"wordnet", a folder with trn.json.gz, or a file ending in {", ".join(_TABLES)}'
-    got = "another kind of file" if path.is_file() else "no such file or folder"
-    fail(str(source), possible, got, "name one of these")
+    return formats.load(Path(source), encoding)

@@ -1,22 +1,25 @@
 """Lines of a text file, plain or gzipped, one at a time, with the number that errors name.
 
 Every text reader of shoal's goes through :func:`lines`, so that a missing, truncated or foreign
-file ends in one message that says which file and which line.
+file ends in one message that says which file and which line; every writer through :func:`writer`.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import json
 import zlib
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from shoal._checks import expect_file, fail
+from shoal._checks import expect, expect_file, fail
 
 
 def lines(path: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
@@ -51,8 +54,10 @@ def lines(path: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]
                 yield number, text.removeprefix("\ufeff") if number == 1 else text
     except UnicodeDecodeError as error:
         bad = f"byte {error.object[error.start]:#04x} at position {error.start + 1}"
-        remedy = 'save the file as UTF-8, or pass encoding="latin-1"'
+        remedy = 'save the file as UTF-8, or pass encoding="latin-1" (shoal convert --encoding)'
         fail(f"{path}:{number}", f"{encoding} text", bad, remedy)
+    except LookupError as error:
+        fail("encoding", "a text encoding that Python knows", error, 'use "utf-8" or "latin-1"')
     except (EOFError, OSError, zlib.error) as error:
         got = f"{error} (after line {number})"
         fail(str(path), "a whole, readable file", got, "copy or download it again")
@@ -63,6 +68,76 @@ def _open(path: Path) -> io.BufferedReader:
         return path.open("rb")
     # A GzipFile cuts its lines in Python, a buffered reader around it in C: twice as fast.
     return io.BufferedReader(gzip.GzipFile(path), 1 << 18)  # pyright: ignore[reportArgumentType]
+
+
+def json_object(name: str, line: str) -> dict[str, Any]:
+    r"""The JSON object that a line holds.
+
+    Args:
+        name: file and line, for the message.
+        line: the text.
+
+    Raises:
+        InputError: if it is no object, or escapes half of a character (a lone surrogate), which no
+            tokenizer and no UTF-8 file takes.
+
+    Example:
+        >>> json_object("a.jsonl:1", '{"text": "t\\u00e9"}')
+        {'text': 'té'}
+    """
+    try:
+        record = json.loads(line)
+        if "\\ud" in line.lower():
+            json.dumps(record, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        fail(name, "a JSON object", f"{error} in {shorten(line)}", "correct the line")
+    expect(isinstance(record, dict), name, "a JSON object", shorten(line), "write one a line")
+    return record
+
+
+@contextmanager
+def writer(path: Path) -> Iterator[io.TextIOBase]:
+    """Open a UTF-8 file to write lines to, gzipped where its name ends in ``.gz``.
+
+    Its folder is made if need be. A gzip file carries neither name nor time, so that the same text
+    makes the same bytes.
+
+    Yields:
+        where to write the text.
+
+    Raises:
+        InputError: as :func:`saving`.
+    """
+    with saving(path) as raw:
+        if path.suffix != ".gz":
+            with io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as file:
+                yield file
+            return
+        with (
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+            io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file,  # pyright: ignore[reportArgumentType]
+        ):
+            yield file
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[io.BufferedWriter]:
+    """Open a file to write bytes to; its folder is made if need be.
+
+    Yields:
+        where to write the bytes.
+
+    Raises:
+        InputError: if the file cannot be written, or a text holds half of a character.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as raw:
+            yield raw
+    except OSError as error:
+        fail(str(path), "a place that can be written", error, "name another or free space")
+    except UnicodeEncodeError as error:
+        fail(str(path), "texts of whole characters", error, "mend the text")
 
 
 def shorten(text: object, width: int = 60) -> str:

@@ -9,21 +9,20 @@ retrieval", 1988).
 from __future__ import annotations
 
 import re
-import zipfile
 from array import array
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from shoal._checks import InputError, expect, expect_file, expect_finite, expect_ids, fail
+from shoal._checks import InputError, expect, expect_finite, expect_ids
 from shoal.csr import Csr
 from shoal.data.lines import as_tensor
+from shoal.data.matrix import read_arrays
 from shoal.data.texts import random_split
 
 
@@ -86,9 +85,9 @@ def read(path: str | Path, *, valid: float = 0.2, test: float = 0.2, seed: int =
     Raises:
         InputError: naming the file and the key, if one is missing or damaged, or a feature is NaN.
     """
-    path = expect_file(path, "a graph's arrays (.npz)")
+    path = Path(path)
     keys = ("indptr", "indices", "x_indptr", "x_indices", "x_data", "x_shape", "y")
-    arrays = {key: torch.from_numpy(array) for key, array in _load(path, keys).items()}
+    arrays = {key: torch.from_numpy(array) for key, array in read_arrays(path, keys).items()}
     try:
         graph = _csr(arrays, "", len(arrays["y"]))
         features = _csr(arrays, "x_", int(arrays["x_shape"][1]), arrays["x_data"].float())
@@ -100,19 +99,6 @@ def read(path: str | Path, *, valid: float = 0.2, test: float = 0.2, seed: int =
         return NodeData(path.stem, graph, features, target, rest[kept], rest[chosen], held, names)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def _load(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    try:
-        # np.load leaves a file that it opened itself open where the archive is damaged.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            missing = [key for key in keys if key not in file]
-            expect(not missing, str(path), f"arrays {', '.join(keys)}", f"no {missing}", "add them")
-            return {key: file[key] for key in keys}
-    except InputError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        fail(str(path), "a whole .npz of plain arrays", error, "copy or download it again")
 
 
 def _csr(arrays: dict[str, Tensor], prefix: str, n_cols: int, values: Tensor | None = None) -> Csr:

@@ -1,4 +1,4 @@
-"""One plain table of `text, labels`: CSV, TSV or JSON lines, for a user's own data.
+"""One plain table of `text, labels`: CSV, TSV, JSON lines or Parquet, for a user's own data.
 
 Label texts are the label strings themselves. Unlike a published split, a table is the user's to
 mend, so a row without text or without labels is refused with its line: it could teach nothing, and
@@ -7,8 +7,6 @@ in the test part it would count as wrong for ever.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,21 @@ from typing import Any
 import torch
 
 from shoal._checks import expect, fail
-from shoal.csr import Csr
-from shoal.data.lines import lines, shorten
+from shoal.data import reduce
+from shoal.data.cells import SEPARATOR, TABLES, Table
+from shoal.data.lines import shorten
+from shoal.data.names import names_of, numbered
 from shoal.data.texts import LabelData, Points, Texts, no_pairs, random_split
+
+_POINT_STEPS = (
+    reduce.unweigh_points,
+    reduce.unweigh_labels,
+    reduce.line_points,
+    reduce.unique_points,
+    reduce.drop_relevance,
+    reduce.drop_filters,
+    reduce.only_full,
+)
 
 
 def read(
@@ -27,16 +37,18 @@ def read(
     *,
     text: str = "text",
     labels: str = "labels",
-    separator: str = "|",
+    separator: str = SEPARATOR,
     fraction: float = 0.2,
     seed: int = 0,
     encoding: str = "utf-8",
 ) -> LabelData:
-    r"""Read a table; its suffix says how: ``.csv`` (quoted), ``.tsv`` (unquoted) or ``.jsonl``.
+    r"""Read a table in the format that its suffix names.
 
-    Labels of a cell stand between separators; a list of strings does too in JSON lines. A column
+    ``.csv`` (quoted), ``.tsv`` (unquoted), ``.jsonl``, or ``.parquet`` with the extra. Labels of a
+    cell stand between separators; a list of strings does too in JSON lines and Parquet. A column
     ``split``, where there is one, holds ``train`` or ``test`` in every row; otherwise rows are
-    split at random. Labels are sorted by name, uids are line numbers, blank lines are no rows.
+    split at random. A column ``uid`` names the rows; otherwise their line numbers do. Labels are
+    sorted by name, blank lines are no rows.
 
     Args:
         path: the file; CSV and TSV begin with a line of column names.
@@ -65,24 +77,71 @@ def read(
         (['cup', 'drink', 'red'], [0, 2], ['tea'])
     """
     path = Path(path)
-    form = _FORMATS.get(path.suffix)
-    if form is None:
-        fail(str(path), f"a suffix of {', '.join(_FORMATS)}", repr(path.suffix), "rename the file")
     rows = [
         _row(f"{path}:{number}", number, record, text, labels, separator)
-        for number, record in form(path, encoding)
+        for number, record in _table(path).read(path, encoding)
     ]
-    points, names = _points(rows)
+    points, about = _points(rows)
     train, test = _split(path, rows, fraction, seed)
-    about = Texts(names, names, [""] * len(names))
     return LabelData(path.stem, points.subset(train), points.subset(test), about)
+
+
+def write(data: LabelData, path: str | Path) -> list[str]:
+    """Write a table with the columns uid, text, labels and split.
+
+    Args:
+        data: the data set.
+        path: the file; a suffix as :func:`read` has it.
+
+    Returns:
+        what the format could not hold.
+
+    Raises:
+        InputError: if the suffix is another one, a split has no point with text and labels, or the
+            file cannot be written.
+    """
+    path = Path(path)
+    table = _table(path)
+    data, lost = reduce.reduce(data, steps(table.lists))
+    for name, points in (("train", data.train), ("test", data.test)):
+        some, want = len(points) > 0, "some with text and labels"
+        expect(some, f"{name} points", want, "none", "choose a format that holds an empty split")
+    table.write(_records(data), path)
+    return lost
+
+
+def steps(lists: bool) -> tuple[reduce.Step, ...]:
+    """What a table cannot hold; without lists in its cells, no separator in a label either."""
+    clean = reduce.one_line
+    if not lists:
+        clean = _without_separator
+    return (*_POINT_STEPS, reduce.name_labels(clean))
+
+
+def _without_separator(text: str) -> str:
+    return reduce.one_line(text.replace(SEPARATOR, "/"))
+
+
+def _table(path: Path) -> Table:
+    table = TABLES.get(path.suffix)
+    if table is None:
+        fail(str(path), f"a suffix of {', '.join(TABLES)}", repr(path.suffix), "rename the file")
+    return table
+
+
+def _records(data: LabelData) -> Iterator[dict[str, Any]]:
+    for split, points in (("train", data.train), ("test", data.test)):
+        rows = names_of(points.labels, data.labels)
+        for uid, text, row in zip(points.texts.uids, points.texts.titles, rows, strict=True):
+            yield {"uid": uid, "text": text, "labels": row, "split": split}
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a table: its line, its text, its labels, and its part if it says one."""
+    """One row of a table: its line, its uid, its text, its labels, and its part if it says one."""
 
     line: int
+    uid: str
     text: str
     labels: tuple[str, ...]
     split: str | None
@@ -102,7 +161,8 @@ def _row(name: str, line: int, record: dict, text: str, labels: str, separator: 
         fail(name, want, shorten(cell), "fill it in or delete the row")
     if split not in (None, "train", "test"):
         fail(name, "'train' or 'test' in 'split'", shorten(split), "correct or rename it")
-    return _Row(line, words, found, split)
+    uid = record.get("uid")
+    return _Row(line, str(line if uid is None else uid), words, found, split)
 
 
 def _labels(cell: object, separator: str) -> tuple[str, ...]:
@@ -113,13 +173,13 @@ def _labels(cell: object, separator: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def _points(rows: list[_Row]) -> tuple[Points, list[str]]:
-    """All rows as points, and the label names in the order of the columns."""
+def _points(rows: list[_Row]) -> tuple[Points, Texts]:
+    """All rows as points, and the labels in the order of the columns."""
     names = sorted({label for row in rows for label in row.labels})
     ids = {name: i for i, name in enumerate(names)}
-    labels = Csr.from_lists([[ids[x] for x in row.labels] for row in rows], len(names)).coalesce()
-    uids, words = [str(row.line) for row in rows], [row.text for row in rows]
-    return Points(Texts(uids, words, [""] * len(rows)), labels, no_pairs(*labels.shape)), names
+    labels = numbered([row.labels for row in rows], ids)
+    texts = reduce.of_titles([row.text for row in rows], [row.uid for row in rows])
+    return Points(texts, labels, no_pairs(*labels.shape)), reduce.of_titles(names, names)
 
 
 def _split(
@@ -139,55 +199,3 @@ def _split(
     want = "'train' and 'test' rows in 'split'"
     expect(both, str(path), want, f"{int(is_test.sum())} test rows of {len(rows)}", "name both")
     return (~is_test).nonzero().flatten(), is_test.nonzero().flatten()
-
-
-# -- formats: each yields (line, record) --------------------------------------------------------
-
-
-def _read_csv(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    numbered = (line + "\n" for _, line in lines(path, encoding))
-    return _read_cells(path, csv.reader(numbered, strict=True))
-
-
-def _read_tsv(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    numbered = (line + "\n" for _, line in lines(path, encoding))
-    return _read_cells(path, csv.reader(numbered, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-def _read_cells(path: Path, cells: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Records of a csv reader.
-
-    Yields:
-        the line that a record begins on, and its cells by column.
-    """
-    line = 1
-    try:
-        header = next(cells, [])
-        while True:
-            line = cells.line_num + 1
-            row = next(cells, None)
-            if row is None:
-                return
-            if row and len(row) != len(header):
-                want = f"{len(header)} cells, as the first line has"
-                fail(f"{path}:{line}", want, len(row), "quote or fill them")
-            if row:
-                yield line, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        fail(f"{path}:{line}", "well-formed CSV", error, "correct the quotes or use JSON lines")
-
-
-def _read_jsonl(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in lines(path, encoding):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            fail(f"{path}:{number}", "a JSON object", f"{error} in {shorten(line)}", "correct it")
-        if not isinstance(record, dict):
-            fail(f"{path}:{number}", "a JSON object", shorten(line), "write one a line")
-        yield number, record
-
-
-_FORMATS = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}

@@ -8,6 +8,7 @@ of the *predictions* and never stand in the truth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class Texts:
         uids: the source's name of each document.
         titles: a short text each, perhaps empty.
         contents: a longer text each, perhaps empty.
+        features: ``[n, f]``, where the source has weights of numbered words instead of texts; a
+            title then spells the words (:func:`shoal.data.reduce.spelled`).
 
     Example:
         >>> texts = Texts(["a", "b"], ["red mug", "tea"], ["holds tea", ""])
@@ -39,9 +42,10 @@ class Texts:
     uids: list[str]
     titles: list[str]
     contents: list[str]
+    features: Csr | None = None
 
     def __post_init__(self) -> None:
-        """Check that the three lists are equally long.
+        """Check that all parts are equally long.
 
         Raises:
             InputError: if they are not.
@@ -49,6 +53,13 @@ class Texts:
         n = len(self.uids)
         got = (len(self.titles), len(self.contents))
         expect(got == (n, n), "titles, contents", f"{n} each, as uids", got, "pass one a document")
+        rows = n if self.features is None else self.features.n_rows
+        expect(rows == n, "features", f"{n} rows, as uids", rows, "pass one a document")
+
+    @staticmethod
+    def of(texts: Sequence[str]) -> Texts:
+        """Plain texts, as titles; their uids are their numbers."""
+        return Texts([str(i) for i in range(len(texts))], list(texts), [""] * len(texts))
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -70,8 +81,8 @@ class Texts:
         """
         expect_ids("ids", ids, len(self))
         order = ids.tolist()
-        parts = (self.uids, self.titles, self.contents)
-        return Texts(*([part[i] for i in order] for part in parts))
+        parts = ([x[i] for i in order] for x in (self.uids, self.titles, self.contents))
+        return Texts(*parts, features=None if self.features is None else self.features.rows(ids))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +186,12 @@ def random_split(
     held = min(max(round(n * fraction), 1), n - 1)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return order[held:].sort().values, order[:held].sort().values
+
+
+def split_at_random(name: str, points: Points, labels: Texts) -> LabelData:
+    """The data set of one file: a fifth of its points, seeded, is held out for testing."""
+    kept, held = random_split(len(points), 0.2, seed=0)
+    return LabelData(name, points.subset(kept), points.subset(held), labels)
 
 
 def validation_split(data: LabelData, fraction: float, seed: int) -> tuple[Points, Points]:

@@ -1,8 +1,9 @@
 """A trained labeler: text in, labels with scores out.
 
-Documents and labels share one bag encoder; a label's score is the cosine of the two embeddings.
-The folder that :meth:`Lexicon.save` writes holds all that training does not change; rows come from
-a checkpoint.
+Texts become rows of token ids by a vocabulary and unit vectors by an encoder; a label's score is
+the cosine of the two vectors. The folder that :meth:`Lexicon.save` writes holds all that training
+does not change; what it changes, rows of a bag or weights of a transformer, comes from a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -22,6 +25,8 @@ from shoal.csr import Csr
 from shoal.data.texts import Texts
 from shoal.data.xc import read_texts, write_texts
 from shoal.models.bag import matmul
+from shoal.models.pretrained import TransformerVocabulary, open_vocabulary
+from shoal.models.roles import RoleVocabulary
 from shoal.models.vocabulary import Vocabulary
 from shoal.search import top_k
 
@@ -48,17 +53,60 @@ def embed(bags: Csr, rows: Float[Tensor, "v d"]) -> Float[Tensor, "n d"]:
     return out
 
 
+@runtime_checkable
+class Encoder(Protocol):
+    """What turns token ids into unit vectors, without a gradient."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Token ids that it knows."""
+        ...
+
+    def embed(self, bags: Csr) -> Float[Tensor, "n d"]:
+        """Unit vectors of rows of token ids, on the encoder's device."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class Lexicon:
-    """What a labeler needs besides its rows: the vocabulary, and the labels as texts and as bags.
+class BagRows:
+    """The rows of a trained bag as an :class:`Encoder`.
 
     Attributes:
-        vocabulary: turns texts into bags of rows.
-        labels: the label texts.
-        label_bags: their bags, one row a label.
+        rows: ``[v, d]``, one a token or piece.
     """
 
-    vocabulary: Vocabulary
+    rows: Float[Tensor, "v d"]
+
+    def __post_init__(self) -> None:
+        """Check that there are rows.
+
+        Raises:
+            InputError: if it is not a matrix.
+        """
+        good = self.rows.dim() == 2
+        expect(good, "rows", "[v, d], one a token", tuple(self.rows.shape), "use a run's own")
+
+    @property
+    def n_tokens(self) -> int:
+        """How many rows there are."""
+        return len(self.rows)
+
+    def embed(self, bags: Csr) -> Float[Tensor, "n d"]:
+        """:func:`embed` with these rows; zero where a text has none."""
+        return embed(bags, self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Lexicon:
+    """What a labeler needs besides its encoder: the vocabulary, and the labels in two forms.
+
+    Attributes:
+        vocabulary: turns texts into rows of token ids: bags, or the sequences of a transformer.
+        labels: the label texts.
+        label_bags: their token ids, one row a label.
+    """
+
+    vocabulary: Vocabulary | RoleVocabulary | TransformerVocabulary
     labels: Texts
     label_bags: Csr
 
@@ -72,11 +120,18 @@ class Lexicon:
         expect(got == shape, "label_bags", f"a Csr of {shape}", got, "take all parts from one run")
 
     def save(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json``, ``labels.json.gz`` and two matrices."""
+        """Write the labels and their bags, and the vocabulary.
+
+        A bag's is ``tokenizer.json``, the matrix ``pieces`` and, with roles, ``roles.npy``; a
+        transformer's the folder ``encoder`` with configuration and tokenizer as transformers writes
+        them.
+        """
         folder = Path(folder)
-        self.vocabulary.pieces.save(folder / "pieces")
         self.label_bags.save(folder / "label_bags")
-        (folder / "tokenizer.json").write_text(self.vocabulary.save(), encoding="utf-8")
+        if isinstance(self.vocabulary, TransformerVocabulary):
+            self.vocabulary.save(folder / "encoder")
+        else:
+            _save_bag(self.vocabulary, folder)
         write_texts(self.labels, folder / "labels.json.gz")
 
     @staticmethod
@@ -87,14 +142,35 @@ class Lexicon:
             InputError: if a part is missing or damaged.
         """
         folder = expect_folder(folder, "a lexicon, as runs on labels have one")
-        path = expect_file(folder / "tokenizer.json", "a tokenizer")
-        try:
-            tokenizer = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            fail(str(path), "the JSON of a tokenizer", error, "train the model again")
-        vocabulary = Vocabulary.load(tokenizer, Csr.open(folder / "pieces"))
+        of_transformer = (folder / "encoder").is_dir()
+        vocabulary = open_vocabulary(str(folder / "encoder")) if of_transformer else _of_bag(folder)
         labels = read_texts(folder / "labels.json.gz")
         return Lexicon(vocabulary, labels, Csr.open(folder / "label_bags"))
+
+
+def _save_bag(vocabulary: Vocabulary | RoleVocabulary, folder: Path) -> None:
+    words = vocabulary
+    if isinstance(vocabulary, RoleVocabulary):
+        words = vocabulary.words
+        np.save(folder / "roles.npy", vocabulary.seen.numpy())
+    assert isinstance(words, Vocabulary)
+    words.pieces.save(folder / "pieces")
+    (folder / "tokenizer.json").write_text(words.save(), encoding="utf-8")
+
+
+def _of_bag(folder: Path) -> Vocabulary | RoleVocabulary:
+    path = expect_file(folder / "tokenizer.json", "a tokenizer")
+    try:
+        tokenizer = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fail(str(path), "the JSON of a tokenizer", error, "train the model again")
+    words, roles = Vocabulary.load(tokenizer, Csr.open(folder / "pieces")), folder / "roles.npy"
+    if not roles.exists():
+        return words
+    try:
+        return RoleVocabulary(words, torch.from_numpy(np.load(roles)))
+    except (OSError, ValueError, TypeError) as error:
+        fail(str(roles), "a whole .npy file of numbers", error, "train the model again")
 
 
 @dataclass(frozen=True)
@@ -105,7 +181,7 @@ class Prediction:
         label: its position among the labels.
         uid: the data's name for it.
         title: its short text.
-        score: the cosine with the text, -1 … 1.
+        score: the probability that it is true, of a fused labeler; else the cosine, -1 … 1.
     """
 
     label: int
@@ -116,37 +192,40 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Labeler:
-    """A lexicon and trained rows.
+    """A lexicon and a trained encoder.
 
     Attributes:
         lexicon: vocabulary and labels.
-        rows: ``[v, d]``, one a token or piece.
+        encoder: embeds texts.
+        label_encoder: embeds labels; None where they share the encoder of texts.
     """
 
     lexicon: Lexicon
-    rows: Float[Tensor, "v d"]
+    encoder: Encoder
+    label_encoder: Encoder | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is a row a token.
+        """Check that the encoders know the vocabulary's token ids.
 
         Raises:
-            InputError: if the rows are those of another vocabulary.
+            InputError: if they are those of another vocabulary.
         """
         size = len(self.lexicon.vocabulary)
-        good = self.rows.dim() == 2 and len(self.rows) == size
-        expect(good, "rows", f"[{size}, d], one a token", tuple(self.rows.shape), "use its own run")
+        for encoder in (self.encoder, self.label_encoder or self.encoder):
+            got = encoder.n_tokens
+            expect(got == size, "encoder", f"one of {size} tokens", got, "use the run's own")
 
     @cached_property
     def label_embeddings(self) -> Float[Tensor, "l d"]:
         """Unit vectors of all labels."""
-        return embed(self.lexicon.label_bags, self.rows)
+        return (self.label_encoder or self.encoder).embed(self.lexicon.label_bags)
 
-    def encode(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Unit vectors of texts; zero where no piece of a text is known."""
-        return embed(self.lexicon.vocabulary.bags(texts), self.rows)
+    def encode(self, texts: Texts) -> Float[Tensor, "n d"]:
+        """Unit vectors of texts; a bag of which no piece is known is zero."""
+        return self.encoder.embed(self.lexicon.vocabulary.documents(texts))
 
     def rank(
-        self, texts: Sequence[str], k: int, drop: Csr | None = None
+        self, texts: Texts, k: int, drop: Csr | None = None
     ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
         """The k best labels of each text, exactly: scores, and ids (-1 where there are too few).
 
@@ -159,8 +238,9 @@ class Labeler:
             InputError: if k is out of range.
         """
         expect_positive("k", k)
-        drop = None if drop is None else drop.to(self.rows.device)
-        return top_k(self.encode(texts), self.label_embeddings, k, drop)
+        embedded = self.encode(texts)
+        drop = None if drop is None else drop.to(embedded.device)
+        return top_k(embedded, self.label_embeddings, k, drop)
 
     def predict(self, texts: Sequence[str], k: int = 5) -> list[list[Prediction]]:
         """The k best labels of each text, by name.
@@ -168,13 +248,18 @@ class Labeler:
         Raises:
             InputError: if k is out of range.
         """
-        scores, ids = self.rank(texts, k)
-        names = self.lexicon.labels
-        return [
-            [
-                Prediction(i, names.uids[i], names.titles[i], score)
-                for i, score in zip(row_ids, row_scores, strict=True)
-                if i >= 0
-            ]
-            for row_ids, row_scores in zip(ids.tolist(), scores.tolist(), strict=True)
+        return named(self.lexicon.labels, *self.rank(Texts.of(texts), k))
+
+
+def named(
+    labels: Texts, scores: Float[Tensor, "n k"], ids: Int[Tensor, "n k"]
+) -> list[list[Prediction]]:
+    """Ranked ids as predictions with names; -1 stands for none."""
+    return [
+        [
+            Prediction(i, labels.uids[i], labels.titles[i], score)
+            for i, score in zip(row_ids, row_scores, strict=True)
+            if i >= 0
         ]
+        for row_ids, row_scores in zip(ids.tolist(), scores.tolist(), strict=True)
+    ]

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from shoal._checks import expect, fail
 from shoal.csr import Csr
+from shoal.data.texts import Texts
 
 _UNKNOWN = "[UNK]"
 _PREFIX = "##"
@@ -77,6 +78,18 @@ class Vocabulary:
         tokens = self.tokens(texts)
         indices, offsets = self.pieces.take(tokens.indices)
         return Csr(offsets[tokens.indptr], indices.int(), len(self))
+
+    def documents(self, texts: Texts) -> Csr:
+        """Bags of documents: of title and content together."""
+        return self.bags(texts.all())
+
+    def labels(self, texts: Texts) -> Csr:
+        """Bags of labels, which are made like those of documents."""
+        return self.bags(texts.all())
+
+    def first_rows(self, bags: Csr, dim: int, seed: int) -> Float[Tensor, "v d"]:
+        """Rows to start from: :func:`random_rows`."""
+        return random_rows(bags, dim, seed)
 
     def save(self) -> str:
         """Return one JSON string from which :meth:`load` makes the same vocabulary."""

@@ -29,23 +29,38 @@ OPTIONS_OF = {
         "refresh_every",
         "warm_epochs",
         "bank",
+        "encoder",
         "dim",
+        "pooling",
+        "max_length",
+        "label_encoder",
+        "lora",
+        "gradient_checkpointing",
+        "chunk",
         "positives",
         "loss",
         "temperature",
+        "rank",
+        "words",
+        "roles",
     },
     "nodes": {"fanouts", "hidden", "dropout"},
+}
+# Options that the other kind of encoder would ignore.
+_OPTIONS_OF_ENCODER = {
+    "bag": {"dim"},
+    "a transformer": {"pooling", "max_length", "label_encoder", "lora", "gradient_checkpointing"},
 }
 
 
 def expect_settings(settings: Train) -> None:
-    """Check the numbers that no part of a job checks, and that no option is the other job's.
+    """Check the numbers that no part of a job checks, and that no option would be ignored.
 
     Raises:
-        InputError: naming the option; one of the other job counts as given if it is not at its
-            default.
+        InputError: naming the option; one of the other job or encoder counts as given if it is not
+            at its default.
     """
-    for name in ("batch_size", "refresh_every", "dim"):
+    for name in ("batch_size", "refresh_every", "dim", "max_length", "lora", "chunk"):
         value = getattr(settings, name)
         expect_positive(name, value) if value is not None else None
     for name in ("lr", "temperature"):
@@ -61,6 +76,10 @@ def expect_settings(settings: Train) -> None:
         wrong = option.name in OPTIONS_OF[other] and given
         want = f"an option for {mine}, since that is what {settings.source} has"
         expect(not wrong, option.name, want, f"one for {other}", "leave it out")
+        encoder = "a transformer" if settings.encoder == "bag" else "bag"
+        wrong = option.name in _OPTIONS_OF_ENCODER[encoder] and given
+        want = f"an option of --encoder {settings.encoder}"
+        expect(not wrong, option.name, want, f"one of {encoder}", "leave it out")
 
 
 def open_run(settings: Train) -> Run:

@@ -13,9 +13,9 @@ from shoal._checks import expect, expect_folder, expect_positive, fail
 from shoal.data import is_graph, load
 from shoal.data.lines import lines, shorten
 from shoal.data.texts import describe
-from shoal.models.labeler import Labeler
 from shoal.run import Run
 from shoal.tasks import labels, nodes
+from shoal.tasks.fusing import Predictor, predictor_of
 
 _TEXTS_AT_A_TIME = 4096
 
@@ -44,7 +44,7 @@ def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
     if is_graph(source):
         test = nodes.judge(run, source)
     else:
-        labeler, loaded = labels.labeler_of(run, settings.device), load(source)
+        labeler, loaded = predictor_of(run, settings.device), load(source)
         same = loaded.labels.uids == labeler.lexicon.labels.uids
         expect(same, source, "the labels of the run", "others", "evaluate on its own data")
         test = labels.judge(labeler, loaded)
@@ -61,7 +61,7 @@ def predict(settings: asked.Predict) -> dict[str, Any]:
     Raises:
         InputError: if the run is not whole, or the file is missing or damaged.
     """
-    labeler = labels.labeler_of(Run.open(settings.run), settings.device)
+    labeler = predictor_of(Run.open(settings.run), settings.device)
     texts = list(_read_texts(settings.texts))
     found = _predictions(labeler, texts, settings.k)
     if settings.out is not None:
@@ -81,11 +81,11 @@ def query(settings: asked.Query) -> dict[str, Any]:
         InputError: if there is no run, or no word of the text is known.
     """
     run = Run.open(settings.run or newest_run(Path("runs")))
-    labeler = labels.labeler_of(run, settings.device)
+    labeler = predictor_of(run, settings.device)
     return {"text": settings.text, "labels": answer(labeler, settings.text, settings.k)}
 
 
-def answer(labeler: Labeler, text: str, k: int) -> list[dict[str, Any]]:
+def answer(labeler: Predictor, text: str, k: int) -> list[dict[str, Any]]:
     """The best labels of one text as plain dictionaries.
 
     Raises:
@@ -111,7 +111,7 @@ def newest_run(folder: Path) -> Path:
     return max(saved, key=lambda path: path.stat().st_mtime).parent
 
 
-def _predictions(labeler: Labeler, texts: list[str], k: int) -> Iterator[dict[str, Any]]:
+def _predictions(labeler: Predictor, texts: list[str], k: int) -> Iterator[dict[str, Any]]:
     for start in range(0, len(texts), _TEXTS_AT_A_TIME):
         part = texts[start : start + _TEXTS_AT_A_TIME]
         for text, row in zip(part, labeler.predict(part, k), strict=True):

@@ -1,0 +1,1 @@
+"""The systems that benchmarks/rivals.py measures, one module a kind."""

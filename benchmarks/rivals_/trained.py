@@ -1,0 +1,190 @@
+"""Systems that train shoal's bag encoder: shoal itself, the literal NGAME, explicit mining.
+
+NGAME as its authors publish it, scaled from their 300 epochs to those asked for: one positive a
+point, hardest triplets, clusters whose size doubles; its head and fusion (stage M4) are left out,
+so that its row says what the encoder alone is worth.
+
+Explicit mining as ANCE has it (Xiong et al., ICLR 2021): random batches, and for each point its
+hardest negatives in a global index of all labels that is made anew every epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from rivals_.common import TOP, Asked, Clock, Outcome
+from shoal.block import Block
+from shoal.csr import Csr
+from shoal.data.texts import Points
+from shoal.fetch.loader import Loader
+from shoal.job import Budget, Job
+from shoal.metrics import evaluate
+from shoal.models.labeler import BagRows, Labeler
+from shoal.run import Run
+from shoal.sample.expand import Chain, Hop, dst_then_src, expand
+from shoal.sample.seeds import ClusterBatchSampler
+from shoal.search import top_k
+from shoal.settings import Train
+from shoal.tasks.fusing import predictor_of
+from shoal.tasks.labels import Prepared, make_job, prepare
+from shoal.tasks.labels import train as shoal_train
+from shoal.train import fit
+
+# Negatives mined a point, and positives a point as shoal's own recipe has them.
+MINED, POSITIVES = 10, 2
+LRS = (0.03, 0.1, 0.3)
+# Epochs of 300 at which NGAME's clusters double.
+DOUBLINGS = (10, 20, 25, 50, 75, 100, 125, 150, 200)
+
+Make = Callable[[Prepared, Train], Job]
+
+
+def shoal(asked: Asked, **options: Any) -> Outcome:
+    """``shoal train`` with defaults but for `options`; reading data and judging are not counted."""
+    clock, out = Clock(), asked.folder / "run"
+    settings = Train(source=asked.source, out=out, seed=asked.seed, **options)
+    if asked.quick:
+        settings = replace(settings, epochs=asked.epochs)
+    begin = time.perf_counter(), time.process_time()
+    told = shoal_train(settings)
+    wall, cpu = time.perf_counter() - begin[0], time.process_time() - begin[1]
+    judged = told["test_seconds"]  # wall alone is told: its share of CPU is that of the whole
+    clock.add("train", wall - judged, cpu * (1 - judged / wall))
+    with clock.stage("predict"):
+        test = asked.data.test
+        _, top = predictor_of(Run.open(out)).rank(test.texts, TOP, test.drop)
+    return Outcome(top, clock, {"steps": told["steps"]})
+
+
+def ngame_literal(asked: Asked) -> Outcome:
+    """NGAME's encoder as published."""
+    make = partial(_literal_job, epochs=asked.epochs)
+    settings = Train(source=asked.source, seed=asked.seed, loss="triplet", positives=1)
+    settings = replace(settings, batch_size=asked.batch_size)
+    return _encoder(asked, make, settings, Budget(epochs=asked.epochs))
+
+
+def _literal_job(prepared: Prepared, settings: Train, epochs: int) -> Job:
+    job = make_job(prepared, replace(settings, batches="random"))
+    batch = settings.batch_size or 1024
+    sampler = ClusterBatchSampler(len(prepared.train), batch, curriculum(epochs), settings.seed)
+    job.loader.batch_sampler = sampler
+    rows = _rows(job)
+
+    def refresh(epoch: int) -> dict[str, Any]:
+        sampler.set_epoch(epoch)
+        if sampler.size_at(epoch) > 1:
+            sampler.refresh(rows.embed(prepared.bags))
+        return {"cluster_size": sampler.size}
+
+    return replace(job, refresh=refresh, also={"batch_sampler": sampler})
+
+
+def curriculum(epochs: int) -> list[tuple[int, int]]:
+    """NGAME's doublings within fewer epochs, the first one random: (epoch, cluster size)."""
+    sizes = {0: 1}
+    for count, start in enumerate(DOUBLINGS, 1):
+        sizes[max(1, round(start * epochs / 300))] = 2**count
+    return sorted(sizes.items())
+
+
+def explicit(asked: Asked, equal_memory: bool = False) -> Outcome:
+    """Random batches and mined negatives, for as long as shoal's encoder trained.
+
+    At equal memory a batch encodes as many texts, mined ones included, as shoal's does at most.
+    """
+    batch = asked.batch_size
+    if equal_memory:
+        batch = max(batch * (1 + POSITIVES) // (1 + POSITIVES + MINED), 1)
+    settings = Train(source=asked.source, seed=asked.seed, batches="random", batch_size=batch)
+    epochs = asked.epochs if asked.minutes is None else None
+    budget = Budget(epochs=epochs, minutes=asked.minutes)
+    return _encoder(asked, _explicit_job, settings, budget)
+
+
+@dataclass
+class Mined:
+    """Shortlists that hold each seed's mined negatives beside the positives drawn.
+
+    Attributes:
+        labels: points x labels.
+        negatives: ``[n, k]``; -1 where there is none. Empty before the first search.
+    """
+
+    labels: Csr
+    negatives: Tensor
+
+    def __call__(self, seeds: Tensor, generator: Generator) -> list[Block]:
+        """One induced block."""
+        extra = self.negatives[seeds].flatten()
+        extra = extra[extra >= 0]
+        return [expand(self.labels, seeds, POSITIVES, generator, induced=True, extra=extra)]
+
+
+def _explicit_job(prepared: Prepared, settings: Train) -> Job:
+    job = make_job(prepared, settings)
+    points, n = prepared.train, len(prepared.train)
+    mined = Mined(points.labels, torch.zeros(n, 0, dtype=torch.int64))
+    blocks = Chain(mined, Hop(prepared.tokens), partial(dst_then_src, offset=n))
+    batches = job.loader.batch_sampler
+    loader = Loader(batches, blocks, job.loader.table, seed=settings.seed)
+    bare = points.labels.with_values(None)
+    known = bare.stack(points.drop.with_values(None))
+    known = Csr.from_coo(known.row_ids() % n, known.indices.long(), bare.shape).coalesce()
+    rows = _rows(job)
+
+    def refresh(epoch: int) -> dict[str, Any]:
+        batches.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
+        if epoch > 0:
+            names = rows.embed(prepared.lexicon.label_bags)
+            mined.negatives = top_k(rows.embed(prepared.bags), names, MINED, known)[1]
+        return {"mined": mined.negatives.shape[1]}
+
+    return replace(job, loader=loader, refresh=refresh)
+
+
+def _encoder(asked: Asked, make: Make, settings: Train, budget: Budget) -> Outcome:
+    """Choose the learning rate on validation, train on all points, rank by the encoder."""
+    clock = Clock()
+    with clock.stage("tune"):
+        found = {lr: _try(asked, make, replace(settings, lr=lr)) for lr in LRS}
+        lr = max(found, key=lambda option: found[option])
+    with clock.stage("train"):
+        prepared = prepare(asked.data, 0.0, asked.seed)
+        job = make(prepared, replace(settings, lr=lr, valid=0.0))
+        progress = fit(job, budget)
+    with clock.stage("predict"):
+        test = asked.data.test
+        _, top = _labeler(prepared, job).rank(test.texts, TOP, test.drop)
+    facts = {"steps": progress.step, "batch_size": settings.batch_size, "lr": lr}
+    return Outcome(top, clock, facts | {"validation_P@1": found})
+
+
+def _try(asked: Asked, make: Make, settings: Train) -> float:
+    """P@1 on validation after a short run."""
+    prepared = prepare(asked.data, 0.05, 0)
+    job = make(prepared, settings)
+    fit(job, Budget(steps=asked.sweep_steps))
+    assert prepared.valid is not None  # a share of the points is held out
+    return _precision(_labeler(prepared, job), prepared.valid)
+
+
+def _precision(labeler: Labeler, points: Points) -> float:
+    _, top = labeler.rank(points.texts, 1, points.drop)
+    return evaluate(top, points.labels, torch.ones(points.labels.n_cols), ks=(1,))["P@1"]
+
+
+def _labeler(prepared: Prepared, job: Job) -> Labeler:
+    return Labeler(prepared.lexicon, _rows(job))
+
+
+def _rows(job: Job) -> BagRows:
+    assert job.table is not None  # a bag's rows learn
+    return BagRows(job.table.as_subclass(Tensor))

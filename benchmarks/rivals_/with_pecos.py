@@ -1,0 +1,114 @@
+"""PECOS XR-Linear, run by a Python that has libpecos: needs neither shoal nor torch.
+
+As its READMEs recommend: tf-idf of words, pairs of words and character trigrams, then
+``Indexer.gen`` over label features and ``XLinearModel.train``, else its defaults. Label features
+(PIFA, or PIFA beside the label's own text) and the width of the beam are chosen on validation.
+
+    python with_pecos.py FOLDER THREADS
+
+FOLDER holds ``tune`` and ``final``, each as PECOS wants it; predictions go to FOLDER/top.npy.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pecos.utils import smat_util  # pyright: ignore[reportMissingImports]
+from pecos.utils.featurization.text.vectorizers import (  # pyright: ignore[reportMissingImports]
+    Vectorizer,
+)
+from pecos.xmc import Indexer, LabelEmbeddingFactory  # pyright: ignore[reportMissingImports]
+from pecos.xmc.xlinear.model import XLinearModel  # pyright: ignore[reportMissingImports]
+
+N_GRAMS = [("word", 1), ("word", 2), ("char_wb", 3)]
+CONFIG = {
+    "type": "tfidf",
+    "kwargs": {
+        "base_vect_configs": [
+            {"ngram_range": [n, n], "max_df_ratio": 0.98, "analyzer": kind} for kind, n in N_GRAMS
+        ]
+    },
+}
+BEAMS = (10, 50)
+DEEP = 50
+
+
+def main() -> None:
+    folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+    start = time.perf_counter(), time.process_time()
+    found: dict[tuple[str, int], float] = {}
+    vectorize, x, y = read(folder / "tune", threads)
+    test = vectorize(lines(folder / "tune" / "X.tst.txt"))
+    truth = smat_util.load_matrix(folder / "tune" / "Y.tst.npz").tocsr()
+    for method in ("pifa", "pifa_lf_concat"):
+        model = train(vectorize, x, y, lines(folder / "tune" / "Y.txt"), method, threads)
+        for beam in BEAMS:
+            top = predict(model, test, beam, threads)
+            best = truth[np.arange(len(top)), top[:, 0].clip(min=0)].A1 > 0
+            found[method, beam] = 100 * float(best.mean())
+    method, beam = max(found, key=lambda option: found[option])
+    seconds = spent("tune", start)
+    start = time.perf_counter(), time.process_time()
+    vectorize, x, y = read(folder / "final", threads)
+    model = train(vectorize, x, y, lines(folder / "final" / "Y.txt"), method, threads)
+    seconds |= spent("train", start)
+    start = time.perf_counter(), time.process_time()
+    top = predict(model, vectorize(lines(folder / "final" / "X.tst.txt")), beam, threads)
+    seconds |= spent("predict", start)
+    np.save(folder / "top.npy", top)
+    peak = next(x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+    facts = {"label_features": method, "beam": beam, "features": int(x.shape[1])}
+    facts["validation_P@1"] = {f"{m}, beam {b}": round(v, 2) for (m, b), v in found.items()}
+    memory = int(peak.split()[1]) / 1024
+    print(json.dumps({"seconds": seconds, "peak_mib": memory, "facts": facts}))
+
+
+def read(folder: Path, threads: int) -> tuple[Any, Any, Any]:
+    """A fitted vectorizer, the features of the training points, and their labels."""
+    texts = lines(folder / "X.trn.txt")
+    fitted = Vectorizer.train(texts, CONFIG)
+
+    def vectorize(corpus: list[str]) -> Any:
+        return fitted.predict(corpus, threads=threads)
+
+    labels = smat_util.load_matrix(folder / "Y.trn.npz").tocsr().astype(np.float32)
+    labels.data[:] = 1
+    return vectorize, vectorize(texts), labels
+
+
+def train(vectorize: Any, x: Any, y: Any, names: list[str], method: str, threads: int) -> Any:
+    """Cluster the labels, then train."""
+    also = {"Z": vectorize(names)} if method == "pifa_lf_concat" else {}
+    features = LabelEmbeddingFactory.create(y, x, method=method, **also)
+    chain = Indexer.gen(features, indexer_type="hierarchicalkmeans", threads=threads)
+    return XLinearModel.train(x, y, C=chain, threads=threads)
+
+
+def predict(model: Any, x: Any, beam: int, threads: int) -> Any:
+    """Ids of the best labels, best first, -1 behind them."""
+    found = model.predict(x, only_topk=DEEP, beam_size=beam, threads=threads).tocsr()
+    top = np.full((found.shape[0], DEEP), -1, dtype=np.int64)
+    for i, (a, b) in enumerate(zip(found.indptr[:-1], found.indptr[1:], strict=True)):
+        order = np.argsort(-found.data[a:b], kind="stable")
+        top[i, : b - a] = found.indices[a:b][order]
+    return top
+
+
+def lines(path: Path) -> list[str]:
+    """Lines of a file."""
+    return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+
+
+def spent(name: str, start: tuple[float, float]) -> dict[str, float]:
+    """Wall and CPU seconds since `start`."""
+    wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+    return {f"{name}_wall": wall, f"{name}_cpu": cpu}
+
+
+if __name__ == "__main__":
+    main()

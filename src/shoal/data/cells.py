@@ -1,0 +1,168 @@
+"""Records of a table: CSV (quoted), TSV (unquoted), JSON lines and Parquet, read and written.
+
+A record is a dictionary by column. Readers yield it with the line that it begins on (in Parquet its
+row, from 1); writers take records whose labels are lists, which CSV and TSV join with ``|``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from shoal._checks import InputError, expect_file, fail
+from shoal.data.lines import json_object, lines, saving, writer
+
+SEPARATOR = "|"
+_LONGEST = 2**31 - 1
+# records handed to or taken from Parquet at a time
+_RECORDS = 16384
+
+Records = Iterator[tuple[int, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """How one suffix is read and written.
+
+    Attributes:
+        read: from a path and an encoding to numbered records.
+        write: records into a path.
+        lists: whether a cell can hold a list.
+    """
+
+    read: Callable[[Path, str], Records]
+    write: Callable[[Iterator[dict[str, Any]], Path], None]
+    lists: bool
+
+
+# -- CSV and TSV -------------------------------------------------------------------------------
+
+
+def _read_csv(path: Path, encoding: str) -> Records:
+    cells = csv.reader((line + "\n" for _, line in lines(path, encoding)), strict=True)
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        line = 1
+        # the module's own limit of 128 KiB a cell is the whole process's: lifted while this reads
+        limit = csv.field_size_limit(_LONGEST)
+        try:
+            while (row := next(cells, None)) is not None:
+                yield line, row
+                line = cells.line_num + 1
+        except csv.Error as error:
+            fail(f"{path}:{line}", "well-formed CSV", error, "correct the quotes or use JSON lines")
+        finally:
+            csv.field_size_limit(limit)
+
+    return _by_column(path, rows())
+
+
+def _read_tsv(path: Path, encoding: str) -> Records:
+    rows = ((number, line.split("\t") if line else []) for number, line in lines(path, encoding))
+    return _by_column(path, rows)
+
+
+def _by_column(path: Path, rows: Iterator[tuple[int, list[str]]]) -> Records:
+    """Records of rows whose first one names the columns.
+
+    Yields:
+        the line of each and its cells by column.
+    """
+    _, header = next(rows, (1, []))
+    for number, row in rows:
+        if row and len(row) != len(header):
+            want = f"{len(header)} cells, as the first line has"
+            fail(f"{path}:{number}", want, len(row), "quote or fill them")
+        if row:
+            yield number, dict(zip(header, row, strict=True))
+
+
+def _flat(record: dict[str, Any]) -> list[str]:
+    return [SEPARATOR.join(x) if isinstance(x, list) else x for x in record.values()]
+
+
+def _write_csv(records: Iterator[dict[str, Any]], path: Path) -> None:
+    with writer(path) as file:
+        out = csv.writer(file, lineterminator="\n")
+        for i, record in enumerate(records):
+            if i == 0:
+                out.writerow(record)
+            out.writerow(_flat(record))
+
+
+def _write_tsv(records: Iterator[dict[str, Any]], path: Path) -> None:
+    with writer(path) as file:
+        for i, record in enumerate(records):
+            if i == 0:
+                file.write("\t".join(record) + "\n")
+            file.write("\t".join(_flat(record)) + "\n")
+
+
+# -- JSON lines --------------------------------------------------------------------------------
+
+
+def _read_jsonl(path: Path, encoding: str) -> Records:
+    for number, line in lines(path, encoding):
+        if line.strip():
+            yield number, json_object(f"{path}:{number}", line)
+
+
+def _write_jsonl(records: Iterator[dict[str, Any]], path: Path) -> None:
+    with writer(path) as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+# -- Parquet -----------------------------------------------------------------------------------
+
+
+def _pyarrow(name: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet  # noqa: F401 - an attribute of pyarrow only once imported
+    except ImportError:
+        fail(name, "the package pyarrow", "none", "pip install 'shoal[parquet]'")
+    return pyarrow
+
+
+def _read_parquet(path: Path, _: str) -> Records:
+    parquet = _pyarrow(str(path)).parquet
+    path = expect_file(path, "a table")
+    number = 0
+    try:
+        with path.open("rb") as raw:
+            file = parquet.ParquetFile(raw, page_checksum_verification=True)
+            for batch in file.iter_batches(_RECORDS):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, record
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow has a class of its own for each thing that is wrong
+        got = str(error).partition("\n")[0] or type(error).__name__
+        fail(str(path), "a whole Parquet file", got, "write or download it again")
+
+
+def _write_parquet(records: Iterator[dict[str, Any]], path: Path) -> None:
+    pyarrow = _pyarrow(str(path))
+    out = None
+    with saving(path) as raw:
+        while chunk := list(islice(records, _RECORDS)):
+            table = pyarrow.Table.from_pylist(chunk)
+            if out is None:
+                out = pyarrow.parquet.ParquetWriter(raw, table.schema, write_page_checksum=True)
+            out.write_table(table)
+        if out is not None:
+            out.close()
+
+
+TABLES = {
+    ".csv": Table(_read_csv, _write_csv, lists=False),
+    ".tsv": Table(_read_tsv, _write_tsv, lists=False),
+    ".jsonl": Table(_read_jsonl, _write_jsonl, lists=True),
+    ".parquet": Table(_read_parquet, _write_parquet, lists=True),
+}

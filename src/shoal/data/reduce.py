@@ -1,0 +1,280 @@
+"""What a format cannot hold, taken out of a data set in named steps.
+
+A format is a tuple of steps. Each step is a function from a data set to one that can be written,
+and a note of what that cost, empty where it cost nothing. So the law of every format is
+
+    read(write(data)) == reduce(data, steps),
+
+and where there are no notes, that is the data set itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+
+from shoal._checks import expect
+from shoal.csr import Csr
+from shoal.data.texts import LabelData, Points, Texts, no_pairs
+
+Step = Callable[[LabelData], tuple[LabelData, str]]
+
+_BREAKS = re.compile(r"[\r\n\t]")
+_ENDS = re.compile(r"^[\s\ufeff]+|\s+$")
+
+
+def reduce(data: LabelData, steps: tuple[Step, ...]) -> tuple[LabelData, list[str]]:
+    """Take the steps one after the other.
+
+    Returns:
+        the data set that is left, and the notes of all steps that took something.
+
+    Example:
+        >>> texts = Texts(["a"], ["red"], ["mug"])
+        >>> points = Points(texts, Csr.from_lists([[0]], 1), no_pairs(1, 1))
+        >>> left, lost = reduce(LabelData("tiny", points, points, texts), (number_points,))
+        >>> left.train.texts.uids, lost
+        (['0'], ['the uids of 2 points'])
+    """
+    lost = []
+    for step in steps:
+        data, note = step(data)
+        lost += [note] * bool(note)
+    return data, lost
+
+
+# -- texts -------------------------------------------------------------------------------------
+
+
+def spelled(features: Csr) -> Texts:
+    """Documents of numbered words: word i is ``f<i>``, each once, whatever it weighs.
+
+    Example:
+        >>> texts = spelled(Csr.from_lists([[0, 7], []], n_cols=8))
+        >>> texts.all(), texts.uids
+        (['f0 f7', ''], ['0', '1'])
+    """
+    words = [f"f{i}" for i in features.indices.tolist()]
+    ends = features.indptr.tolist()
+    titles = [" ".join(words[a:b]) for a, b in pairwise(ends)]
+    return Texts(row_names(len(titles)), titles, [""] * len(titles), features)
+
+
+def row_names(n: int, prefix: str = "") -> list[str]:
+    """Uids of documents that have no name: their positions.
+
+    Example:
+        >>> row_names(2, prefix="l")
+        ['l0', 'l1']
+    """
+    return [f"{prefix}{i}" for i in range(n)]
+
+
+def of_titles(titles: list[str], uids: list[str] | None = None) -> Texts:
+    """Documents of one text each, named by position unless `uids` are given."""
+    return Texts(uids or row_names(len(titles)), titles, [""] * len(titles))
+
+
+def one_line(text: str) -> str:
+    r"""Put a space for each line break and tab, and strip the ends.
+
+    Example:
+        >>> one_line("red\nmug ")
+        'red mug'
+    """
+    return _ENDS.sub("", _BREAKS.sub(" ", text))
+
+
+def _joined(texts: Texts) -> Texts:
+    return replace(texts, titles=texts.all(), contents=[""] * len(texts))
+
+
+def _lined(texts: Texts) -> Texts:
+    return replace(texts, titles=[one_line(x) for x in texts.all()], contents=[""] * len(texts))
+
+
+def _numbered(texts: Texts) -> Texts:
+    return replace(texts, uids=row_names(len(texts)))
+
+
+def _unweighed(texts: Texts) -> Texts:
+    return replace(texts, features=None)
+
+
+def _respelled(texts: Texts) -> Texts:
+    return texts if texts.features is None else spelled(texts.features)
+
+
+def _of_points(change: Callable[[Texts], Texts], what: str) -> Step:
+    """The step that changes the texts of points; its note counts those that differ then."""
+
+    def step(data: LabelData) -> tuple[LabelData, str]:
+        train, test = (
+            Points(change(points.texts), points.labels, points.drop)
+            for points in (data.train, data.test)
+        )
+        n = _changed(data.train.texts, train.texts) + _changed(data.test.texts, test.texts)
+        return LabelData(data.name, train, test, data.labels), f"{what} of {n} points" if n else ""
+
+    return step
+
+
+def _of_labels(change: Callable[[Texts], Texts], what: str) -> Step:
+    """The same for the texts of labels."""
+
+    def step(data: LabelData) -> tuple[LabelData, str]:
+        labels = change(data.labels)
+        n = _changed(data.labels, labels)
+        note = f"{what} of {n} labels" if n else ""
+        return LabelData(data.name, data.train, data.test, labels), note
+
+    return step
+
+
+def _changed(old: Texts, new: Texts) -> int:
+    if old.features is not None and new.features is None:
+        return len(old)
+    parts = (old.uids, new.uids, old.titles, new.titles, old.contents, new.contents)
+    return sum(a != b or c != d or e != f for a, b, c, d, e, f in zip(*parts, strict=True))
+
+
+_BORDER = "title and content apart"
+_LINES = f"the layout ({_BORDER}, line breaks, tabs, outer spaces)"
+join_points = _of_points(_joined, _BORDER)
+line_points = _of_points(_lined, _LINES)
+line_labels = _of_labels(_lined, _LINES)
+number_points = _of_points(_numbered, "the uids")
+number_labels = _of_labels(_numbered, "the uids")
+unweigh_points = _of_points(_unweighed, "the feature weights")
+unweigh_labels = _of_labels(_unweighed, "the feature weights")
+respell_points = _of_points(_respelled, "the uids or texts beside features")
+respell_labels = _of_labels(_respelled, "the uids or texts beside features")
+
+
+def plain_labels(data: LabelData) -> tuple[LabelData, str]:
+    """The step for formats that only count labels: each is named and spelled by its number."""
+    change = _of_labels(lambda texts: of_titles(row_names(len(texts), "l")), "the texts")
+    return change(data)
+
+
+def uri_labels(data: LabelData) -> tuple[LabelData, str]:
+    """The step for labels named by URIs: all are numbered unless each is one word of its own."""
+    uids = data.labels.uids
+    words = all(uid.split() == [uid] and uid[0] != "<" and uid[-1] != ">" for uid in uids)
+    return (data, "") if words and len(set(uids)) == len(uids) else number_labels(data)
+
+
+def unique_points(data: LabelData) -> tuple[LabelData, str]:
+    """The step for cells that tell all points apart: else they are named by split and number."""
+    uids = data.train.texts.uids + data.test.texts.uids
+    if _all_differ(uids):
+        return data, ""
+    train, test = (
+        Points(replace(p.texts, uids=row_names(len(p), f"{split}-")), p.labels, p.drop)
+        for split, p in (("train", data.train), ("test", data.test))
+    )
+    return LabelData(data.name, train, test, data.labels), f"the uids of {len(uids)} points"
+
+
+def unique_labels(data: LabelData) -> tuple[LabelData, str]:
+    """The step for cells that tell all labels apart: else they are numbered."""
+    return (data, "") if _all_differ(data.labels.uids) else number_labels(data)
+
+
+def _all_differ(uids: list[str]) -> bool:
+    return len(set(uids)) == len(uids) and not any(_BREAKS.search(uid) for uid in uids)
+
+
+# -- pairs -------------------------------------------------------------------------------------
+
+
+def drop_relevance(data: LabelData) -> tuple[LabelData, str]:
+    """The step that makes every relevance one."""
+    n = sum(p.labels.nnz for p in (data.train, data.test) if p.labels.values is not None)
+    train, test = (
+        Points(p.texts, p.labels.with_values(None), p.drop) for p in (data.train, data.test)
+    )
+    left = LabelData(data.name, train, test, data.labels)
+    return left, f"the relevances of {n} pairs" if n else ""
+
+
+def drop_filters(data: LabelData) -> tuple[LabelData, str]:
+    """The step that forgets which labels predictions must ignore."""
+    n = data.train.drop.nnz + data.test.drop.nnz
+    train, test = (
+        Points(p.texts, p.labels, no_pairs(*p.labels.shape)) for p in (data.train, data.test)
+    )
+    return LabelData(data.name, train, test, data.labels), f"{n} filter pairs" if n else ""
+
+
+def only_full(data: LabelData) -> tuple[LabelData, str]:
+    """The step that leaves out points without text or without labels."""
+    train, test = (_full(points) for points in (data.train, data.test))
+    n = len(data.train) + len(data.test) - len(train) - len(test)
+    note = f"{n} points without text or without labels" if n else ""
+    return LabelData(data.name, train, test, data.labels), note
+
+
+def _full(points: Points) -> Points:
+    has_text = torch.tensor([bool(x.strip()) for x in points.texts.all()], dtype=torch.bool)
+    return points.subset((has_text & (points.labels.degrees() > 0)).nonzero().squeeze(1))
+
+
+def name_labels(clean: Callable[[str], str]) -> Step:
+    """The step for formats whose labels are names: unique, sorted, none that no point has.
+
+    A label is called by its text after `clean`; where two share a text, or one has none, the
+    number of the label follows in parentheses. Filter pairs must be dropped before.
+
+    Args:
+        clean: makes of any text one that the format takes as a name.
+    """
+
+    def step(data: LabelData) -> tuple[LabelData, str]:
+        names = _names(data.labels, clean)
+        used = torch.cat([data.train.labels.indices, data.test.labels.indices]).unique().tolist()
+        order = sorted(used, key=names.__getitem__)
+        column = torch.zeros(len(names), dtype=torch.int64)
+        column[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
+        train, test = (_recolumned(p, column, len(order)) for p in (data.train, data.test))
+        kept = [names[i] for i in order]
+        left = LabelData(data.name, train, test, of_titles(kept, kept))
+        return left, _naming_note(data.labels, left.labels, order)
+
+    return step
+
+
+def _names(labels: Texts, clean: Callable[[str], str]) -> list[str]:
+    texts = [clean(text) for text in labels.all()]
+    times = Counter(texts)
+    names = [
+        text if text and times[text] == 1 else clean(f"{text} ({i})")
+        for i, text in enumerate(texts)
+    ]
+    twice = len(names) - len(set(names))
+    expect(twice == 0, "labels", "texts that can name them", f"{twice} alike", "rename these")
+    return names
+
+
+def _recolumned(points: Points, column: torch.Tensor, n_labels: int) -> Points:
+    old = points.labels
+    labels = Csr(old.indptr, column[old.indices.long()], n_labels, old.values).coalesce()
+    return Points(points.texts, labels, no_pairs(*labels.shape))
+
+
+def _naming_note(old: Texts, new: Texts, order: list[int]) -> str:
+    unused = len(old) - len(new)
+    parts = ["the order of the labels"] * (order != sorted(order))
+    parts += [f"{unused} labels that no point has"] * bool(unused)
+    renamed = sum(old.text(i) != title for i, title in zip(order, new.titles, strict=True))
+    parts += [f"the texts of {renamed} labels, but as names"] * bool(renamed)
+    same = all(old.uids[i] == uid for i, uid in zip(order, new.uids, strict=True))
+    parts += ["the uids of labels"] * (not same)
+    divided = any(old.contents[i] for i in order)
+    parts += [f"{_BORDER} of labels"] * (divided and not renamed)
+    return ", ".join(parts)

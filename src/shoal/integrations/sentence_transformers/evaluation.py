@@ -1,0 +1,93 @@
+"""The metrics of extreme classification as an evaluator of sentence-transformers' trainer.
+
+Documents and labels are encoded, the labels of largest cosine are found by exact search, and
+:func:`shoal.metrics.evaluate` judges them: P@k, nDCG@k, PSP@k, PSnDCG@k and R@k in per cent, with
+the pairs of a filter file taken out of the predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from shoal import metrics
+from shoal._checks import expect, fail
+from shoal.csr import Csr
+from shoal.integrations.sentence_transformers.batches import encode
+from shoal.search import top_k
+
+
+def xc_evaluator(
+    documents: Sequence[str],
+    labels: Sequence[str],
+    truth: Csr,
+    inverse: Float[Tensor, " l"] | None = None,
+    drop: Csr | None = None,
+    *,
+    ks: Sequence[int] = (1, 3, 5),
+    name: str = "",
+    batch_size: int = 256,
+) -> Any:
+    """Make an evaluator for the trainer's ``evaluator`` argument.
+
+    Its primary metric, which chooses the best checkpoint, is P at the first of `ks`.
+
+    Args:
+        documents: texts, one a row of `truth`.
+        labels: texts, one a column.
+        truth: the true labels.
+        inverse: inverse propensities, from :func:`shoal.metrics.inverse_propensity` of the
+            *training* labels; without it PSP@k and PSnDCG@k are left out.
+        drop: pairs that may not be predicted, from a filter file.
+        ks: the ranks to stop at.
+        name: goes before the names of the metrics, as sentence-transformers does it.
+        batch_size: texts a forward pass.
+
+    Returns:
+        a ``BaseEvaluator``; called with a model it returns the metrics by name.
+
+    Raises:
+        InputError: if sentence-transformers is not installed, or texts and truth disagree.
+    """
+    try:
+        from sentence_transformers.base.evaluation import BaseEvaluator  # pyright: ignore
+    except ImportError:
+        remedy = "run pip install 'shoal[sentence-transformers]'"
+        fail("sentence_transformers", "an installed package", "none", remedy)
+    shape = (len(documents), len(labels))
+    expect(truth.shape == shape, "truth", f"{shape}, as the texts", truth.shape, "align it")
+    weights = torch.ones(len(labels)) if inverse is None else inverse
+
+    class XCEvaluator(BaseEvaluator):
+        """Exact search among label embeddings, judged by shoal.metrics."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.primary_metric = f"P@{ks[0]}"
+
+        def __call__(
+            self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
+        ) -> dict[str, float]:
+            rows, keys = (encode(model, list(x), batch_size) for x in (documents, labels))
+            top = _nearest(rows, keys, max(ks), drop)
+            found = metrics.evaluate(top, truth, weights, ks)
+            if inverse is None:
+                found = {k: value for k, value in found.items() if not k.startswith("PS")}
+            found = self.prefix_name_to_metrics(found, name)
+            self.store_metrics_in_model_card_data(model, found, epoch, steps)
+            return found
+
+    return XCEvaluator()
+
+
+def _nearest(
+    rows: Float[Tensor, "n d"], keys: Float[Tensor, "l d"], k: int, drop: Csr | None
+) -> Int[Tensor, "n {k}"]:
+    """The k labels of largest cosine, on the CPU."""
+    pairs = None if drop is None else drop.to(keys.device)
+    return top_k(normalize(rows.float()), normalize(keys.float()), k, pairs)[1].cpu()

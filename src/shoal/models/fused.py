@@ -1,0 +1,240 @@
+"""A labeler that looks at all evidence: embeddings, words, neighbors and classifiers, fused.
+
+Six rankings of a text's labels, seven with a head:
+
+    text        cosine of the embeddings of text and label
+    head        cosine of the text's embedding and the label's classifier
+    neighbors   votes of the training points whose embeddings are nearest
+    words       tf-idf cosine of text and label
+    title       tf-idf cosine of text and the label's title
+    from title  tf-idf cosine of the text's title and the label
+    like words  votes of the training points whose words are nearest
+
+:class:`~shoal.models.fusion.Fusion` weighs them by what they are worth on held-out points. Those
+points enter only after that, as neighbors like all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from shoal._checks import expect, expect_positive
+from shoal.csr import Csr
+from shoal.data.texts import Points, Texts
+from shoal.models.fusion import Candidates, Fusion, fit_fusion, join
+from shoal.models.labeler import Labeler, Lexicon, Prediction, named
+from shoal.models.lexical import LexicalIndex, tf_idf
+from shoal.models.neighbors import votes
+from shoal.models.vocabulary import Vocabulary, inverse_document_frequency
+from shoal.ranking import Ranking
+from shoal.search import top_k
+
+# candidates a ranking brings, and neighbors that vote: measured in docs/LOG.md
+_DEPTH, _NEAR = 100, 50
+# texts ranked at a time: features of their candidates take about 8 kB a text
+_TEXTS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """The lexical side: tf-idf vectors of labels, of their titles, and of training points.
+
+    Attributes:
+        vocabulary: words and pieces.
+        idf: weight of each.
+        labels: index of the label texts.
+        titles: index of the label titles.
+        points: index of the training texts.
+    """
+
+    vocabulary: Vocabulary
+    idf: Float[Tensor, " v"]
+    labels: LexicalIndex
+    titles: LexicalIndex
+    points: LexicalIndex
+
+    @staticmethod
+    def of(vocabulary: Vocabulary, labels: Texts, points: Texts) -> Words:
+        """Index labels and training points."""
+        label_bags, point_bags = (vocabulary.bags(x.all()) for x in (labels, points))
+        idf = inverse_document_frequency(point_bags.stack(label_bags))
+        vectors = (tf_idf(x, idf) for x in (label_bags, vocabulary.bags(labels.titles), point_bags))
+        return Words(vocabulary, idf, *(LexicalIndex.of(x) for x in vectors))
+
+    def vectors(self, texts: Sequence[str]) -> Csr:
+        """tf-idf vectors of texts."""
+        return tf_idf(self.vocabulary.bags(texts), self.idf)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint."""
+        indexes = {"labels": self.labels, "titles": self.titles, "points": self.points}
+        tokenizer = self.vocabulary.save().encode()
+        return {
+            "tokenizer": torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8),
+            "pieces": self.vocabulary.pieces.state_dict(),
+            "idf": self.idf,
+            **{name: index.by_token.state_dict() for name, index in indexes.items()},
+        }
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any]) -> Words:
+        """What :meth:`state_dict` gave."""
+        tokenizer = bytes(state["tokenizer"].numpy()).decode()
+        indexes = (LexicalIndex(Csr.of_state(state[x])) for x in ("labels", "titles", "points"))
+        vocabulary = Vocabulary.load(tokenizer, Csr.of_state(state["pieces"]))
+        return Words(vocabulary, state["idf"], *indexes)
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What the training points tell about labels besides what a model has learned from them.
+
+    Attributes:
+        points: embeddings of the training points.
+        labels: of the training points.
+        words: the lexical side, or None to do without it.
+        head: classifiers, one a label, or None.
+    """
+
+    points: Float[Tensor, "n d"]
+    labels: Csr
+    words: Words | None = None
+    head: Float[Tensor, "l d"] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts agree.
+
+        Raises:
+            InputError: if points and labels, or labels and classifiers, differ in number.
+        """
+        n, n_labels = self.labels.shape
+        got = len(self.points)
+        expect(got == n, "points", f"{n}, as rows of labels", got, "take all parts from one run")
+        got = n_labels if self.head is None else len(self.head)
+        expect(got == n_labels, "head", f"{n_labels} classifiers", got, "use the run's own")
+
+    @property
+    def frequency(self) -> Int[Tensor, " l"]:
+        """Training points of each label."""
+        return torch.bincount(self.labels.indices, minlength=self.labels.n_cols)
+
+    def rankings(self, labeler: Labeler, texts: Texts, drop: Csr | None = None) -> list[Ranking]:
+        """Rank the labels of each text in every way there is.
+
+        Args:
+            labeler: embeds texts and labels.
+            texts: n of them.
+            drop: ``[n, l]``, pairs that need not be found.
+        """
+        depth = min(_DEPTH, self.labels.n_cols)
+        embedded = labeler.encode(texts)
+        keys = [labeler.label_embeddings] + ([] if self.head is None else [self.head])
+        found = [Ranking(*top_k(embedded, key, depth, drop)) for key in keys]
+        near = Ranking(*top_k(embedded, self.points, min(_NEAR, len(self.points))))
+        found.append(votes(near, self.labels, depth))
+        if self.words is not None:
+            whole, title = self.words.vectors(texts.all()), self.words.vectors(texts.titles)
+            found += [
+                self.words.labels.search(whole, depth),
+                self.words.titles.search(whole, depth),
+            ]
+            found.append(self.words.labels.search(title, depth))
+            near = self.words.points.search(whole, _NEAR)
+            found.append(votes(near, self.labels, depth, power=2.0))
+        return found
+
+    def candidates(self, labeler: Labeler, texts: Texts, drop: Csr | None = None) -> Candidates:
+        """What a fusion reads: see :meth:`rankings`."""
+        return join(self.rankings(labeler, texts, drop), self.frequency)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint; embeddings in half precision.
+
+        Half of the bytes moves a cosine by less than 0.001.
+        """
+        return {
+            "points": self.points.half(),
+            "labels": self.labels.with_values(None).state_dict(),
+            "words": None if self.words is None else self.words.state_dict(),
+            "head": self.head,
+        }
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any]) -> Memory:
+        """What :meth:`state_dict` gave."""
+        words = None if state["words"] is None else Words.of_state(state["words"])
+        return Memory(state["points"], Csr.of_state(state["labels"]), words, state["head"])
+
+
+@dataclass(frozen=True, eq=False)
+class FusedLabeler:
+    """An encoder's labeler, a memory, and what their rankings are worth.
+
+    Attributes:
+        labeler: embeds texts and labels.
+        memory: of the training points.
+        fusion: weighs the rankings.
+    """
+
+    labeler: Labeler
+    memory: Memory
+    fusion: Fusion
+
+    @property
+    def lexicon(self) -> Lexicon:
+        """Vocabulary and labels of the encoder."""
+        return self.labeler.lexicon
+
+    def rank(
+        self, texts: Texts, k: int, drop: Csr | None = None
+    ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+        """The k most probable labels of each text: probabilities, and ids (-1 for none).
+
+        Args:
+            texts: any number.
+            k: at most the number of labels.
+            drop: (text, label) pairs that may not be predicted.
+
+        Raises:
+            InputError: if k is out of range.
+        """
+        expect_positive("k", k)
+        most = len(self.lexicon.labels)
+        expect(k <= most, "k", f"at most the {most} labels", k, "lower k")
+        parts = []
+        for ids in torch.arange(len(texts)).split(_TEXTS):
+            without = None if drop is None else drop.rows(ids)
+            found = self.memory.candidates(self.labeler, texts.subset(ids), without)
+            parts.append(self.fusion.rank(found, k, without))
+        scores = torch.cat([part.scores for part in parts])
+        return scores, torch.cat([part.ids for part in parts])
+
+    def predict(self, texts: Sequence[str], k: int = 5) -> list[list[Prediction]]:
+        """The k most probable labels of each text, by name.
+
+        Raises:
+            InputError: if k is out of range.
+        """
+        return named(self.lexicon.labels, *self.rank(Texts.of(texts), k))
+
+
+def fuse(labeler: Labeler, memory: Memory, held_out: Points, seed: int = 0) -> Fusion:
+    """Learn what each ranking of a memory is worth, on points that it does not know.
+
+    Args:
+        labeler: trained without the held-out points.
+        memory: made without them.
+        held_out: some thousands are enough for a network of this size.
+        seed: of the network's first weights and of the order of points.
+
+    Raises:
+        InputError: if none of their labels is found by any ranking.
+    """
+    found = memory.candidates(labeler, held_out.texts, held_out.drop)
+    return fit_fusion(found, held_out.labels, held_out.drop, seed=seed)

@@ -1,0 +1,1 @@
+"""A small HTTP service that predicts the labels of texts with a trained run."""

@@ -1,0 +1,224 @@
+"""The service as an ASGI application: a page, its health, and predictions, all errors as JSON.
+
+==================  ============================================================================
+GET /               the page, where a person types text and sees labels with scores
+GET /health         ``{"model", "labels", "ready"}``; status 503 where it is not ready
+POST /predict       ``{"texts": [text, …], "k": 5}`` → ``{"predictions": [[{"label", "uid", …}]]}``
+==================  ============================================================================
+
+A request ends within `timeout` seconds: 408 if its body did not come, 503 if its answer did not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from shoal._checks import expect, expect_positive
+from shoal.models.labeler import Prediction
+from shoal.serve.batching import Batcher, Full, Predictor
+from shoal.serve.requests import (
+    RETRY,
+    Refusal,
+    expect_json_type,
+    read_body,
+    read_question,
+    to_json,
+)
+from shoal.settings import Limits
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+_PLAIN = {"x-content-type-options": "nosniff"}
+_logger = logging.getLogger("shoal.serve")
+
+
+def make_app(labeler: Predictor, limits: Limits, name: str, labels: int) -> Starlette:
+    """The service around one model.
+
+    Args:
+        labeler: predicts; it is called by one thread, with batches of texts.
+        limits: on each request and on all that wait.
+        name: of the model, as ``/health`` tells it.
+        labels: how many labels the model has.
+
+    Raises:
+        InputError: if a limit makes no sense.
+    """
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.routing import Route
+
+    expect_limits(limits)
+    batcher = Batcher(
+        labeler,
+        size=limits.max_batch,
+        wait=limits.max_wait_ms / 1000,
+        room=limits.max_waiting,
+        patience=limits.timeout,
+    )
+    service = _Service(batcher, limits, name, labels)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        with batcher:
+            yield
+
+    routes = [
+        Route("/", service.page, methods=["GET"]),
+        Route("/health", service.health, methods=["GET"]),
+        Route("/predict", service.predict, methods=["POST"]),
+    ]
+    handlers: dict[Any, Any] = {Refusal: _refused, HTTPException: _not_found}
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    app.router.redirect_slashes = False  # another path is unknown, even by a slash
+    return app
+
+
+def expect_limits(limits: Limits) -> None:
+    """Check the limits of a service.
+
+    Raises:
+        InputError: naming the one that makes no sense.
+    """
+    counts = ("body", "texts", "characters", "k", "batch", "waiting", "connections")
+    for name in (f"max_{count}" for count in counts):
+        expect_positive(name, getattr(limits, name))
+    wait, room, texts = limits.max_wait_ms, limits.max_waiting, limits.max_texts
+    expect(0 <= wait < 60_000, "max_wait_ms", "milliseconds in [0, 60000)", wait, "try 2")
+    good = 0 < limits.timeout <= 3600
+    expect(good, "timeout", "seconds in (0, 3600]", limits.timeout, "try 30")
+    remedy = "raise it or lower max_texts"
+    expect(room >= texts, "max_waiting", f"at least max_texts, {texts}", room, remedy)
+
+
+@dataclass(frozen=True, eq=False)
+class _Service:
+    """What the three addresses answer."""
+
+    batcher: Batcher
+    limits: Limits
+    name: str
+    labels: int
+
+    async def page(self, request: Request) -> Response:
+        from starlette.responses import HTMLResponse
+
+        page = resources.files("shoal.serve").joinpath("page.html").read_text(encoding="utf-8")
+        return HTMLResponse(page, headers={"content-security-policy": _policy(page)} | _PLAIN)
+
+    async def health(self, request: Request) -> Response:
+        ready = self.batcher.ready
+        facts = {"model": self.name, "labels": self.labels, "ready": ready}
+        return _json(to_json(facts), 200 if ready else 503, None if ready else RETRY)
+
+    async def predict(self, request: Request) -> Response:
+        """Answer one question, or refuse it.
+
+        Raises:
+            Refusal: with the status that says why.
+        """
+        expect_json_type(request.headers.get("content-type", ""))
+        stage = 408, "body", "to come", "send it faster"
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                body = await self._body(request)
+                stage = 503, "answer", "to be ready", "ask again"
+                question = read_question(body, self.limits, self.labels)
+                rows = await self.batcher.ask(question.texts, question.k)
+                predictions = [[_facts(x) for x in row] for row in rows]
+                return _json(to_json({"predictions": predictions}))
+        except TimeoutError:
+            status, what, expected, remedy = stage
+            expected = f"{expected} within {self.limits.timeout:g} seconds"
+            headers = RETRY if status == 503 else {"connection": "close"}
+            raise Refusal(status, what, expected, "nothing", remedy, headers) from None
+        except Full:
+            expected = f"room among the {self.limits.max_waiting} texts that may wait"
+            raise Refusal(503, "service", expected, "none", "ask again later", RETRY) from None
+        except Refusal:
+            raise
+        except Exception as error:
+            _logger.error("no answer: %s: %s", type(error).__name__, error)
+            remedy = "tell who runs the service: its log says more"
+            raise Refusal(500, "service", "an answer", "an error inside", remedy) from None
+
+    async def _body(self, request: Request) -> bytes:
+        """Read the body.
+
+        Raises:
+            Refusal: 413 if it is too long, 400 if the client left.
+        """
+        from starlette.requests import ClientDisconnect
+
+        announced = request.headers.get("content-length", "")
+        try:
+            return await read_body(request.stream(), announced, self.limits.max_body)
+        except ClientDisconnect:
+            raise Refusal(400, "body", "its end", "a closed connection", "send it all") from None
+
+
+def _facts(prediction: Prediction) -> dict[str, Any]:
+    """One prediction as JSON; the score to six digits, which is what float32 holds for certain."""
+    score = float(f"{prediction.score:.6g}")
+    return {
+        "label": prediction.label,
+        "uid": prediction.uid,
+        "title": prediction.title,
+        "score": score,
+    }
+
+
+def _json(content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    from starlette.responses import Response
+
+    return Response(content, status, _PLAIN | (headers or {}), "application/json")
+
+
+async def _refused(request: Request, refusal: Refusal) -> Response:
+    return _json(refusal.body, refusal.status, refusal.headers)
+
+
+async def _not_found(request: Request, error: Any) -> Response:
+    """Answer what the router raised: no such path, or another method."""
+    path, status = request.url.path, error.status_code
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        refusal = Refusal(status, "method", allowed, request.method, "use it", error.headers)
+    else:
+        known = "/, /health or /predict"
+        refusal = Refusal(status, "path", known, path[:200], "correct the address")
+    return await _refused(request, refusal)
+
+
+def _policy(page: str) -> str:
+    """Allow the page its own script and style, and questions to where it came from; no more."""
+
+    def hashed(tag: str) -> str:
+        found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digests = (hashlib.sha256(text.encode()).digest() for text in found)
+        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+    parts = {
+        "default-src": "'none'",
+        "script-src": hashed("script"),
+        "style-src": hashed("style"),
+        "img-src": "data:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return "; ".join(f"{name} {allowed}" for name, allowed in parts.items())

@@ -1,0 +1,162 @@
+"""``shoal serve``: a run, an address, and a server that ends cleanly.
+
+The address is taken before the model is loaded, so that a port in use is said at once, and answers
+only after: whoever connects finds the service ready. SIGTERM and SIGINT let requests in flight be
+answered, and the status is 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from shoal._checks import expect, fail
+from shoal.run import Run
+from shoal.serve.app import expect_limits, make_app
+from shoal.serve.protocol import guarded
+from shoal.settings import Limits, Serve
+from shoal.tasks.labels import labeler_of
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from uvicorn import Server
+
+_BACKLOG = 2048
+_GRACE = 1  # seconds beyond the timeout of a request, after which the end no longer waits for any
+
+
+def serve(settings: Serve) -> dict[str, Any]:
+    """Run ``shoal serve`` until SIGTERM or SIGINT.
+
+    Returns:
+        nothing: what is to be said is said when the service is ready.
+
+    Raises:
+        InputError: if the extra is missing, a limit makes no sense, the address cannot be taken,
+            or the folder does not hold a run on labels.
+    """
+    _expect_extra()
+    expect_limits(settings)
+    with bound_socket(settings.host, settings.port) as bound:
+        labeler = labeler_of(Run.open(settings.run), settings.device)
+        labels = len(labeler.lexicon.labels)
+        labeler.predict(["warm"], 1)  # what is computed once is computed before the first request
+        app = make_app(labeler, settings, settings.run.resolve().name, labels)
+        with _refusals_told(settings.host, settings.port):
+            bound.listen(_BACKLOG)
+        server = make_server(app, settings)
+        with stopped_by_signals(server):
+            _announce(settings, _url(bound), labels)
+            server.run(sockets=[bound])
+    print("ended", file=sys.stderr)
+    return {}
+
+
+def _announce(settings: Serve, url: str, labels: int) -> None:
+    if settings.json:
+        print(json.dumps({"url": url, "run": str(settings.run), "labels": labels}), flush=True)
+    print(f"{settings.run}: {labels} labels at {url}; Ctrl-C ends it", file=sys.stderr, flush=True)
+
+
+def _expect_extra() -> None:
+    """Raise unless the framework is installed.
+
+    Raises:
+        InputError: if it is not.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        fail("serve", "starlette and uvicorn", error, "pip install 'shoal[serve]'")
+
+
+@contextmanager
+def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that has taken an address, but does not listen yet.
+
+    Its protocol is named, not left to the system: only then does asyncio send small answers at
+    once, and otherwise each waits 40 ms for the client's acknowledgment.
+
+    Raises:
+        InputError: if the address cannot be taken.
+
+    Yields:
+        the socket.
+    """
+    expect(0 <= port < 2**16, "port", "a number in 0 … 65535", port, "name another; 0 takes any")
+    with _refusals_told(host, port):
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind, protocol)
+    with bound:
+        with _refusals_told(host, port):
+            # The connections of a service that was killed keep its port for a minute otherwise.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        yield bound
+
+
+@contextmanager
+def _refusals_told(host: str, port: int) -> Iterator[None]:
+    """Say in one line why the system does not give an address.
+
+    Raises:
+        InputError: if it does not.
+    """
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        got = getattr(error, "strerror", None) or str(error)
+        remedy = "name another --host or --port; port 0 takes any that is free"
+        fail(f"{host}:{port}", "a free address to serve at", got, remedy)
+
+
+def _url(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def make_server(app: Starlette, limits: Limits) -> Server:
+    """Uvicorn around the service: HTTP/1.1 and nothing else, its own words only for errors."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        http=guarded(limits),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        timeout_graceful_shutdown=math.ceil(limits.timeout) + _GRACE,
+    )
+    return uvicorn.Server(config)
+
+
+@contextmanager
+def stopped_by_signals(server: Server) -> Iterator[None]:
+    """Let SIGINT and SIGTERM stop the server, whenever they come.
+
+    While it runs uvicorn catches them itself; when it has stopped it raises them once more for
+    those who were there before, and by default the last would end the process by the signal.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,190 @@
+"""The two encoders of the label job: a bag whose rows learn, and a transformer whose weights do.
+
+The job asks two things of either: how texts become token ids (:func:`vocabulary_of`), and what is
+trained and then embeds (:func:`learner_of`). The rest of it is the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shoal._checks import expect, fail
+from shoal.csr import Csr
+from shoal.data.texts import Texts
+from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.update import RowAdam
+from shoal.models.bag import BagEncoder
+from shoal.models.labeler import BagRows, Encoder, Labeler, Lexicon
+from shoal.models.pretrained import (
+    TransformerVocabulary,
+    add_lora,
+    checkpoint_gradients,
+    open_backbone,
+    open_vocabulary,
+)
+from shoal.models.roles import RoleVocabulary
+from shoal.models.transformer import TransformerEncoder, TwoEncoders
+from shoal.models.vocabulary import Vocabulary, learn
+from shoal.run import Run
+from shoal.settings import Train
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What is used where nothing was asked for.
+
+    Attributes:
+        batch_size: points a batch.
+        lr: peak learning rate.
+        warmup: steps until it is reached.
+    """
+
+    batch_size: int
+    lr: float
+    warmup: int
+
+
+# Measured on WordNet's validation split (docs/LOG.md).
+BAG = Defaults(batch_size=1024, lr=0.1, warmup=50)
+# Rate and warm-up of NGAME's published configuration. Its batches of 1,600 need a device; 256 is
+# four clusters of 64, and assumes a processor.
+TRANSFORMER = Defaults(batch_size=256, lr=2e-4, warmup=100)
+
+
+def defaults_of(settings: Train) -> Defaults:
+    """The defaults of the encoder that was asked for."""
+    return BAG if settings.encoder == "bag" else TRANSFORMER
+
+
+# -- texts to token ids ------------------------------------------------------------------------
+
+AnyVocabulary = Vocabulary | RoleVocabulary | TransformerVocabulary
+
+Tokenize = Callable[[Texts, Texts], tuple[AnyVocabulary, Csr]]
+"""(documents, labels) → a vocabulary, and the token ids of all documents, then of all labels."""
+
+
+def bags_of(documents: Texts, labels: Texts, roles: bool = True) -> tuple[AnyVocabulary, Csr]:
+    """Learn words and pieces from the texts, and make their bags."""
+    words = learn(documents.all() + labels.all())
+    vocabulary = RoleVocabulary.of(words, documents, labels) if roles else words
+    return vocabulary, vocabulary.documents(documents).stack(vocabulary.labels(labels))
+
+
+def tokenize_of(settings: Train, folder: Path | None = None) -> Tokenize:
+    """How the encoder that was asked for reads texts.
+
+    Args:
+        settings: name the encoder.
+        folder: where a transformer's token ids are kept, mapped into memory; None keeps none.
+
+    Returns:
+        a function of documents and labels; a transformer's raises InputError for no such model.
+    """
+    if settings.encoder == "bag":
+        return partial(bags_of, roles=settings.roles)
+
+    def tokenize(documents: Texts, labels: Texts) -> tuple[TransformerVocabulary, Csr]:
+        vocabulary = open_vocabulary(settings.encoder, settings.max_length)
+        texts = documents.all() + labels.all()
+        return vocabulary, vocabulary.bags(texts) if folder is None else vocabulary.mapped(
+            texts, folder
+        )
+
+    return tokenize
+
+
+# -- what is trained ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """What an encoder brings to the job.
+
+    Attributes:
+        model: called with blocks and rows.
+        encoders: the same for inference: of documents, and of labels where they have their own.
+        dim: width of the vectors.
+        table: rows that learn, or None.
+        optimizer: of the model's parameters, or None.
+    """
+
+    model: nn.Module
+    encoders: tuple[Encoder, ...]
+    dim: int
+    table: UnifiedTensor | None = None
+    optimizer: torch.optim.Optimizer | None = None
+
+
+def learner_of(
+    vocabulary: AnyVocabulary, tokens: Csr, n_documents: int, settings: Train
+) -> Learner:
+    """Make what is trained, as it is before training.
+
+    Args:
+        vocabulary: what the token ids stand for.
+        tokens: of all documents, then of all labels.
+        n_documents: how many documents there are.
+        settings: name the encoder.
+
+    Raises:
+        InputError: if there is no such model, or it is none that shoal can use.
+    """
+    lr = settings.lr or defaults_of(settings).lr
+    if not isinstance(vocabulary, TransformerVocabulary):
+        first = vocabulary.first_rows(tokens, settings.dim, settings.seed)
+        table = UnifiedTensor.of(first, RowAdam(lr=lr))
+        rows = BagRows(table.as_subclass(Tensor))
+        return Learner(BagEncoder(), (rows,), settings.dim, table)
+    model, encoders = _transformer(open_backbone(settings.encoder), n_documents, vars(settings))
+    model.to(settings.device).train()
+    learned = [value for value in model.parameters() if value.requires_grad]
+    # NGAME's published configuration: AdamW, eps 1e-6, no weight decay
+    optimizer = torch.optim.AdamW(learned, lr=lr, eps=1e-6, weight_decay=0.0)
+    return Learner(model, encoders, encoders[0].dim, None, optimizer)
+
+
+def _transformer(
+    backbone: nn.Module, n_documents: int, asked: dict[str, Any]
+) -> tuple[nn.Module, tuple[TransformerEncoder, ...]]:
+    """A model around a backbone as the settings `asked` want it, and its encoders."""
+    with torch.random.fork_rng():
+        torch.manual_seed(asked["seed"])
+        if asked["lora"] is not None:
+            add_lora(backbone, asked["lora"])
+    if asked["gradient_checkpointing"]:
+        checkpoint_gradients(backbone)
+    documents = TransformerEncoder(backbone, asked["pooling"])
+    if asked["label_encoder"] == "shared":
+        return documents, (documents,)
+    labels = copy.deepcopy(documents)
+    return TwoEncoders(documents, labels, n_documents), (documents, labels)
+
+
+def labeler_of(run: Run, device: str = "cpu") -> Labeler:
+    """The best model of a run on labels, on `device`.
+
+    Raises:
+        InputError: if the folder does not hold a whole run of the label job.
+    """
+    lexicon, state = Lexicon.open(run.folder / "lexicon"), run.load_model()
+    vocabulary = lexicon.vocabulary
+    if not isinstance(vocabulary, TransformerVocabulary):
+        expect("rows" in state, str(run.folder), "a run on labels", "another", "name another one")
+        return Labeler(lexicon, BagRows(state["rows"].to(device)))
+    model, encoders = _transformer(vocabulary.backbone(), 0, run.settings)
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        fail(str(run.folder), "weights of the run's own encoder", reason, "train the model again")
+    model.to(device).eval()
+    return Labeler(lexicon, *encoders)

@@ -1,0 +1,87 @@
+"""The last stage of the label job: all that training left behind, fused on held-out points.
+
+``fused.safetensors`` in the run's folder holds it. The held-out points tell what each ranking is
+worth before they are known to any of them; then they join the memory like all other points.
+"""
+
+from __future__ import annotations
+
+import time
+
+from shoal import checkpoint
+from shoal._checks import expect, fail
+from shoal.data.texts import LabelData, Points
+from shoal.models.fused import FusedLabeler, Memory, Words, fuse
+from shoal.models.fusion import Fusion
+from shoal.models.labeler import Labeler
+from shoal.models.roles import RoleVocabulary
+from shoal.models.vocabulary import Vocabulary, learn
+from shoal.run import Run
+from shoal.tasks.encoders import labeler_of
+
+# Fewer held-out points than this teach the network noise: the encoder then ranks alone.
+_FEWEST = 200
+
+Predictor = Labeler | FusedLabeler
+
+
+def predictor_of(run: Run, device: str = "cpu") -> Predictor:
+    """The best labeler of a run: fused if it was, otherwise its encoder alone.
+
+    Raises:
+        InputError: if the folder does not hold a whole run of the label job.
+    """
+    labeler, path = labeler_of(run, device), run.folder / "fused.safetensors"
+    if not path.exists():
+        return labeler
+    state = checkpoint.load(path)
+    try:
+        memory = Memory.of_state(state["memory"])
+        fusion = Fusion(state["rankings"])
+        fusion.load_state_dict(state["fusion"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        fail(str(path), "a fusion of this version", error, "resume the run to make it again")
+    got, want = memory.labels.n_cols, len(labeler.lexicon.labels)
+    expect(got == want, str(path), f"{want} labels", got, "resume the run to make it again")
+    return FusedLabeler(labeler, memory, fusion)
+
+
+def fuse_run(
+    run: Run, data: LabelData, train: Points, held_out: Points | None, *, words: bool, seed: int
+) -> None:
+    """Fuse what the run's best model, its training points and their words know.
+
+    Writes ``fused.safetensors``, or nothing where too few points are held out, and says which in
+    the record.
+
+    Args:
+        run: whose model is trained.
+        data: with all training points.
+        train: those that the model was trained on.
+        held_out: the others.
+        words: whether the lexical side takes part.
+        seed: of the fusion.
+    """
+    begin = time.monotonic()
+    count = 0 if held_out is None else len(held_out)
+    if held_out is None or count < _FEWEST:
+        run.write("fuse", {"held_out": count, "needed": _FEWEST})
+        return
+    labeler = labeler_of(run)
+    fusion = fuse(labeler, _memory(labeler, data, train, words), held_out, seed)
+    memory = _memory(labeler, data, data.train, words)
+    state = {"memory": memory.state_dict(), "fusion": fusion.state_dict()}
+    checkpoint.save(run.folder / "fused.safetensors", state | {"rankings": fusion.rankings})
+    run.write("fuse", {"held_out": count, "fuse_seconds": round(time.monotonic() - begin, 3)})
+
+
+def _memory(labeler: Labeler, data: LabelData, points: Points, words: bool) -> Memory:
+    lexical = None
+    if words:
+        vocabulary = labeler.lexicon.vocabulary
+        if isinstance(vocabulary, RoleVocabulary):
+            vocabulary = vocabulary.words
+        elif not isinstance(vocabulary, Vocabulary):
+            vocabulary = learn(points.texts.all() + data.labels.all())
+        lexical = Words.of(vocabulary, data.labels, points.texts)
+    return Memory(labeler.encode(points.texts), points.labels, lexical)

@@ -1,0 +1,175 @@
+"""formats: what is written reads back in every format, and what a format cannot hold is said."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+import shoal.settings
+from shoal._checks import InputError
+from shoal.data import annif, attentionxml, beir, bow, load, npz, table, text2text, xc
+from shoal.data.formats import FORMATS, convert
+from shoal.data.reduce import Step, reduce
+from shoal.data.texts import LabelData
+from tests.data.made import SUFFIX, Drawn, assert_same, drawn, make_data
+
+STEPS: dict[str, tuple[Step, ...]] = {
+    "xc": xc.STEPS,
+    "npz": npz.STEPS,
+    "pecos": npz.STEPS,
+    "text2text": text2text.STEPS,
+    "beir": beir.STEPS,
+    "attentionxml": attentionxml.STEPS,
+    "annif": annif.STEPS,
+    "bow": bow.STEPS,
+    "csv": table.steps(lists=False),
+    "tsv": table.steps(lists=False),
+    "jsonl": table.steps(lists=True),
+    "parquet": table.steps(lists=True),
+}
+
+
+def can_hold(name: str, data: LabelData) -> bool:
+    """Whether the format takes such data at all: the refusals, each of which has its own test."""
+    if name == "bow":
+        return data.train.texts.features is not None
+    if SUFFIX[name]:
+        left, _ = reduce(data, STEPS[name])
+        return len(left.train) > 0 and len(left.test) > 0
+    return True
+
+
+def test_the_command_offers_every_format() -> None:
+    """--to, the table of formats and these tests name the same ones."""
+    offered = get_args(get_type_hints(shoal.settings.Convert)["to"])
+    assert set(offered) == set(FORMATS) == set(STEPS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=8)
+@given(raw=drawn())
+def test_read_write_is_reduce(name: str, raw: Drawn) -> None:
+    """read(write(data)) == reduce(data), which loses nothing when it is done once more."""
+    data = raw.build()
+    if not can_hold(name, data):
+        return
+    left, lost = reduce(data, STEPS[name])
+    with TemporaryDirectory() as folder:
+        path = Path(folder, f"tiny{SUFFIX[name]}")
+        assert FORMATS[name].write(data, path) == lost
+        again = FORMATS[name].read(path, "utf-8")
+    assert_same(left, again)
+    once_more, lost_again = reduce(again, STEPS[name])
+    assert lost_again == []
+    assert_same(again, once_more)
+    if not lost:
+        assert_same(data, again)
+
+
+@pytest.mark.parametrize("featured", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_found_by_its_files(tmp_path: Path, name: str, featured: bool) -> None:
+    """load() takes what convert wrote for what it is, and gives what the format's reader gives."""
+    data = make_data(relevance=True, featured=featured)
+    if not can_hold(name, data):
+        return
+    xc.write(data, tmp_path / "source")
+    out = tmp_path / f"tiny{SUFFIX[name]}"
+    done = convert(str(tmp_path / "source"), out, name)
+    assert_same(load(out), reduce(data, STEPS[name])[0])
+    assert (done["train"], done["test"], done["labels"]) == (7, 5, 6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["source", out.name])
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("xc", []),
+        ("npz", ["layout.*of 9 points", "layout.*of 5 labels", "uids of 12 p", "uids of 6 labels"]),
+        ("beir", ["title and content apart of 5 points", "filter pairs"]),
+        ("csv", ["layout.*of 9 points", "relevances of", "filter pairs", "4 points without", "as"]),
+    ],
+)
+def test_losses_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, lost: list[str]
+) -> None:
+    """One line on standard error for each thing that the format cannot hold, with its count."""
+    xc.write(make_data(relevance=True), tmp_path / "source")
+    done = convert(str(tmp_path / "source"), tmp_path / f"t{SUFFIX[name]}", name)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"shoal: {name} cannot hold {what}" for what in done["lost"]]
+    assert len(said) == len(lost)
+    assert all(re.search(a, b) for a, b in zip(lost, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("out", "name", "message"),
+    [
+        ("t.csv", "tsv", r"out: expected a name that ends in \.tsv, got .*t\.csv"),
+        ("t", "csv", r"out: expected a name that ends in \.csv"),
+        ("t.csv", "xc", "out: expected the name of a folder"),
+        ("source", "npz", "source: expected nothing there yet"),
+        ("source/lbl.json.gz/x", "npz", "x: expected a place that can be written"),
+        ("new", "bow", "train points: expected features, got texts"),
+    ],
+)
+def test_what_cannot_be_written_leaves_nothing(
+    tmp_path: Path, out: str, name: str, message: str
+) -> None:
+    """A wrong name, a taken one, a format for other data: one line, and no file."""
+    xc.write(make_data(), tmp_path / "source")
+    with pytest.raises(InputError, match=message) as caught:
+        convert(str(tmp_path / "source"), tmp_path / out, name)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_table_needs_points_in_both_splits(tmp_path: Path) -> None:
+    """No test point with text and labels: a table's reader would refuse it, so its writer does."""
+    data = make_data()
+    nobody = data.test.subset(torch.tensor([0]))
+    with pytest.raises(InputError, match="test points: expected some with text and labels"):
+        table.write(LabelData("x", data.train, nobody, data.labels), tmp_path / "t.csv")
+
+
+def test_half_a_character_is_refused(tmp_path: Path) -> None:
+    """A lone surrogate, which Python's strings can hold and UTF-8 cannot, names the file."""
+    data = make_data()
+    data.labels.titles[0] = "\ud800"
+    with pytest.raises(InputError, match=r"Y\.txt: expected texts of whole characters"):
+        npz.write(data, tmp_path)
+
+
+def test_latin_1_is_converted(tmp_path: Path) -> None:
+    """convert reads old bytes when told to, and writes UTF-8."""
+    path = tmp_path / "t.tsv"
+    path.write_bytes("text\tlabels\nté\tx\nt\tý\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"t\.tsv:2: expected utf-8.*shoal convert --encoding"):
+        convert(str(path), tmp_path / "t.jsonl", "jsonl")
+    convert(str(path), tmp_path / "t.jsonl", "jsonl", "latin-1")
+    data = load(tmp_path / "t.jsonl")
+    assert sorted(data.train.texts.titles + data.test.texts.titles) == ["t", "té"]
+    with pytest.raises(InputError, match="encoding: expected a text encoding"):
+        load(path, "klingon")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "bow"])
+def test_wordnet_in_every_format(tmp_path: Path, name: str) -> None:
+    """Two hundred thousand texts go there and come back."""
+    data = load("wordnet")
+    out = tmp_path / f"wordnet{SUFFIX[name]}"
+    left, lost = reduce(data, STEPS[name])
+    assert FORMATS[name].write(data, out) == lost
+    again = load(out)
+    for one, other in ((left.train, again.train), (left.test, again.test)):
+        assert one.texts.titles == other.texts.titles and one.texts.uids == other.texts.uids
+        assert torch.equal(one.labels.indices, other.labels.indices)
+        assert torch.equal(one.drop.indices, other.drop.indices)
+    assert left.labels.titles == again.labels.titles

@@ -1,0 +1,87 @@
+"""Rows for roles: what is shared, what is apart, and the way to disk and back."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from shoal._checks import InputError
+from shoal.csr import Csr
+from shoal.data.texts import Texts
+from shoal.models.labeler import BagRows, Labeler, Lexicon, embed
+from shoal.models.roles import RoleVocabulary
+from shoal.models.vocabulary import learn
+
+DOCUMENTS = Texts(list("abc"), ["red cup", "tea pot", "red hat"], ["holds tea", "for tea", ""])
+LABELS = Texts(list("xy"), ["cup", "hat"], ["red thing", ""])
+WORDS = learn(DOCUMENTS.all() * 2 + LABELS.all() * 2, n_pieces=40)
+ROLES = RoleVocabulary.of(WORDS, DOCUMENTS, LABELS, least=1)
+
+
+def own(bags: Csr) -> list[list[int]]:
+    """Rows that are not those of words and pieces."""
+    offsets = bags.indptr.tolist()
+    rows = [bags.indices[a:b].tolist() for a, b in pairwise(offsets)]
+    return [[i for i in row if i >= len(WORDS)] for row in rows]
+
+
+def test_a_bag_is_its_words_and_a_row_for_each_role() -> None:
+    """Words and pieces stand as without roles; each token adds one row of its role."""
+    for bags, texts in ((ROLES.documents(DOCUMENTS), DOCUMENTS), (ROLES.labels(LABELS), LABELS)):
+        plain, tokens = WORDS.bags(texts.all()), WORDS.tokens(texts.all())
+        assert (bags.degrees() == plain.degrees() + tokens.degrees()).all()
+        kept = bags.indices < len(WORDS)
+        assert torch.equal(bags.indices[kept].long(), plain.indices.long())
+
+
+def test_roles_are_apart() -> None:
+    """The same word has another row in a title, a content, a document and a label; none twice."""
+    documents, labels = own(ROLES.documents(DOCUMENTS)), own(ROLES.labels(LABELS))
+    assert documents[0][0] == documents[2][0]  # "red" in the titles of two documents
+    assert documents[0][3] == documents[1][3]  # "tea" in the contents of two documents
+    assert documents[1][0] != documents[0][3]  # "tea" in a title and in a content
+    assert not {i for row in documents for i in row} & {i for row in labels for i in row}
+    assert max(i for row in documents + labels for i in row) == len(ROLES) - 1
+
+
+def test_before_training_roles_change_no_cosine() -> None:
+    """Their rows start at zero, so embeddings are those of the words alone."""
+    bags = ROLES.documents(DOCUMENTS)
+    rows = ROLES.first_rows(bags, 8, seed=0)
+    words = WORDS.bags(DOCUMENTS.all())
+    torch.testing.assert_close(embed(bags, rows), embed(words, rows[: len(WORDS)].contiguous()))
+
+
+def test_a_pair_that_is_rare_or_new_has_no_row() -> None:
+    """What was seen less often than asked is its word alone, and so is what was never seen."""
+    twice = RoleVocabulary.of(WORDS, DOCUMENTS, LABELS, least=2)
+    (row,) = own(twice.documents(DOCUMENTS.subset(torch.tensor([0]))))
+    assert len(row) == 2  # "red" in titles, "tea" in contents: both occur twice
+    (none,) = own(ROLES.labels(Texts.of(["tea"])))
+    assert none == []
+
+
+def test_a_lexicon_keeps_roles(tmp_path: Path) -> None:
+    """Saved and opened, it makes the same bags of both sides."""
+    lexicon = Lexicon(ROLES, LABELS, ROLES.labels(LABELS))
+    lexicon.save(tmp_path / "lexicon")
+    again = Lexicon.open(tmp_path / "lexicon")
+    assert isinstance(again.vocabulary, RoleVocabulary)
+    assert torch.equal(again.vocabulary.seen, ROLES.seen)
+    rows = torch.randn(len(ROLES), 4, generator=torch.Generator().manual_seed(0))
+    one, other = (Labeler(x, BagRows(rows)) for x in (lexicon, again))
+    assert torch.equal(one.encode(DOCUMENTS), other.encode(DOCUMENTS))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_damage_is_named(tmp_path: Path) -> None:
+    """Pairs of another vocabulary, or a file that is none."""
+    with pytest.raises(InputError, match="seen: expected rising numbers below"):
+        RoleVocabulary(WORDS, torch.tensor([3, 2]))
+    Lexicon(ROLES, LABELS, ROLES.labels(LABELS)).save(tmp_path / "lexicon")
+    (tmp_path / "lexicon" / "roles.npy").write_bytes(b"no")
+    with pytest.raises(InputError, match=r"roles\.npy: expected a whole \.npy file"):
+        Lexicon.open(tmp_path / "lexicon")

@@ -1,0 +1,199 @@
+"""The service on a real socket and in a real process: load, bad clients, signals, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shoal import cli, settings
+from shoal.models.labeler import Labeler
+from shoal.serve.app import make_app
+from shoal.serve.server import bound_socket, make_server, stopped_by_signals
+from shoal.settings import Limits
+from tests.serve.fakes import LABELS, LIMITS, Known, answer, as_json, refused, serving, wait_for
+
+
+def test_hundreds_of_requests_at_once() -> None:
+    """200 requests of 32 clients, a quarter bad: each gets its own answer, and batches are full."""
+    predictor = Known()
+
+    async def ask(client: httpx.AsyncClient, i: int) -> None:
+        texts, k = [f"{i} {j}" for j in range(i % 5)], 1 + i % 3
+        bad = {3: {"texts": "bare"}, 7: {"texts": texts, "k": 99}}.get(i % 8)
+        response = await client.post("/predict", json=bad or {"texts": texts, "k": k})
+        if bad:
+            refused(response, 422, "k" if "k" in bad else "texts")
+        else:
+            assert response.json() == {"predictions": as_json([answer(x, k) for x in texts])}
+
+    async def load(port: int) -> None:
+        pool = httpx.Limits(max_connections=32)
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, limits=pool, timeout=20) as client:
+            await asyncio.gather(*(ask(client, i) for i in range(200)))
+
+    limits = replace(LIMITS, max_waiting=1000, max_wait_ms=300.0)
+    with serving(predictor, limits) as port:
+        asyncio.run(load(port))
+    asked = sum(len(batch) for batch in predictor.batches)
+    assert len(predictor.batches) < asked / 2
+    assert max(len(batch) for batch in predictor.batches) == limits.max_batch
+
+
+# The command as it is, but an answer to "slow" takes a second and says on stdout when it begins.
+SLOW = """
+import sys, time, torch
+torch.set_num_threads(1)
+from shoal import cli
+from shoal.models.labeler import Labeler
+predict = Labeler.predict
+def slowly(labeler, texts, k):
+    if "slow" in texts:
+        print("begun", flush=True)
+        time.sleep(1)
+    return predict(labeler, texts, k)
+Labeler.predict = slowly
+cli.main()
+"""
+
+
+@contextmanager
+def process(run: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command in a process of its own, and the address it tells when it is ready."""
+    words = [sys.executable, "-c", SLOW, "serve", str(run), "--json", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    child = subprocess.Popen(words, env=environment, **streams)  # pyright: ignore
+    with child:
+        try:
+            assert child.stdout is not None
+            ready = json.loads(child.stdout.readline())
+            assert ready.keys() == {"url", "run", "labels"} and ready["labels"] == 16
+            yield child, ready["url"]
+        finally:
+            child.kill()
+
+
+def ask(url: str, text: str) -> bytes:
+    return httpx.post(f"{url}/predict", json={"texts": [text], "k": 3}, timeout=20).content
+
+
+def asked_slowly(child: subprocess.Popen[str], url: str) -> tuple[threading.Thread, list[bytes]]:
+    """A request in flight: its thread, and its answer if it ever comes."""
+    answers: list[bytes] = []
+
+    def job() -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            answers.append(ask(url, "slow"))
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    assert child.stdout is not None and child.stdout.readline() == "begun\n"
+    return thread, answers
+
+
+def test_killed_and_started_again_it_answers_the_same(
+    run: Path, labeler: Labeler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After kill -9 in a request the same port serves the same bytes; SIGTERM ends it with 0.
+
+    A second service at the same address is told in one line; the request in flight at SIGTERM is
+    answered, later ones find nobody.
+    """
+    with process(run, "--port", "0") as (child, url):
+        before = ask(url, "w1 w2")
+        port = url.rpartition(":")[2]
+        assert cli.run(settings.Serve(run=run, port=int(port))) == 2
+        assert capsys.readouterr().err.startswith(f"shoal: 127.0.0.1:{port}: expected a free")
+        thread, answers = asked_slowly(child, url)
+        child.kill()
+        thread.join()
+        assert answers == [] and child.wait() == -signal.SIGKILL
+    with process(run, "--port", port) as (child, again):
+        assert again == url and ask(url, "w1 w2") == before
+        thread, answers = asked_slowly(child, url)
+        child.send_signal(signal.SIGTERM)
+        out, err = child.communicate(timeout=20)
+        thread.join()
+        assert child.returncode == 0 and out == ""
+        assert err == f"{run}: 16 labels at {url}; Ctrl-C ends it\nended\n"
+    expected = as_json(labeler.predict(["w1 w2"], 3))
+    assert json.loads(before) == {"predictions": expected}
+    assert len(json.loads(answers[0])["predictions"][0]) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("early", [True, False])
+def test_a_signal_ends_it_whenever_it_comes(number: signal.Signals, early: bool) -> None:
+    """Before uvicorn catches signals, or after: the server returns, and handlers are as before."""
+    before = signal.getsignal(number)
+    server = make_server(make_app(Known(), LIMITS, "known", LABELS), LIMITS)
+
+    def raise_once_started() -> None:
+        wait_for(lambda: server.started)
+        os.kill(os.getpid(), number)
+
+    with bound_socket("127.0.0.1", 0) as bound, stopped_by_signals(server):
+        if early:
+            signal.raise_signal(number)
+        else:
+            threading.Thread(target=raise_once_started).start()
+        server.run(sockets=[bound])
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"port": -1},
+        {"port": 70_000},
+        {"host": "no.such.host.invalid"},
+        {"host": "192.0.2.1"},  # of nobody, by RFC 5737
+        {"host": "a" * 80},
+        {"max_batch": 0},
+        {"timeout": float("nan")},
+        {"run": Path("absent")},
+    ],
+    ids=str,
+)
+def test_bad_options_are_one_line(
+    run: Path, options: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each ends with status 2 and one line that says what to do."""
+    asked = replace(settings.Serve(run=run, port=0, json=True), **options)  # pyright: ignore
+    assert cli.run(asked) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and ": expected " in err and "; " in err
+
+
+def test_without_the_extra_its_name_is_told(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where starlette or uvicorn is missing the remedy names the extra."""
+    for missing in ("starlette", "uvicorn"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            assert cli.run(settings.Serve(run=run, port=0)) == 2
+        assert "pip install 'shoal[serve]'" in capsys.readouterr().err
+
+
+def test_every_limit_is_an_option() -> None:
+    """The verb's settings are the limits of its service."""
+    asked = settings.Serve(run=Path("run"), max_k=3)
+    assert isinstance(asked, Limits) and {x.name for x in fields(Limits)} < {
+        x.name for x in fields(asked)
+    }
