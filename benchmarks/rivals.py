@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from rivals_.common import TOP, Asked, Outcome, Skipped, peak_mib, threads
 from rivals_.mnrl import mnrl
 from rivals_.trained import explicit, ngame_literal, shoal
 from rivals_.untrained import pecos, tfidf
+from torch import Tensor
+
 from shoal.csr import Csr
 from shoal.data import load, xc
 from shoal.data.texts import LabelData, Points

@@ -76,6 +76,16 @@ def test_a_lexicon_keeps_roles(tmp_path: Path) -> None:
     assert torch.equal(one.encode(DOCUMENTS), other.encode(DOCUMENTS))
 
 
+def test_the_plain_labeler_is_the_one_without_roles() -> None:
+    """Its vectors are those of words and pieces alone; it has no plainer one itself."""
+    rows = torch.randn(len(ROLES), 4, generator=torch.Generator().manual_seed(0))
+    plain = Labeler(Lexicon(ROLES, LABELS, ROLES.labels(LABELS)), BagRows(rows)).plain
+    assert plain is not None and plain.plain is None
+    words = rows[: len(WORDS)].contiguous()
+    torch.testing.assert_close(plain.encode(DOCUMENTS), embed(WORDS.bags(DOCUMENTS.all()), words))
+    torch.testing.assert_close(plain.label_embeddings, embed(WORDS.bags(LABELS.all()), words))
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_damage_is_named(tmp_path: Path) -> None:
     """Pairs of another vocabulary, or a file that is none."""

@@ -1,9 +1,11 @@
 """A labeler that looks at all evidence: embeddings, words, neighbors and classifiers, fused.
 
-Six rankings of a text's labels, seven with a head:
+Up to eight rankings of a text's labels:
 
     text        cosine of the embeddings of text and label
-    head        cosine of the text's embedding and the label's classifier
+    plain       the same without the rows of roles, where there are any: it knows less of what was
+                seen and more of what was not (:mod:`shoal.models.roles`)
+    head        cosine of the text's embedding and the label's classifier, where there is a head
     neighbors   votes of the training points whose embeddings are nearest
     words       tf-idf cosine of text and label
     title       tf-idf cosine of text and the label's title
@@ -138,6 +140,9 @@ class Memory:
         found = [Ranking(*top_k(embedded, key, depth, drop)) for key in keys]
         near = Ranking(*top_k(embedded, self.points, min(_NEAR, len(self.points))))
         found.append(votes(near, self.labels, depth))
+        if labeler.plain is not None:
+            plain = labeler.plain
+            found.append(Ranking(*top_k(plain.encode(texts), plain.label_embeddings, depth, drop)))
         if self.words is not None:
             whole, title = self.words.vectors(texts.all()), self.words.vectors(texts.titles)
             found += [

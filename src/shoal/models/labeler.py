@@ -220,6 +220,16 @@ class Labeler:
         """Unit vectors of all labels."""
         return (self.label_encoder or self.encoder).embed(self.lexicon.label_bags)
 
+    @cached_property
+    def plain(self) -> Labeler | None:
+        """The labeler that is left without the rows of roles; None where there are none."""
+        vocabulary, encoder = self.lexicon.vocabulary, self.encoder
+        if not isinstance(vocabulary, RoleVocabulary) or not isinstance(encoder, BagRows):
+            return None
+        words, labels = vocabulary.words, self.lexicon.labels
+        rows = BagRows(encoder.rows[: len(words)])
+        return Labeler(Lexicon(words, labels, words.labels(labels)), rows)
+
     def encode(self, texts: Texts) -> Float[Tensor, "n d"]:
         """Unit vectors of texts; a bag of which no piece is known is zero."""
         return self.encoder.embed(self.lexicon.vocabulary.documents(texts))
