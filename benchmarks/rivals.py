@@ -87,7 +87,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sweep-steps", type=int, default=150, help="a learning rate tried")
     parser.add_argument("--threads", type=int, help="of every system; torch's default otherwise")
     parser.add_argument("--out", type=Path, help="also append every row to this file")
-    parser.add_argument("--quick", action="store_true", help="3000 points, 2 epochs")
+    parser.add_argument("--quick", action="store_true", help="5000 points, 2 epochs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     asked.systems = asked.systems.split(",")
@@ -176,8 +176,8 @@ def report(row: dict[str, Any], out: Path | None) -> None:
 
 
 def shrink(data: LabelData, folder: Path) -> Path:
-    """Write 3000 training and 500 test points, all labels, where every system can read them."""
-    xc.write(replace(data, train=_some(data.train, 3000), test=_some(data.test, 500)), folder)
+    """Write 5000 training and 500 test points, all labels, where every system can read them."""
+    xc.write(replace(data, train=_some(data.train, 5000), test=_some(data.test, 500)), folder)
     return folder
 
 

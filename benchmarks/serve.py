@@ -30,7 +30,7 @@ from shoal.serve.app import make_app
 from shoal.serve.batching import Predictor
 from shoal.serve.server import bound_socket, make_server
 from shoal.settings import Limits
-from shoal.tasks.labels import labeler_of
+from shoal.tasks.fusing import predictor_of
 
 CLIENTS = (1, 8, 64)
 
@@ -140,7 +140,7 @@ def main() -> None:
     requests, repeats = (48, 2) if args.quick else (args.requests, args.repeats)
     predictor, labels = Product(100_000, 256), 100_000
     if args.run is not None:
-        predictor = labeler_of(Run.open(args.run))
+        predictor = predictor_of(Run.open(args.run))
         labels = len(predictor.lexicon.labels)
     predictor.predict(["warm"], 5)
     with ExitStack() as stack:

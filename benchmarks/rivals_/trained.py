@@ -74,7 +74,8 @@ def ngame_literal(asked: Asked) -> Outcome:
 def _literal_job(prepared: Prepared, settings: Train, epochs: int) -> Job:
     job = make_job(prepared, replace(settings, batches="random"))
     batch = settings.batch_size or 1024
-    sampler = ClusterBatchSampler(len(prepared.train), batch, curriculum(epochs), settings.seed)
+    sizes = curriculum(epochs, batch)
+    sampler = ClusterBatchSampler(len(prepared.train), batch, sizes, settings.seed)
     job.loader.batch_sampler = sampler
     rows = _rows(job)
 
@@ -87,11 +88,12 @@ def _literal_job(prepared: Prepared, settings: Train, epochs: int) -> Job:
     return replace(job, refresh=refresh, also={"batch_sampler": sampler})
 
 
-def curriculum(epochs: int) -> list[tuple[int, int]]:
+def curriculum(epochs: int, batch: int) -> list[tuple[int, int]]:
     """NGAME's doublings within fewer epochs, the first one random: (epoch, cluster size)."""
     sizes = {0: 1}
+    largest = batch & -batch  # the power of two that divides it
     for count, start in enumerate(DOUBLINGS, 1):
-        sizes[max(1, round(start * epochs / 300))] = 2**count
+        sizes[max(1, round(start * epochs / 300))] = min(2**count, largest)
     return sorted(sizes.items())
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from shoal.sample.seeds import EmbeddingBank as EmbeddingBank
     from shoal.sample.seeds import RandomBatchSampler as RandomBatchSampler
     from shoal.search import top_k as top_k
+    from shoal.tasks.fusing import load as load
     from shoal.train import fit as fit
 
 _HOMES = {
@@ -80,6 +81,7 @@ _HOMES = {
     "fit": "train",
     # what came of it
     "Run": "run",
+    "load": "tasks.fusing",
     "Labeler": "models.labeler",
     "top_k": "search",
 }

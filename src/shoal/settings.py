@@ -176,6 +176,8 @@ class Predict(Common):
     """Where to write JSON lines; standard output by default."""
     k: int = 5
     """Labels a text."""
+    threshold: float | None = None
+    """Only labels with at least this score: a probability where the run was fused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +190,8 @@ class Query(Common):
     """Folder of a run; the newest one under runs/ by default."""
     k: int = 5
     """How many labels."""
+    threshold: float | None = None
+    """Only labels with at least this score: a probability where the run was fused."""
 
 
 @dataclass(frozen=True, kw_only=True)

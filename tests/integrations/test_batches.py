@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 
 from shoal._checks import InputError
 from shoal.csr import Csr
@@ -161,7 +162,7 @@ def _rank(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_ranks_take_the_clusters_of_the_first(tmp_path: Path) -> None:
     """Two processes whose embeddings differ iterate the same batches: those of rank 0."""
-    multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    spawn(_rank, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
     alone = NgameBatchSampler(_clusters(), _vectors, warm_epochs=0)
     assert first == second == list(alone)

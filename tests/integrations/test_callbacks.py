@@ -65,7 +65,7 @@ def test_a_checkpoint_elsewhere_is_named(tmp_path: Path) -> None:
 def test_lightning_trains_and_resumes(tmp_path: Path) -> None:
     """Its trainer sees the sampler's own stream, and a resumed run goes on with it."""
     pytest.importorskip("lightning", reason="needs lightning")
-    import lightning.pytorch as pl
+    import lightning.pytorch as pl  # pyright: ignore[reportMissingImports]
     from torch.utils.data import DataLoader
 
     class Watching(pl.LightningModule):

@@ -50,7 +50,9 @@ def test_hundreds_of_requests_at_once() -> None:
         asyncio.run(load(port))
     asked = sum(len(batch) for batch in predictor.batches)
     assert len(predictor.batches) < asked / 2
-    assert max(len(batch) for batch in predictor.batches) == limits.max_batch
+    # requests are not split, so a batch is full where the next one might not fit
+    full = limits.max_batch - limits.max_texts
+    assert full < max(len(batch) for batch in predictor.batches) <= limits.max_batch
 
 
 # The command as it is, but an answer to "slow" takes a second and says on stdout when it begins.

@@ -65,6 +65,20 @@ def test_predict_writes_a_line_a_text(world: Path, tmp_path: Path) -> None:
     assert [x["uid"] for x in answer] == [x["uid"] for x in found[0][0]["labels"]]
 
 
+def test_a_threshold_leaves_out_what_scores_less(world: Path, tmp_path: Path) -> None:
+    """Labels at or above it stay in their order, in answers and in files; all others go."""
+    run = world / "runs" / "one"
+    every = use.query(Query(text="w1 w2", run=run, k=8))["labels"]
+    least = every[3]["score"] + 0.0005  # between rounded scores
+    some = use.query(Query(text="w1 w2", run=run, k=8, threshold=least))["labels"]
+    assert 0 < len(some) < 8 and some == [x for x in every if x["score"] >= least]
+    (tmp_path / "a.txt").write_text("w1 w2\n")
+    asked = Predict(run=run, texts=tmp_path / "a.txt", out=tmp_path / "b", k=8, threshold=least)
+    use.predict(asked)
+    (line,) = [json.loads(x) for x in (tmp_path / "b").read_text().splitlines()]
+    assert [x["uid"] for x in line["labels"]] == [x["uid"] for x in some]
+
+
 def test_failed_prediction_leaves_the_old_file(world: Path, tmp_path: Path) -> None:
     """Too large a k is refused before a line is written; what was there stays, nothing is left."""
     (tmp_path / "a.txt").write_text("w1\n")

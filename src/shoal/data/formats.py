@@ -139,7 +139,7 @@ def _folder_reader(folder: Path) -> Reader:
         if any(next(folder.glob(file), None) for file in files):
             return _text2text_or_bow(folder) if name == "bag of words" else read
     found = sorted(path.name for path in folder.iterdir())[:8]
-    _refuse(folder, f"a folder of {', '.join(found) or 'nothing'}")
+    _refuse(folder, f"a folder of {', '.join(found) or 'no files'}")
 
 
 def _text2text_or_bow(folder: Path) -> Reader:

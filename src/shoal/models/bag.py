@@ -137,4 +137,5 @@ class BagEncoder(nn.Module):
     def forward(self, blocks: Sequence[Block], rows: Float[Tensor, "s d"]) -> Float[Tensor, "b d"]:
         """Embed the `dst` of the first block from the rows of its `src`."""
         hop = blocks[0]
-        return unit(matmul(hop.csr, rows, hop.back if rows.requires_grad else None))
+        back = hop.back if rows.requires_grad or torch.is_grad_enabled() else None
+        return unit(matmul(hop.csr, rows, back))

@@ -21,7 +21,7 @@ from shoal.run import Run
 from shoal.serve.app import expect_limits, make_app
 from shoal.serve.protocol import guarded
 from shoal.settings import Limits, Serve
-from shoal.tasks.labels import labeler_of
+from shoal.tasks.fusing import predictor_of
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -44,7 +44,7 @@ def serve(settings: Serve) -> dict[str, Any]:
     _expect_extra()
     expect_limits(settings)
     with bound_socket(settings.host, settings.port) as bound:
-        labeler = labeler_of(Run.open(settings.run), settings.device)
+        labeler = predictor_of(Run.open(settings.run), settings.device)
         labels = len(labeler.lexicon.labels)
         labeler.predict(["warm"], 1)  # what is computed once is computed before the first request
         app = make_app(labeler, settings, settings.run.resolve().name, labels)

@@ -7,6 +7,7 @@ worth before they are known to any of them; then they join the memory like all o
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from shoal import checkpoint
 from shoal._checks import expect, fail
@@ -23,6 +24,19 @@ from shoal.tasks.encoders import labeler_of
 _FEWEST = 200
 
 Predictor = Labeler | FusedLabeler
+
+
+def load(folder: str | Path, device: str = "cpu") -> Predictor:
+    """Open the labeler of a finished run: ``shoal.load("runs/wordnet").predict(["a text"], k=5)``.
+
+    Args:
+        folder: of the run.
+        device: where embeddings are computed.
+
+    Raises:
+        InputError: if the folder does not hold a whole run of the label job.
+    """
+    return predictor_of(Run.open(folder), device)
 
 
 def predictor_of(run: Run, device: str = "cpu") -> Predictor:

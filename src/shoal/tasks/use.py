@@ -13,6 +13,7 @@ from shoal._checks import expect, expect_folder, expect_positive, fail
 from shoal.data import is_graph, load
 from shoal.data.lines import lines, shorten
 from shoal.data.texts import describe
+from shoal.models.labeler import Prediction
 from shoal.run import Run
 from shoal.tasks import labels, nodes
 from shoal.tasks.fusing import Predictor, predictor_of
@@ -63,7 +64,7 @@ def predict(settings: asked.Predict) -> dict[str, Any]:
     """
     labeler = predictor_of(Run.open(settings.run), settings.device)
     texts = list(_read_texts(settings.texts))
-    found = _predictions(labeler, texts, settings.k)
+    found = _predictions(labeler, texts, settings.k, settings.threshold)
     if settings.out is not None:
         _write_lines(found, settings.out)
         return {"texts": len(texts), "out": str(settings.out)}
@@ -82,11 +83,14 @@ def query(settings: asked.Query) -> dict[str, Any]:
     """
     run = Run.open(settings.run or newest_run(Path("runs")))
     labeler = predictor_of(run, settings.device)
-    return {"text": settings.text, "labels": answer(labeler, settings.text, settings.k)}
+    found = answer(labeler, settings.text, settings.k, settings.threshold)
+    return {"text": settings.text, "labels": found}
 
 
-def answer(labeler: Predictor, text: str, k: int) -> list[dict[str, Any]]:
-    """The best labels of one text as plain dictionaries.
+def answer(
+    labeler: Predictor, text: str, k: int, threshold: float | None = None
+) -> list[dict[str, Any]]:
+    """The best labels of one text as plain dictionaries, those below a threshold left out.
 
     Raises:
         InputError: if no word of the text is known, or k is out of range.
@@ -95,7 +99,8 @@ def answer(labeler: Predictor, text: str, k: int) -> list[dict[str, Any]]:
     known = labeler.lexicon.vocabulary.tokens([text]).nnz > 0
     expect(known, "text", "some word that the model knows", shorten(text), "ask in other words")
     (row,) = labeler.predict([text], k)
-    return [{"score": round(p.score, 3), "title": p.title, "uid": p.uid} for p in row]
+    kept = _above(row, threshold)
+    return [{"score": round(p.score, 3), "title": p.title, "uid": p.uid} for p in kept]
 
 
 def newest_run(folder: Path) -> Path:
@@ -111,11 +116,17 @@ def newest_run(folder: Path) -> Path:
     return max(saved, key=lambda path: path.stat().st_mtime).parent
 
 
-def _predictions(labeler: Predictor, texts: list[str], k: int) -> Iterator[dict[str, Any]]:
+def _predictions(
+    labeler: Predictor, texts: list[str], k: int, threshold: float | None
+) -> Iterator[dict[str, Any]]:
     for start in range(0, len(texts), _TEXTS_AT_A_TIME):
         part = texts[start : start + _TEXTS_AT_A_TIME]
         for text, row in zip(part, labeler.predict(part, k), strict=True):
-            yield {"text": text, "labels": [asdict(found) for found in row]}
+            yield {"text": text, "labels": [asdict(x) for x in _above(row, threshold)]}
+
+
+def _above(row: list[Prediction], threshold: float | None) -> list[Prediction]:
+    return [found for found in row if threshold is None or found.score >= threshold]
 
 
 def _write_lines(found: Iterator[dict[str, Any]], path: Path) -> None:
