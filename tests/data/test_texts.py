@@ -114,6 +114,8 @@ def test_parts_that_disagree_are_refused() -> None:
     points = make_points()
     with pytest.raises(InputError, match="titles, contents: expected 1 each"):
         Texts(["a"], [], ["b"])
+    with pytest.raises(InputError, match="features: expected 1 rows, as uids, got 2"):
+        Texts(["a"], ["b"], [""], no_pairs(2, 3))
     with pytest.raises(InputError, match=r"drop: expected a Csr of \(10, 4\)"):
         Points(points.texts, points.labels, no_pairs(10, 5))
     with pytest.raises(InputError, match="labels: expected a Csr"):

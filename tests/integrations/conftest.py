@@ -44,7 +44,7 @@ def static_model(st: Any) -> Callable[[], Any]:
 def transformer_model(st: Any, tmp_path: Path) -> Any:
     """One BERT layer of width 16 with random weights."""
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # pyright: ignore
 
     folder = tmp_path / "bert"
     folder.mkdir()
