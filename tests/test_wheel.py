@@ -40,7 +40,12 @@ def run(*words: str, cwd: Path, path: Path | None = None) -> str:
 def test_wheel_holds_what_is_needed(wheel: Path) -> None:
     """The types' mark, the shipped data and the licenses are in it; tests and leftovers are not."""
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("py.typed", "data/wordnet/synsets.tsv.gz", "data/wordnet/NOTICE", "serve/page.html"):
+    for needed in (
+        "py.typed",
+        "data/wordnet/synsets.tsv.gz",
+        "data/wordnet/NOTICE",
+        "serve/page.html",
+    ):
         assert f"shoal/{needed}" in names
     licenses = [name for name in names if ".dist-info/licenses/" in name]
     assert {Path(name).name for name in licenses} == {"LICENSE", "NOTICE"}

@@ -52,7 +52,7 @@ def test_the_command_offers_every_format() -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(raw=drawn())
 def test_read_write_is_reduce(name: str, raw: Drawn) -> None:
     """read(write(data)) == reduce(data), which loses nothing when it is done once more."""

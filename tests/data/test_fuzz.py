@@ -112,7 +112,7 @@ def survive(source: Path, chosen: int, harm: list[Damage]) -> bool:
 
 @pytest.mark.parametrize("featured", [False, True])
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(chosen=st.integers(0, 20), harm=st.lists(damages, min_size=1, max_size=3))
 def test_damaged_files(
     valid: Path, name: str, featured: bool, chosen: int, harm: list[Damage]
