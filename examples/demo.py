@@ -42,11 +42,9 @@ def main() -> None:
         results[batches] = train(asked, batches)
         if results[batches]["stopped"] == "interrupt":
             sys.exit("stopped and saved; run the same command to go on")
-    run = Run.open(results["ngame"]["run"])
-    best = predictor_of(run)
-    data = load(asked.source)
-    results["fused"] = results["ngame"] | {"test": labels.judge(best, data)}
+    results["fused"] = results["ngame"] | {"metrics": results["ngame"]["test"]}
     print(table(results))
+    best = predictor_of(Run.open(results["ngame"]["run"]))
     for text in QUERIES:
         print(f"\n{text}")
         for found in answer(best, text, k=3):
@@ -70,14 +68,14 @@ def train(asked: argparse.Namespace, batches: Any) -> dict[str, Any]:
     if result["stopped"] == "interrupt":
         return result
     encoder = labels.labeler_of(Run.open(result["run"]))
-    return result | {"test": labels.judge(encoder, load(asked.source))}
+    return result | {"metrics": labels.judge(encoder, load(asked.source))}
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The metrics of both runs side by side, in per cent, and what each took."""
     lines = ["batches " + "".join(f"{name:>8}" for name in COLUMNS) + "   seconds"]
     for batches, result in results.items():
-        cells = "".join(f"{result['test'][name]:8.2f}" for name in COLUMNS)
+        cells = "".join(f"{result['metrics'][name]:8.2f}" for name in COLUMNS)
         lines.append(f"{batches:<8}{cells}{result['train_seconds']:10.1f}")
     return "\n".join(lines)
 
