@@ -80,7 +80,7 @@ class Index:
 
         grams = {"analyzer": "char_wb", "ngram_range": (3, 5), "min_df": 2}
         self.parts: list[tuple[float, Any]] = [
-            (weight, TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **options))
+            (weight, TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **options))  # pyright: ignore[reportArgumentType]
             for weight, options in ((1.0, {}), (characters, grams))
         ]
         points, names = data.train.texts.all(), data.labels.all()

@@ -44,7 +44,7 @@ def main() -> None:
     found: dict[tuple[str, int], float] = {}
     vectorize, x, y = read(folder / "tune", threads)
     test = vectorize(lines(folder / "tune" / "X.tst.txt"))
-    truth = smat_util.load_matrix(folder / "tune" / "Y.tst.npz").tocsr()
+    truth = smat_util.load_matrix(str(folder / "tune" / "Y.tst.npz")).tocsr()
     for method in ("pifa", "pifa_lf_concat"):
         model = train(vectorize, x, y, lines(folder / "tune" / "Y.txt"), method, threads)
         for beam in BEAMS:
@@ -76,7 +76,7 @@ def read(folder: Path, threads: int) -> tuple[Any, Any, Any]:
     def vectorize(corpus: list[str]) -> Any:
         return fitted.predict(corpus, threads=threads)
 
-    labels = smat_util.load_matrix(folder / "Y.trn.npz").tocsr().astype(np.float32)
+    labels = smat_util.load_matrix(str(folder / "Y.trn.npz")).tocsr().astype(np.float32)
     labels.data[:] = 1
     return vectorize, vectorize(texts), labels
 
