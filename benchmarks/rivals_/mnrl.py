@@ -1,8 +1,9 @@
 """sentence-transformers' MultipleNegativesRankingLoss on the same encoder: a bag of shoal's tokens.
 
-A StaticEmbedding over shoal's own vocabulary, from the same first rows; its trainer, its default
-batches without doubles, as many steps of as many pairs as shoal takes points. Learning rate and
-scale are the best of a sweep of its own on validation.
+A StaticEmbedding over shoal's own words and pieces, from the same first rows, one row a token
+wherever it stands: rows for roles are more than this format can say. Its trainer, its batches
+without doubles, as many steps of as many pairs as shoal takes points. Learning rate and scale are
+the best of a sweep of its own on validation.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import itertools
 import os
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,9 +24,11 @@ from shoal.metrics import evaluate
 from shoal.models.bag import matmul
 from shoal.models.vocabulary import Vocabulary, random_rows
 from shoal.search import top_k
+from shoal.tasks.encoders import bags_of
 from shoal.tasks.labels import Prepared, prepare
 
-OPTIONS = tuple(itertools.product((0.03, 0.1), (10.0, 20.0)))
+ONE_ROW = partial(bags_of, roles=False)
+OPTIONS = tuple(itertools.product((0.03, 0.1, 0.3), (10.0, 20.0)))
 
 
 def mnrl(asked: Asked) -> Outcome:
@@ -38,7 +42,7 @@ def mnrl(asked: Asked) -> Outcome:
         found = {option: _try(asked, *option) for option in OPTIONS}
         lr, scale = max(found, key=lambda option: found[option])
     with clock.stage("train"):
-        prepared = prepare(asked.data, 0.0, asked.seed)
+        prepared = prepare(asked.data, 0.0, asked.seed, ONE_ROW)
         steps = asked.epochs * -(-len(prepared.train) // asked.batch_size)
         model = _train(prepared, asked, lr, scale, steps)
     with clock.stage("predict"):
@@ -49,7 +53,7 @@ def mnrl(asked: Asked) -> Outcome:
 
 
 def _try(asked: Asked, lr: float, scale: float) -> float:
-    prepared = prepare(asked.data, 0.05, 0)
+    prepared = prepare(asked.data, 0.05, 0, ONE_ROW)
     model = _train(prepared, asked, lr, scale, asked.sweep_steps)
     valid = prepared.valid
     assert valid is not None  # a share of the points is held out

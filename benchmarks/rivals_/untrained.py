@@ -58,7 +58,7 @@ def tfidf(asked: Asked) -> Outcome:
     clock = Clock()
     with clock.stage("tune"):
         train, valid = validation_split(asked.data, VALID, seed=0)
-        found = sweep(replace(asked.data, train=train, test=valid), 300 if asked.quick else 3000)
+        found = sweep(replace(asked.data, train=train, test=valid), 300 if asked.quick else 1000)
         best = max(found, key=lambda option: found[option])
     characters, k, power, weight = best
     with clock.stage("train"):

@@ -11,6 +11,7 @@ FOLDER holds ``tune`` and ``final``, each as PECOS wants it; predictions go to F
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import time
@@ -71,7 +72,7 @@ def main() -> None:
 def read(folder: Path, threads: int) -> tuple[Any, Any, Any]:
     """A fitted vectorizer, the features of the training points, and their labels."""
     texts = lines(folder / "X.trn.txt")
-    fitted = Vectorizer.train(texts, CONFIG)
+    fitted = Vectorizer.train(texts, copy.deepcopy(CONFIG))  # it writes into it
 
     def vectorize(corpus: list[str]) -> Any:
         return fitted.predict(corpus, threads=threads)
