@@ -89,6 +89,8 @@ VARIANTS: dict[str, Callable[[], Job]] = {
     "accumulate": lambda: label_job(accumulate=4, clip=0.1),
     "random": lambda: label_job(batches="random", loss="triplet", positives=2, prefetch=0),
     "chunk": lambda: label_job(chunk=5),
+    "joint": lambda: label_job(head="joint"),
+    "joint, mined, chunk": lambda: label_job(head="joint", head_negatives="mined", chunk=5),
     "nodes": node_job,
     "nodes, accumulate": lambda: node_job(accumulate=2, clip=0.1, prefetch=4),
 }

@@ -86,6 +86,9 @@ class Job:
         evaluate: the validation metrics; the first one decides what is best (higher is better).
         evaluate_every: epochs between two of them.
         also: what else a checkpoint holds, by name: the batch sampler, an embedding bank.
+        tables: further tables that learn, by name, whose rows the objective itself moves when it is
+            differentiated (:func:`~shoal.models.loss_skip.head_loss`). Their rates follow the
+            schedule, a checkpoint holds them, and the norm that `clip` bounds leaves them out.
     """
 
     objective: Objective
@@ -102,6 +105,7 @@ class Job:
     evaluate: Callable[[], dict[str, float]] | None = None
     evaluate_every: int = 1
     also: Mapping[str, Stateful] = field(default_factory=dict)
+    tables: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the numbers.

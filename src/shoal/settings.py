@@ -121,8 +121,18 @@ class Train(Common):
     """Labels: decoupled softmax, or NGAME's triplets with the hardest negatives."""
     temperature: float = 0.1
     """Labels: of the softmax."""
-    rank: Literal["fused", "encoder"] = "fused"
-    """Labels: weigh all evidence on the points held out, or rank by the encoder alone."""
+    head: Literal["none", "frozen", "joint"] = "none"
+    """Labels: classifiers, one a label: none, after the encoder, or together with it."""
+    head_epochs: int = 5
+    """Labels: passes over the points that train classifiers after the encoder."""
+    head_lr: float = 0.01
+    """Labels: peak learning rate of the classifiers."""
+    head_negatives: Literal["batch", "mined", "all"] = "batch"
+    """Labels: classifiers a batch scores: its points' labels, hard ones besides, or all."""
+    head_dropout: float = 0.5
+    """Labels: share of an embedding's entries that are dropped before the classifiers."""
+    rank: Literal["fused", "encoder", "head"] = "fused"
+    """Labels: weigh all evidence on the points held out, or rank by encoder or head alone."""
     words: bool = True
     """Labels: leave matching words, and the points that share them, out of the evidence."""
 

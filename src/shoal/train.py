@@ -68,7 +68,8 @@ class _Loop:
         self.progress = Progress()
         self.total = budget.total_steps(job.steps_per_epoch)
         self.lrs = [group["lr"] for group in job.optimizer.param_groups] if job.optimizer else []
-        self.table_lr = job.table.optimizer.lr if job.table is not None else 0.0
+        self.tables = {**({} if job.table is None else {"": job.table}), **job.tables}
+        self.table_lrs = {name: table.optimizer.lr for name, table in self.tables.items()}
         self.saved_at = time.monotonic()
 
     # -- the loop ----------------------------------------------------------------------------
@@ -149,8 +150,8 @@ class _Loop:
         if self.job.optimizer is not None:
             for group, lr in zip(self.job.optimizer.param_groups, self.lrs, strict=True):
                 group["lr"] = lr * factor
-        if self.job.table is not None:
-            self.job.table.optimizer.lr = self.table_lr * factor
+        for name, table in self.tables.items():
+            table.optimizer.lr = self.table_lrs[name] * factor
 
     def _refuse_divergence(self) -> None:
         loss = self.progress.loss
@@ -202,6 +203,7 @@ class _Loop:
         state: dict[str, Any] = {"model": self.job.objective.model.state_dict()}
         if self.job.table is not None:
             state["rows"] = self.job.table.as_subclass(Tensor)
+        state["tables"] = {name: x.as_subclass(Tensor) for name, x in self.job.tables.items()}
         return state
 
     def _save(self) -> None:
@@ -215,6 +217,9 @@ class _Loop:
             state["optimizer"] = job.optimizer.state_dict()
         if job.table is not None:
             state["row_optimizer"] = job.table.optimizer.state_dict()
+        state["table_optimizers"] = {
+            name: table.optimizer.state_dict() for name, table in job.tables.items()
+        }
         assert self.record_to is not None
         self.record_to.save_last(state)
         self.saved_at = time.monotonic()
@@ -238,11 +243,9 @@ class _Loop:
         job = self.job
         job.objective.model.load_state_dict(state["model"])
         if job.table is not None:
-            rows, saved = job.table.as_subclass(Tensor), state["rows"]
-            want, got = (f"rows of shape {tuple(x.shape)}" for x in (rows, saved))
-            expect(want == got, "checkpoint", want, got, "use the run's own data and settings")
-            rows.copy_(saved)
-            job.table.optimizer.load_state_dict(state["row_optimizer"])
+            _restore(job.table, state["rows"], state["row_optimizer"])
+        for name, table in job.tables.items():
+            _restore(table, state["tables"][name], state["table_optimizers"][name])
         if job.optimizer is not None:
             job.optimizer.load_state_dict(state["optimizer"])
         job.loader.load_state_dict(state["loader"])
@@ -252,6 +255,14 @@ class _Loop:
         on_host, *on_devices = state["random"]
         torch.set_rng_state(on_host)
         torch.cuda.set_rng_state_all(on_devices[: torch.cuda.device_count()])
+
+
+def _restore(table: Any, saved: Tensor, optimizer: dict[str, Any]) -> None:
+    rows = table.as_subclass(Tensor)
+    want, got = (f"rows of shape {tuple(x.shape)}" for x in (rows, saved))
+    expect(want == got, "checkpoint", want, got, "use the run's own data and settings")
+    rows.copy_(saved)
+    table.optimizer.load_state_dict(optimizer)
 
 
 def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

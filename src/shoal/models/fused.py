@@ -5,7 +5,7 @@ Up to eight rankings of a text's labels:
     text        cosine of the embeddings of text and label
     plain       the same without the rows of roles, where there are any: it knows less of what was
                 seen and more of what was not (:mod:`shoal.models.roles`)
-    head        cosine of the text's embedding and the label's classifier, where there is a head
+    head        inner product of the text's embedding and the label's classifier, if there is a head
     neighbors   votes of the training points whose embeddings are nearest
     words       tf-idf cosine of text and label
     title       tf-idf cosine of text and the label's title

@@ -9,7 +9,7 @@ checkpoint.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -181,7 +181,8 @@ class Prediction:
         label: its position among the labels.
         uid: the data's name for it.
         title: its short text.
-        score: the probability that it is true, of a fused labeler; else the cosine, -1 … 1.
+        score: the probability that it is true, of a fused labeler; else the cosine, -1 … 1, or
+            the classifier's inner product.
     """
 
     label: int
@@ -198,11 +199,14 @@ class Labeler:
         lexicon: vocabulary and labels.
         encoder: embeds texts.
         label_encoder: embeds labels; None where they share the encoder of texts.
+        classifiers: what ranks labels in place of their embeddings, on the encoder's device; None
+            without a head (:mod:`shoal.models.head`).
     """
 
     lexicon: Lexicon
     encoder: Encoder
     label_encoder: Encoder | None = None
+    classifiers: Float[Tensor, "l d"] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check that the encoders know the vocabulary's token ids.
@@ -250,7 +254,8 @@ class Labeler:
         expect_positive("k", k)
         embedded = self.encode(texts)
         drop = None if drop is None else drop.to(embedded.device)
-        return top_k(embedded, self.label_embeddings, k, drop)
+        keys = self.label_embeddings if self.classifiers is None else self.classifiers
+        return top_k(embedded, keys, k, drop)
 
     def predict(self, texts: Sequence[str], k: int = 5) -> list[list[Prediction]]:
         """The k best labels of each text, by name.

@@ -11,7 +11,7 @@ input hop first:
   2023): zeros of the block are in-batch negatives, ones are all known positives.
 - :class:`Hop`: one hop as it is, such as from documents to their tokens.
 - :class:`Chain`: one after the other, where the labels or nodes of a shortlist have texts or
-  neighborhoods of their own.
+  neighborhoods of their own; :class:`Both`: side by side.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class ShortlistSampler:
 
     Attributes:
         labels: points x labels.
-        positives: labels drawn a point, without replacement, at least 1.
+        positives: labels drawn a point, without replacement, at least 1; None takes all of them.
         extra: further draws, uniform over all labels; a label drawn again is not added again.
         weighted: draw positives in proportion to ``labels.values`` (inverse propensities, say).
         dst_in_src: for a graph, whose labels are nodes: the seeds lead the shortlist, so that one
@@ -150,7 +150,7 @@ class ShortlistSampler:
     """
 
     labels: Csr
-    positives: int = 1
+    positives: int | None = 1
     extra: int = 0
     weighted: bool = False
     dst_in_src: bool = False
@@ -162,7 +162,7 @@ class ShortlistSampler:
         Raises:
             InputError: if `positives` or `extra` is too small, or there are no labels at all.
         """
-        expect_positive("positives", self.positives)
+        expect_positive("positives", self.positives) if self.positives is not None else None
         expect(self.extra >= 0, "extra", "at least 0", self.extra, "raise it")
         expect(self.labels.n_cols > 0, "labels", "some columns", repr(self.labels), "check it")
 
@@ -267,6 +267,30 @@ class Chain:
         """Return the inner blocks, then the outer ones."""
         blocks = self.outer(seeds, generator)
         return [*self.inner(self.rows(blocks[0]), generator), *blocks]
+
+
+@dataclass(frozen=True, eq=False)
+class Both:
+    """The blocks of two block samplers for the same seeds, one after the other.
+
+    Attributes:
+        first: draws first, as if it were alone.
+        second: its blocks come last.
+
+    Example:
+        >>> labels = Csr.from_lists([[0, 3], [3]], n_cols=4)
+        >>> every = ShortlistSampler(labels, positives=None)
+        >>> one, both = Both(Hop(labels, 1), every)(torch.arange(2), torch.Generator())
+        >>> one.indptr.tolist(), both.src.tolist()
+        ([0, 1, 2], [0, 3])
+    """
+
+    first: BlockSampler
+    second: BlockSampler
+
+    def __call__(self, seeds: Int[Tensor, " b"], generator: Generator) -> list[Block]:
+        """Return the blocks of the first, then those of the second."""
+        return [*self.first(seeds, generator), *self.second(seeds, generator)]
 
 
 def dst_then_src(block: Block, offset: int) -> Int[Tensor, " b_plus_s"]:

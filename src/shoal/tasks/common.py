@@ -40,6 +40,11 @@ OPTIONS_OF = {
         "positives",
         "loss",
         "temperature",
+        "head",
+        "head_epochs",
+        "head_lr",
+        "head_negatives",
+        "head_dropout",
         "rank",
         "words",
         "roles",
@@ -60,14 +65,23 @@ def expect_settings(settings: Train) -> None:
         InputError: naming the option; one of the other job or encoder counts as given if it is not
             at its default.
     """
-    for name in ("batch_size", "refresh_every", "dim", "max_length", "lora", "chunk"):
+    for name in (
+        "batch_size",
+        "refresh_every",
+        "dim",
+        "max_length",
+        "lora",
+        "chunk",
+        "head_epochs",
+    ):
         value = getattr(settings, name)
         expect_positive(name, value) if value is not None else None
-    for name in ("lr", "temperature"):
+    for name in ("lr", "temperature", "head_lr"):
         value = getattr(settings, name)
         good = value is None or 0 < value < float("inf")
         expect(good, name, "a number above 0", value, "leave it out for the default")
     expect(0 <= settings.valid < 1, "valid", "a share in [0, 1)", settings.valid, "try 0.05")
+    _expect_head(settings)
     warm = settings.warm_epochs
     expect(warm >= 0, "warm_epochs", "at least 0 epochs", warm, "raise it")
     mine, other = ("nodes", "labels") if is_graph(settings.source) else ("labels", "nodes")
@@ -80,6 +94,21 @@ def expect_settings(settings: Train) -> None:
         wrong = option.name in _OPTIONS_OF_ENCODER[encoder] and given
         want = f"an option of --encoder {settings.encoder}"
         expect(not wrong, option.name, want, f"one of {encoder}", "leave it out")
+
+
+def _expect_head(settings: Train) -> None:
+    share = settings.head_dropout
+    expect(0 <= share < 1, "head_dropout", "a share in [0, 1)", share, "try 0.5")
+    if settings.head == "none":
+        good = settings.rank != "head"
+        expect(good, "rank", "fused or encoder without a head", "head", "pass --head frozen")
+    for option in fields(settings):
+        late = option.name == "head_epochs"
+        needs = {"frozen"} if late else {"frozen", "joint"}
+        given = getattr(settings, option.name) != option.default
+        wrong = option.name.startswith("head_") and given and settings.head not in needs
+        want = "an option of " + ("--head frozen" if late else "a head")
+        expect(not wrong, option.name, want, f"--head {settings.head}", "leave it out")
 
 
 def open_run(settings: Train) -> Run:

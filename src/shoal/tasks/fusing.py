@@ -7,7 +7,10 @@ worth before they are known to any of them; then they join the memory like all o
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from shoal import checkpoint
 from shoal._checks import expect, fail
@@ -19,6 +22,7 @@ from shoal.models.roles import RoleVocabulary
 from shoal.models.vocabulary import Vocabulary, learn
 from shoal.run import Run
 from shoal.tasks.encoders import labeler_of
+from shoal.tasks.heads import classifiers_of
 
 # Fewer held-out points than this teach the network noise: the encoder then ranks alone.
 _FEWEST = 200
@@ -40,14 +44,15 @@ def load(folder: str | Path, device: str = "cpu") -> Predictor:
 
 
 def predictor_of(run: Run, device: str = "cpu") -> Predictor:
-    """The best labeler of a run: fused if it was, otherwise its encoder alone.
+    """The best labeler of a run: fused if it was, otherwise its head or encoder alone.
 
     Raises:
         InputError: if the folder does not hold a whole run of the label job.
     """
     labeler, path = labeler_of(run, device), run.folder / "fused.safetensors"
     if not path.exists():
-        return labeler
+        by_head = run.settings.get("rank") == "head"
+        return replace(labeler, classifiers=classifiers_of(run, device)) if by_head else labeler
     state = checkpoint.load(path)
     try:
         memory = Memory.of_state(state["memory"])
@@ -81,15 +86,17 @@ def fuse_run(
     if held_out is None or count < _FEWEST:
         run.write("fuse", {"held_out": count, "needed": _FEWEST})
         return
-    labeler = labeler_of(run)
-    fusion = fuse(labeler, _memory(labeler, data, train, words), held_out, seed)
-    memory = _memory(labeler, data, data.train, words)
+    labeler, head = labeler_of(run), classifiers_of(run)
+    fusion = fuse(labeler, _memory(labeler, data, train, words, head), held_out, seed)
+    memory = _memory(labeler, data, data.train, words, head)
     state = {"memory": memory.state_dict(), "fusion": fusion.state_dict()}
     checkpoint.save(run.folder / "fused.safetensors", state | {"rankings": fusion.rankings})
     run.write("fuse", {"held_out": count, "fuse_seconds": round(time.monotonic() - begin, 3)})
 
 
-def _memory(labeler: Labeler, data: LabelData, points: Points, words: bool) -> Memory:
+def _memory(
+    labeler: Labeler, data: LabelData, points: Points, words: bool, head: Tensor | None
+) -> Memory:
     lexical = None
     if words:
         vocabulary = labeler.lexicon.vocabulary
@@ -98,4 +105,4 @@ def _memory(labeler: Labeler, data: LabelData, points: Points, words: bool) -> M
         elif not isinstance(vocabulary, Vocabulary):
             vocabulary = learn(points.texts.all() + data.labels.all())
         lexical = Words.of(vocabulary, data.labels, points.texts)
-    return Memory(labeler.encode(points.texts), points.labels, lexical)
+    return Memory(labeler.encode(points.texts), points.labels, lexical, head)

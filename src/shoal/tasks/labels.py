@@ -8,84 +8,41 @@ learns, a transformer reads the token ids; the loss reads the shortlist's block.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from shoal import metrics
 from shoal._checks import expect_positive
-from shoal.block import Batch
+from shoal.block import Batch, Block
 from shoal.csr import Csr
 from shoal.data import load
-from shoal.data.texts import LabelData, Points, validation_split
+from shoal.data.texts import LabelData
 from shoal.fetch.loader import Loader
 from shoal.job import Job, Stateful
 from shoal.losses import decoupled_softmax, hardest_triplets
-from shoal.models.labeler import BagRows, Encoder, Labeler, Lexicon
+from shoal.models.labeler import BagRows, Encoder, Labeler
 from shoal.models.pretrained import TransformerVocabulary
 from shoal.objectives import Objective, in_batch
 from shoal.run import Run
-from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
+from shoal.sample.expand import Both, Chain, Hop, ShortlistSampler, dst_then_src
 from shoal.sample.hardness import hard_negative_recall
 from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank, RandomBatchSampler
 from shoal.settings import Cluster, Train
+from shoal.tasks.batches import batch_sampler_of, renew
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
-from shoal.tasks.encoders import Tokenize, bags_of, defaults_of, labeler_of, learner_of, tokenize_of
+from shoal.tasks.encoders import Learner, defaults_of, labeler_of, learner_of, tokenize_of
 from shoal.tasks.fusing import Predictor, fuse_run, predictor_of
+from shoal.tasks.heads import HeadPart, train_head, with_head
+from shoal.tasks.prepared import Prepared, prepare
+from shoal.tasks.validation import validate
 from shoal.train import fit
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A data set ready for training.
-
-    Attributes:
-        train: the points learned from.
-        valid: the points held out from training, or None.
-        lexicon: vocabulary and labels.
-        tokens: token ids of the training points, then of the labels, one row a text.
-    """
-
-    train: Points
-    valid: Points | None
-    lexicon: Lexicon
-    tokens: Csr
-
-    @property
-    def bags(self) -> Csr:
-        """Token ids of the training points."""
-        return _span(self.tokens, 0, len(self.train))
-
-
-def prepare(data: LabelData, valid: float, seed: int, tokenize: Tokenize = bags_of) -> Prepared:
-    """Hold out a validation share, make a vocabulary for what is left, and the token ids.
-
-    Args:
-        data: texts and labels.
-        valid: share of the training points that is held out; 0 for none.
-        seed: of that split.
-        tokenize: how texts become token ids; by default a vocabulary is learned from them.
-    """
-    train, held = data.train, None
-    if valid > 0:
-        train, held = validation_split(data, valid, seed)
-        held = held if len(held) else None  # all of them may be known from their reverse
-    vocabulary, tokens = tokenize(train.texts, data.labels)
-    label_tokens = _span(tokens, len(train), tokens.n_rows)
-    return Prepared(train, held, Lexicon(vocabulary, data.labels, label_tokens), tokens)
-
-
-def _span(csr: Csr, start: int, stop: int) -> Csr:
-    """Rows `start` to `stop` in the same memory, so that what is mapped stays so."""
-    first, last = int(csr.indptr[start]), int(csr.indptr[stop])
-    return Csr(csr.indptr[start : stop + 1] - first, csr.indices[first:last], csr.n_cols)
 
 
 def train(settings: Train) -> dict[str, Any]:
@@ -107,6 +64,9 @@ def train(settings: Train) -> dict[str, Any]:
     run.write("start", {"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(prepared, settings)
     progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
+    if settings.head == "frozen" and progress.stopped != "interrupt":
+        stage = train_head(run, prepared, settings, progress.step)
+        progress.stopped = stage.stopped if stage.stopped == "interrupt" else progress.stopped
     if settings.rank == "fused" and progress.stopped != "interrupt":
         held_out, words, seed = prepared.valid, settings.words, settings.seed
         fuse_run(run, data, prepared.train, held_out, words=words, seed=seed)
@@ -117,16 +77,22 @@ def make_job(prepared: Prepared, settings: Train) -> Job:
     """Put the parts of the label job together.
 
     Returns:
-        what :func:`~shoal.train.fit` trains; its table holds the rows of a bag.
+        what :func:`~shoal.train.fit` trains; its table holds the rows of a bag, and its further
+        table ``head`` the classifiers that are trained with them.
 
     Raises:
         InputError: if batch size, cluster size or another setting does not fit the data.
     """
-    n = len(prepared.train)
+    n, truth = len(prepared.train), prepared.train.labels
     learner = learner_of(prepared.lexicon.vocabulary, prepared.tokens, n, settings)
-    seeds = _batch_sampler(n, settings)
-    shortlist = ShortlistSampler(prepared.train.labels, settings.positives)
+    seeds = batch_sampler_of(n, settings)
+    shortlist = ShortlistSampler(truth, settings.positives)
     blocks = Chain(shortlist, Hop(prepared.tokens), partial(dst_then_src, offset=n))
+    part = None
+    if settings.head == "joint":
+        part = HeadPart.of(_labeler(prepared, learner).label_embeddings, truth, settings)
+        blocks = Both(blocks, part.blocks)
+    mine = None if part is None else part.mine
     loader = Loader(
         seeds,
         blocks,
@@ -135,17 +101,13 @@ def make_job(prepared: Prepared, settings: Train) -> Job:
         prefetch=settings.prefetch,
         device=None if settings.device == "cpu" else settings.device,
     )
-    loss = {
-        "softmax": partial(decoupled_softmax, temperature=settings.temperature),
-        "triplet": hardest_triplets,
-    }[settings.loss]
-    also: dict[str, Stateful] = {"batch_sampler": seeds}
     bank = EmbeddingBank(n, learner.dim) if settings.bank else None
+    embed = partial(_embed, learner.encoders[0], prepared.bags, bank)
+    also: dict[str, Stateful] = {"batch_sampler": seeds}
     if bank is not None:
         also["bank"] = bank
-    valid = prepared.valid
-    return Job(
-        Objective(learner.model, in_batch(loss)),
+    job = Job(
+        Objective(learner.model, in_batch(_loss_of(settings))),
         loader,
         learner.optimizer,
         clip=settings.clip,
@@ -154,52 +116,39 @@ def make_job(prepared: Prepared, settings: Train) -> Job:
         autocast=autocast_pays(settings.autocast, settings.device),
         chunk=settings.chunk,
         seed=settings.seed,
-        refresh=partial(_refresh, seeds, prepared.bags, learner.encoders[0], bank, settings),
+        refresh=partial(renew, seeds, embed, settings, warm=settings.warm_epochs, mine=mine),
         observe=None if bank is None else partial(_remember, bank),
-        evaluate=None
-        if valid is None
-        else partial(_validate, prepared.lexicon, learner.encoders, valid),
+        evaluate=None if prepared.valid is None else partial(_validate, prepared, learner),
         evaluate_every=settings.valid_every,
         also=also,
     )
+    return job if part is None else with_head(job, part, settings)
 
 
-def _batch_sampler(n: int, settings: Train) -> ClusterBatchSampler | RandomBatchSampler:
-    size = settings.batch_size or defaults_of(settings).batch_size
-    if settings.batches == "random":
-        return RandomBatchSampler(n, size, settings.seed)
-    return ClusterBatchSampler(n, size, settings.cluster_size, settings.seed)
+def _loss_of(settings: Train) -> Callable[[Tensor, Block], Tensor]:
+    if settings.loss == "triplet":
+        return hardest_triplets
+    return partial(decoupled_softmax, temperature=settings.temperature)
 
 
-def _refresh(
-    seeds: ClusterBatchSampler | RandomBatchSampler,
-    bags: Csr,
-    encoder: Encoder,
-    bank: EmbeddingBank | None,
-    settings: Train,
-    epoch: int,
-) -> dict[str, Any]:
-    """Cluster anew where it is due: fresh embeddings, or those that the last epoch left behind."""
-    seeds.set_epoch(epoch)
-    age = epoch - settings.warm_epochs
-    if isinstance(seeds, RandomBatchSampler) or age < 0 or age % settings.refresh_every:
-        return {"cluster_size": getattr(seeds, "size", 1)}
-    rows = encoder.embed(bags) if bank is None else bank.rows
-    seeds.refresh(rows)
-    return {"cluster_size": seeds.size}
+def _embed(encoder: Encoder, bags: Csr, bank: EmbeddingBank | None) -> Float[Tensor, "n d"]:
+    """Fresh embeddings of all points, or those that the last epoch left behind."""
+    return encoder.embed(bags) if bank is None else bank.rows
 
 
 def _remember(bank: EmbeddingBank, batch: Batch, outputs: Float[Tensor, "n d"]) -> None:
     bank.write(batch.seeds, outputs[: len(batch.seeds)])
 
 
-def _validate(lexicon: Lexicon, encoders: tuple[Encoder, ...], valid: Points) -> dict[str, float]:
-    labeler = Labeler(lexicon, *encoders)
-    k = min(5, len(lexicon.labels))
-    _, top = labeler.rank(valid.texts, k, valid.drop)
-    inverse = torch.ones(valid.labels.n_cols)
-    result = metrics.evaluate(top, valid.labels, inverse, ks=(1, k))
-    return {f"valid_{name}": result[name] for name in ("P@1", f"P@{k}", f"R@{k}")}
+def _labeler(prepared: Prepared, learner: Learner) -> Labeler:
+    # a new one each time, since it keeps the embeddings that it made
+    return Labeler(prepared.lexicon, *learner.encoders)
+
+
+def _validate(prepared: Prepared, learner: Learner) -> dict[str, float]:
+    assert prepared.valid is not None
+    rank = partial(_labeler(prepared, learner).rank, prepared.valid.texts)
+    return validate(rank, prepared.valid)
 
 
 def judge(predictor: Predictor, data: LabelData) -> dict[str, float]:

@@ -1,0 +1,192 @@
+"""One-vs-all classifiers as a part of the label job: after the encoder, or together with it.
+
+``--head frozen`` is NGAME's last stage (Dahiya et al., WSDM 2023): the best encoder embeds points
+and labels once, and classifiers that begin as label embeddings learn to rank. It is a run of its
+own, in the folder ``head`` of the run, so that it is stopped and resumed as any run is.
+
+``--head joint`` trains both in every step, which the authors left undone: the encoder's in-batch
+loss plus the head's, whose gradient flows on into the encoder (as in Renée, Jain et al., MLSys
+2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from shoal.block import Batch
+from shoal.csr import Csr
+from shoal.fetch.update import RowAdam
+from shoal.job import Budget, Job, Progress, Stateful
+from shoal.models.head import Head
+from shoal.models.head_job import AllLabels, head_job
+from shoal.models.labeler import Labeler
+from shoal.models.loss_skip import head_loss
+from shoal.run import Run
+from shoal.sample.expand import BlockSampler, ShortlistSampler
+from shoal.sample.mined import MinedShortlist
+from shoal.search import top_k
+from shoal.settings import Train
+from shoal.tasks.batches import batch_sampler_of, renew
+from shoal.tasks.encoders import defaults_of, labeler_of
+from shoal.tasks.prepared import Prepared
+from shoal.tasks.validation import validate
+from shoal.train import fit
+
+# Hard labels a point that a search over the head brings into its batch.
+_MINED = 10
+
+
+@dataclass(frozen=True, eq=False)
+class HeadPart:
+    """A head, and the labels that it scores in a batch.
+
+    Attributes:
+        head: the classifiers.
+        blocks: chooses the labels.
+        truth: those of the training points.
+    """
+
+    head: Head
+    blocks: BlockSampler
+    truth: Csr
+
+    @staticmethod
+    def of(embeddings: Float[Tensor, "l d"], truth: Csr, settings: Train) -> HeadPart:
+        """Classifiers that begin as label embeddings, and the labels that were asked for."""
+        optimizer = RowAdam(lr=settings.head_lr)
+        head = Head.of(embeddings, optimizer, temperature=settings.temperature)
+        blocks: dict[str, Callable[[Csr], BlockSampler]] = {
+            "batch": partial(ShortlistSampler, positives=None),
+            "mined": MinedShortlist,
+            "all": AllLabels,
+        }
+        return HeadPart(head, blocks[settings.head_negatives](truth), truth)
+
+    @property
+    def also(self) -> dict[str, Stateful]:
+        """What a checkpoint holds of it besides the classifiers."""
+        return {"mined": self.blocks} if isinstance(self.blocks, MinedShortlist) else {}
+
+    @property
+    def mine(self) -> Callable[[Tensor], None] | None:
+        """Finds hard labels by embeddings of all points; None where nothing is mined."""
+        return self._mine if isinstance(self.blocks, MinedShortlist) else None
+
+    def _mine(self, rows: Float[Tensor, "n d"]) -> None:
+        assert isinstance(self.blocks, MinedShortlist)
+        k = min(_MINED, self.truth.n_cols)
+        self.blocks.refresh(top_k(rows, self.head.weights.to(rows.device), k, self.truth)[1])
+
+
+# -- after the encoder ---------------------------------------------------------------------------
+
+
+def train_head(run: Run, prepared: Prepared, settings: Train, encoder_steps: int) -> Progress:
+    """Train classifiers on the embeddings of a run's best encoder, in the run's folder ``head``.
+
+    Args:
+        run: whose encoder is trained.
+        prepared: the data that it was trained on.
+        settings: of the whole job; ``resume`` continues where this stage was stopped.
+        encoder_steps: how long the encoder was trained. A head on an earlier encoder is of no use
+            any more, and begins anew.
+    """
+    labeler = labeler_of(run, settings.device)
+    x = labeler.encoder.embed(prepared.bags)
+    job = frozen_job(labeler, x, prepared, settings)
+    folder, about = run.folder / "head", {"encoder_steps": encoder_steps}
+    last = Run(folder, about).last
+    resume = settings.resume and last.exists() and Run.open(folder).settings == about
+    if not resume:
+        last.unlink(missing_ok=True)
+    stage = Run.open(folder) if resume else Run.create(folder, about)
+    return fit(job, Budget(epochs=settings.head_epochs), stage, resume=resume)
+
+
+def frozen_job(
+    labeler: Labeler, x: Float[Tensor, "n d"], prepared: Prepared, settings: Train
+) -> Job:
+    """The job of :func:`train_head`: batches of clusters of the points as they are embedded.
+
+    Args:
+        labeler: the encoder; its label embeddings are where classifiers begin.
+        x: embeddings of the training points.
+        prepared: the data.
+        settings: of the whole job.
+    """
+    part = HeadPart.of(labeler.label_embeddings, prepared.train.labels, settings)
+    seeds = batch_sampler_of(len(x), settings)
+    valid, evaluate = prepared.valid, None
+    if valid is not None:
+        held_out = labeler.encode(valid.texts)
+        evaluate = partial(validate, partial(part.head.rank, held_out), valid)
+    job = head_job(
+        part.head,
+        x,
+        seeds,
+        part.blocks,
+        dropout=settings.head_dropout,
+        warmup=defaults_of(settings).warmup,
+        seed=settings.seed,
+        refresh=partial(renew, seeds, lambda: x, settings, warm=0, mine=part.mine),
+        evaluate=evaluate,
+        evaluate_every=settings.valid_every,
+        prefetch=settings.prefetch,
+        device=None if settings.device == "cpu" else settings.device,
+    )
+    return replace(job, also={**job.also, **part.also})
+
+
+# -- together with it ----------------------------------------------------------------------------
+
+
+def with_head(job: Job, part: HeadPart, settings: Train) -> Job:
+    """Train a head together with what an encoder's job trains.
+
+    Args:
+        job: its criterion reads the last block but one, the shortlist; the last is the head's.
+        part: joins as the table ``head``.
+        settings: of the whole job.
+    """
+    criterion = partial(_both, job.objective.criterion, part.head, settings.head_dropout)
+    return replace(
+        job,
+        objective=replace(job.objective, criterion=criterion),
+        also={**job.also, **part.also},
+        tables={"head": part.head.table},
+    )
+
+
+def _both(
+    criterion: Callable[[Tensor, Batch], Tensor],
+    head: Head,
+    dropout: float,
+    outputs: Float[Tensor, "n d"],
+    batch: Batch,
+) -> Float[Tensor, ""]:
+    points = functional.dropout(outputs[: len(batch.seeds)], dropout)
+    alone = criterion(outputs, replace(batch, blocks=batch.blocks[:-1]))
+    return alone + head_loss(head, points, batch.blocks[-1])
+
+
+# -- what came of it -----------------------------------------------------------------------------
+
+
+def classifiers_of(run: Run, device: str = "cpu") -> Float[Tensor, "l d"] | None:
+    """The best classifiers of a run; None if it has no head.
+
+    Raises:
+        InputError: if it should have one and its training has not come that far.
+    """
+    kind = run.settings.get("head", "none")
+    if kind == "none":
+        return None
+    if kind == "joint":
+        return run.load_model()["tables"]["head"].to(device)
+    return Run.open(run.folder / "head").load_model()["rows"].to(device)

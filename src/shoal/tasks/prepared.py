@@ -1,0 +1,56 @@
+"""A label data set ready for training: what is held out, the vocabulary, the token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.csr import Csr
+from shoal.data.texts import LabelData, Points, validation_split
+from shoal.models.labeler import Lexicon
+from shoal.tasks.encoders import Tokenize, bags_of
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A data set ready for training.
+
+    Attributes:
+        train: the points learned from.
+        valid: the points held out from training, or None.
+        lexicon: vocabulary and labels.
+        tokens: token ids of the training points, then of the labels, one row a text.
+    """
+
+    train: Points
+    valid: Points | None
+    lexicon: Lexicon
+    tokens: Csr
+
+    @property
+    def bags(self) -> Csr:
+        """Token ids of the training points."""
+        return _span(self.tokens, 0, len(self.train))
+
+
+def prepare(data: LabelData, valid: float, seed: int, tokenize: Tokenize = bags_of) -> Prepared:
+    """Hold out a validation share, make a vocabulary for what is left, and the token ids.
+
+    Args:
+        data: texts and labels.
+        valid: share of the training points that is held out; 0 for none.
+        seed: of that split.
+        tokenize: how texts become token ids; by default a vocabulary is learned from them.
+    """
+    train, held = data.train, None
+    if valid > 0:
+        train, held = validation_split(data, valid, seed)
+        held = held if len(held) else None  # all of them may be known from their reverse
+    vocabulary, tokens = tokenize(train.texts, data.labels)
+    label_tokens = _span(tokens, len(train), tokens.n_rows)
+    return Prepared(train, held, Lexicon(vocabulary, data.labels, label_tokens), tokens)
+
+
+def _span(csr: Csr, start: int, stop: int) -> Csr:
+    """Rows `start` to `stop` in the same memory, so that what is mapped stays so."""
+    first, last = int(csr.indptr[start]), int(csr.indptr[stop])
+    return Csr(csr.indptr[start : stop + 1] - first, csr.indices[first:last], csr.n_cols)
