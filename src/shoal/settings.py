@@ -102,7 +102,7 @@ class Train(Common):
     dim: int = 256
     """Labels: width of a bag's embeddings; a transformer has its own."""
     roles: bool = True
-    """Labels: give a word one row wherever it stands: title or content, text or label."""
+    """Labels: give a word one row wherever it stands: title, opening or rest, text or label."""
     pooling: Literal["mean", "cls"] = "mean"
     """Labels: a transformer's vector is the mean over its tokens, or the first one."""
     max_length: int = 128
@@ -134,7 +134,7 @@ class Train(Common):
     rank: Literal["fused", "encoder", "head"] = "fused"
     """Labels: weigh all evidence on the points held out, or rank by encoder or head alone."""
     words: bool = True
-    """Labels: leave matching words, and the points that share them, out of the evidence."""
+    """Labels: leave names, matching words and the points that share them out of the evidence."""
 
     fanouts: tuple[int, ...] = (15, 10)
     """Nodes: neighbors drawn a node, one number a layer, the seeds' own first."""

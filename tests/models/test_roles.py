@@ -47,6 +47,17 @@ def test_roles_are_apart() -> None:
     assert max(i for row in documents + labels for i in row) == len(ROLES) - 1
 
 
+def test_the_opening_of_a_content_is_apart_from_the_rest() -> None:
+    """The sixth token of a content opens it, the seventh does not; a title has no opening."""
+    six, seven = "tea " * 6, "tea " * 7
+    words = learn([seven] * 2, n_pieces=20)
+    texts = Texts(["a", "b"], ["", seven], [seven, ""])
+    roles = RoleVocabulary.of(words, texts, Texts.of([]), least=1)
+    bags = roles.documents(Texts(["c", "d"], ["", ""], [six, seven])).to_dense()[:, len(words) :]
+    assert (bags > 0).sum(1).tolist() == [1, 2]
+    assert sorted(bags[1].tolist()) == [0, 1, 6]
+
+
 def test_before_training_roles_change_no_cosine() -> None:
     """Their rows start at zero, so embeddings are those of the words alone."""
     bags = ROLES.documents(DOCUMENTS)

@@ -1,6 +1,6 @@
-"""A labeler that looks at all evidence: embeddings, words, neighbors and classifiers, fused.
+"""A labeler that looks at all evidence: embeddings, words, names, neighbors and classifiers, fused.
 
-Up to eight rankings of a text's labels:
+Up to thirteen rankings of a text's labels:
 
     text        cosine of the embeddings of text and label
     plain       the same without the rows of roles, where there are any: it knows less of what was
@@ -11,6 +11,8 @@ Up to eight rankings of a text's labels:
     title       tf-idf cosine of text and the label's title
     from title  tf-idf cosine of the text's title and the label
     like words  votes of the training points whose words are nearest
+    names       five ways of labels named in the text, or texts named in the label
+                (:mod:`shoal.models.names`)
 
 :class:`~shoal.models.fusion.Fusion` weighs them by what they are worth on held-out points. Those
 points enter only after that, as neighbors like all others.
@@ -32,6 +34,7 @@ from shoal.data.texts import Points, Texts
 from shoal.models.fusion import Candidates, Fusion, fit_fusion, join
 from shoal.models.labeler import Labeler, Lexicon, Prediction, named
 from shoal.models.lexical import LexicalIndex, tf_idf
+from shoal.models.names import NameIndex
 from shoal.models.neighbors import votes
 from shoal.models.vocabulary import Vocabulary, inverse_document_frequency
 from shoal.ranking import Ranking
@@ -39,13 +42,13 @@ from shoal.search import top_k
 
 # candidates a ranking brings, and neighbors that vote: measured in docs/LOG.md
 _DEPTH, _NEAR = 100, 50
-# texts ranked at a time: features of their candidates take about 8 kB a text
-_TEXTS = 4096
+# texts ranked at a time: features of their candidates take up to 80 kB a text
+_TEXTS = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """The lexical side: tf-idf vectors of labels, of their titles, and of training points.
+    """The lexical side: tf-idf vectors of labels, titles and training points, and labels' names.
 
     Attributes:
         vocabulary: words and pieces.
@@ -53,6 +56,7 @@ class Words:
         labels: index of the label texts.
         titles: index of the label titles.
         points: index of the training texts.
+        names: of the labels.
     """
 
     vocabulary: Vocabulary
@@ -60,6 +64,7 @@ class Words:
     labels: LexicalIndex
     titles: LexicalIndex
     points: LexicalIndex
+    names: NameIndex
 
     @staticmethod
     def of(vocabulary: Vocabulary, labels: Texts, points: Texts) -> Words:
@@ -67,7 +72,20 @@ class Words:
         label_bags, point_bags = (vocabulary.bags(x.all()) for x in (labels, points))
         idf = inverse_document_frequency(point_bags.stack(label_bags))
         vectors = (tf_idf(x, idf) for x in (label_bags, vocabulary.bags(labels.titles), point_bags))
-        return Words(vocabulary, idf, *(LexicalIndex.of(x) for x in vectors))
+        indexes = (LexicalIndex.of(x) for x in vectors)
+        return Words(vocabulary, idf, *indexes, NameIndex.of(vocabulary, labels))
+
+    def rankings(self, texts: Texts, labels_of_points: Csr, k: int) -> list[Ranking]:
+        """Rank the k best labels of each text by its words, in nine ways."""
+        whole, title = self.vectors(texts.all()), self.vectors(texts.titles)
+        near = self.points.search(whole, _NEAR)
+        return [
+            self.labels.search(whole, k),
+            self.titles.search(whole, k),
+            self.labels.search(title, k),
+            votes(near, labels_of_points, k, power=2.0),
+            *self.names.rankings(texts, k),
+        ]
 
     def vectors(self, texts: Sequence[str]) -> Csr:
         """tf-idf vectors of texts."""
@@ -81,6 +99,7 @@ class Words:
             "tokenizer": torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8),
             "pieces": self.vocabulary.pieces.state_dict(),
             "idf": self.idf,
+            "names": self.names.state_dict(),
             **{name: index.by_token.state_dict() for name, index in indexes.items()},
         }
 
@@ -90,7 +109,8 @@ class Words:
         tokenizer = bytes(state["tokenizer"].numpy()).decode()
         indexes = (LexicalIndex(Csr.of_state(state[x])) for x in ("labels", "titles", "points"))
         vocabulary = Vocabulary.load(tokenizer, Csr.of_state(state["pieces"]))
-        return Words(vocabulary, state["idf"], *indexes)
+        names = NameIndex.of_state(state["names"], vocabulary)
+        return Words(vocabulary, state["idf"], *indexes, names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,14 +164,7 @@ class Memory:
             plain = labeler.plain
             found.append(Ranking(*top_k(plain.encode(texts), plain.label_embeddings, depth, drop)))
         if self.words is not None:
-            whole, title = self.words.vectors(texts.all()), self.words.vectors(texts.titles)
-            found += [
-                self.words.labels.search(whole, depth),
-                self.words.titles.search(whole, depth),
-            ]
-            found.append(self.words.labels.search(title, depth))
-            near = self.words.points.search(whole, _NEAR)
-            found.append(votes(near, self.labels, depth, power=2.0))
+            found += self.words.rankings(texts, self.labels, depth)
         return found
 
     def candidates(self, labeler: Labeler, texts: Texts, drop: Csr | None = None) -> Candidates:

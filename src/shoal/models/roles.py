@@ -2,8 +2,9 @@
 
 One row a word makes documents and labels look alike: their cosine says that they speak of the same
 thing, never which of two is the more general, or which label is given more often. So each token
-has, beside its own row, one for each role that it was seen in: title or content, of a document or
-of a label. A text adds both up::
+has, beside its own row, one for each role that it was seen in: title, opening (the first six tokens
+of a content, which often say what the thing is) or rest, of a document or of a label. A text adds
+both up::
 
     bag(text) = Σ rows of its words and pieces  +  Σ rows of (role, token)
 
@@ -27,7 +28,12 @@ from shoal.csr import Csr
 from shoal.data.texts import Texts
 from shoal.models.vocabulary import Vocabulary, random_rows
 
-ROLES = ("document title", "document content", "label title", "label content")
+ROLES = (
+    "document title", "document opening", "document rest",
+    "label title", "label opening", "label rest",
+)  # fmt: skip
+# where the rest begins; 4, 6, 10: docs/LOG.md
+_OPENING = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +81,7 @@ class RoleVocabulary:
         Of 350,000 rows for every pair, pieces included, 174,000 are left at the same accuracy
         (WordNet, docs/LOG.md).
         """
-        pairs = (_pairs(words, texts, first) for texts, first in ((documents, 0), (labels, 2)))
+        pairs = (_pairs(words, texts, first) for texts, first in ((documents, 0), (labels, 3)))
         most = len(ROLES) * len(words)
         count = sum(torch.bincount(part.indices, minlength=most) for part in pairs)
         return RoleVocabulary(words, (torch.as_tensor(count) >= least).nonzero().squeeze(1))
@@ -100,7 +106,7 @@ class RoleVocabulary:
 
     def labels(self, texts: Texts) -> Csr:
         """Bags of labels."""
-        return self._bags(texts, 2)
+        return self._bags(texts, 3)
 
     def _bags(self, texts: Texts, first: int) -> Csr:
         pairs = _pairs(self.words, texts, first)
@@ -119,11 +125,12 @@ class RoleVocabulary:
 
 
 def _pairs(words: Vocabulary, texts: Texts, first: int) -> Csr:
-    """(role, token) pairs of texts whose titles have role `first` and contents the next."""
-    n = len(ROLES) * len(words)
+    """(role, token) pairs of texts whose titles have role `first` and contents the next two."""
+    titles, contents = words.tokens(texts.titles), words.tokens(texts.contents)
+    place = torch.arange(contents.nnz) - contents.indptr[contents.row_ids()]
 
-    def of_role(role: int, part: list[str]) -> Csr:
-        tokens = words.tokens(part)
-        return Csr(tokens.indptr, tokens.indices.long() + role * len(words), n)
+    def of_role(tokens: Csr, role: int | Int[Tensor, " e"]) -> Csr:
+        pairs = tokens.indices.long() + role * len(words)
+        return Csr(tokens.indptr, pairs, len(ROLES) * len(words))
 
-    return of_role(first, texts.titles).beside(of_role(first + 1, texts.contents))
+    return of_role(titles, first).beside(of_role(contents, first + 1 + (place >= _OPENING).long()))
