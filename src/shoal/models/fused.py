@@ -42,6 +42,8 @@ from shoal.search import top_k
 
 # candidates a ranking brings, and neighbors that vote: measured in docs/LOG.md
 _DEPTH, _NEAR = 100, 50
+# held-out points that teach the network: a thousand numbers to learn, 80 kB of features each
+_TAUGHT = 8192
 # texts ranked at a time: features of their candidates take up to 80 kB a text
 _TEXTS = 2048
 
@@ -248,11 +250,13 @@ def fuse(labeler: Labeler, memory: Memory, held_out: Points, seed: int = 0) -> F
     Args:
         labeler: trained without the held-out points.
         memory: made without them.
-        held_out: some thousands are enough for a network of this size.
+        held_out: of more than 8,192 points, so many at random teach it.
         seed: of the network's first weights and of the order of points.
 
     Raises:
         InputError: if none of their labels is found by any ranking.
     """
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))
+    held_out = held_out.subset(order[:_TAUGHT])
     found = memory.candidates(labeler, held_out.texts, held_out.drop)
     return fit_fusion(found, held_out.labels, held_out.drop, seed=seed)
