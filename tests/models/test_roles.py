@@ -87,6 +87,17 @@ def test_a_lexicon_keeps_roles(tmp_path: Path) -> None:
     assert torch.equal(one.encode(DOCUMENTS), other.encode(DOCUMENTS))
 
 
+def test_a_text_too_long_for_a_title_is_read_as_a_content() -> None:
+    """Longer than the label titles; but always a title where no document had a content."""
+    lexicon = Lexicon(ROLES, LABELS, ROLES.labels(LABELS))
+    read = lexicon.read(["tea", "it holds tea"])
+    assert (read.titles, read.contents) == (["tea", ""], ["", "it holds tea"])
+    bare = RoleVocabulary.of(WORDS, Texts.of(["red cup", "tea pot"]), LABELS, least=1)
+    assert not bare.knows_contents
+    read = Lexicon(bare, LABELS, bare.labels(LABELS)).read(["it holds tea"])
+    assert read.titles == ["it holds tea"]
+
+
 def test_the_plain_labeler_is_the_one_without_roles() -> None:
     """Its vectors are those of words and pieces alone; it has no plainer one itself."""
     rows = torch.randn(len(ROLES), 4, generator=torch.Generator().manual_seed(0))

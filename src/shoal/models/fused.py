@@ -241,7 +241,7 @@ class FusedLabeler:
         Raises:
             InputError: if k is out of range.
         """
-        return named(self.lexicon.labels, *self.rank(Texts.of(texts), k))
+        return named(self.lexicon.labels, *self.rank(self.lexicon.read(texts), k))
 
 
 def fuse(labeler: Labeler, memory: Memory, held_out: Points, seed: int = 0) -> Fusion:

@@ -119,6 +119,27 @@ class Lexicon:
         shape, got = (len(self.labels), len(self.vocabulary)), self.label_bags.shape
         expect(got == shape, "label_bags", f"a Csr of {shape}", got, "take all parts from one run")
 
+    @cached_property
+    def _longest_title(self) -> float:
+        """Words of nearly every title; without a bound where documents had no contents."""
+        vocabulary = self.vocabulary
+        if not isinstance(vocabulary, RoleVocabulary) or not vocabulary.knows_contents:
+            return float("inf")
+        counts = sorted(len(title.split()) for title in self.labels.titles)
+        return float(counts[len(counts) * 99 // 100])
+
+    def read(self, texts: Sequence[str]) -> Texts:
+        """Plain texts as documents: titles, and contents where they are too long for a title.
+
+        Too long is longer than 99 of 100 label titles; only documents that had contents in training
+        are read so, since their words have rows for where they stand.
+        """
+        contents = [len(text.split()) > self._longest_title for text in texts]
+        uids = [str(i) for i in range(len(texts))]
+        titles = ["" if long else text for text, long in zip(texts, contents, strict=True)]
+        rest = [text if long else "" for text, long in zip(texts, contents, strict=True)]
+        return Texts(uids, titles, rest)
+
     def save(self, folder: str | Path) -> None:
         """Write the labels and their bags, and the vocabulary.
 
@@ -263,7 +284,7 @@ class Labeler:
         Raises:
             InputError: if k is out of range.
         """
-        return named(self.lexicon.labels, *self.rank(Texts.of(texts), k))
+        return named(self.lexicon.labels, *self.rank(self.lexicon.read(texts), k))
 
 
 def named(

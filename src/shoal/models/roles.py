@@ -90,6 +90,12 @@ class RoleVocabulary:
         return len(self.words) + len(self.seen)
 
     @cached_property
+    def knows_contents(self) -> bool:
+        """Whether a document had a content when this was made."""
+        role = self.seen // len(self.words)
+        return bool(((role == 1) | (role == 2)).any())
+
+    @cached_property
     def _row(self) -> Int[Tensor, " r"]:
         # of each (role, token), or -1
         row = torch.full((len(ROLES) * len(self.words),), -1)
