@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from shoal._checks import expect, expect_positive
@@ -75,3 +75,12 @@ class Ranking:
         found = self.ids >= 0
         indptr = torch.nn.functional.pad(found.sum(1).cumsum(0), (1, 0))
         return Csr(indptr, self.ids[found], n_cols, self.scores[found])
+
+
+def member(ids: Int[Tensor, "n c"], pairs: Csr) -> Bool[Tensor, "n c"]:
+    """Whether (row, id) is an entry of a matrix with n rows; -1 never is."""
+    row = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(ids)
+    found, _ = (
+        pairs.with_values(None).coalesce().find(row.reshape(-1), ids.clamp(min=0).reshape(-1))
+    )
+    return found.view_as(ids) & (ids >= 0)

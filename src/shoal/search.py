@@ -12,6 +12,8 @@ the rounding of the inner products themselves.
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -27,6 +29,21 @@ _QUERIES = 256
 # Bytes for each score of a tile and each of the k best, if every score of a tile must be kept:
 # positions as int64, copies while lists are joined and ranked. The usual tile takes a tenth.
 _BYTES = 128
+
+
+@runtime_checkable
+class Search(Protocol):
+    """A way to find keys: :func:`top_k`, or :class:`shoal.ann.HnswSearch`, which may miss some."""
+
+    def __call__(
+        self,
+        queries: Float[Tensor, "n d"],
+        keys: Float[Tensor, "m d"],
+        k: int,
+        drop: Csr | None = None,
+    ) -> tuple[Float[Tensor, "n {k}"], Int[Tensor, "n {k}"]]:
+        """Scores, falling, and ids of the k keys found for each query; -inf and -1 where fewer."""
+        ...
 
 
 def top_k(
@@ -63,7 +80,9 @@ def top_k(
         >>> top_k(torch.tensor([[2.0, 1.0]]), keys, 3, Csr.from_lists([[0, 1]], n_cols=3))[1]
         tensor([[ 2, -1, -1]])
     """
-    _expect_alike(queries, keys, k, drop)
+    expect_rows("queries", queries)
+    expect_rows("keys", keys)
+    expect_alike(queries, keys, k, drop)
     expect_positive("max_bytes", max_bytes)
     rows, columns = _tile_shape(len(queries), len(keys), k, max_bytes)
     scores = torch.empty(len(queries), k, device=keys.device)
@@ -156,18 +175,25 @@ def _tile_shape(n: int, m: int, k: int, max_bytes: int) -> tuple[int, int]:
     return rows, groups * _GROUP
 
 
-def _expect_alike(queries: Tensor, keys: Tensor, k: int, drop: Csr | None) -> None:
+def expect_rows(name: str, rows: Tensor) -> None:
+    """Raise unless these are embeddings, one a row.
+
+    Raises:
+        InputError: if they are not floating, no matrix, or hold NaN or infinity.
+    """
+    kind = f"{rows.dtype} {tuple(rows.shape)}"
+    good = rows.dim() == 2 and rows.is_floating_point()
+    expect(good, name, "floating rows [., d]", kind, "pass one embedding a row")
+    if not bool(rows.sum().isfinite()):  # a tenth of the time of looking at every entry
+        expect_finite(name, rows)
+
+
+def expect_alike(queries: Tensor, keys: Tensor, k: int, drop: Csr | None) -> None:
     """Raise unless queries can be searched among keys.
 
     Raises:
         InputError: naming the argument that does not fit.
     """
-    for name, rows in (("queries", queries), ("keys", keys)):
-        kind = f"{rows.dtype} {tuple(rows.shape)}"
-        good = rows.dim() == 2 and rows.is_floating_point()
-        expect(good, name, "floating rows [., d]", kind, "pass one embedding a row")
-        if not bool(rows.sum().isfinite()):  # a tenth of the time of looking at every entry
-            expect_finite(name, rows)
     width = keys.shape[1]
     expect(queries.shape[1] == width, "queries", f"rows of {width}", queries.shape[1], "align")
     good = queries.device == keys.device

@@ -165,7 +165,15 @@ class Cluster(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Common):
+class Predicting(Common):
+    """Options of the verbs that predict labels."""
+
+    search: Literal["exact", "hnsw"] = "exact"
+    """Compare with every label, or walk a graph that misses a few: for millions (extra ann)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Predicting):
     """Judge a run on its data's test points."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -175,7 +183,7 @@ class Evaluate(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Common):
+class Predict(Predicting):
     """Predict labels for a file of texts, one a line, or .jsonl with a "text" each."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -191,7 +199,7 @@ class Predict(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Query(Common):
+class Query(Predicting):
     """Predict the labels of one text."""
 
     text: Annotated[str, tyro.conf.Positional]
@@ -229,7 +237,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(Limits, Common):
+class Serve(Limits, Predicting):
     """Answer over HTTP, with a page to try it: labels of texts by a run on labels."""
 
     run: Annotated[Path, tyro.conf.Positional]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from shoal._checks import InputError
 from shoal.csr import Csr
-from shoal.models.fusion import Candidates, fit_fusion, join, member
-from shoal.ranking import Ranking
+from shoal.models.fusion import Candidates, fit_fusion, join
+from shoal.ranking import Ranking, member
 
 
 def random_ranking(n: int, n_labels: int, k: int, seed: int) -> Ranking:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,20 @@ def test_query_without_known_words(world: Path) -> None:
     for text in ("", "?!", "zzz"):
         with pytest.raises(InputError, match="text: expected some word that the model knows"):
             use.query(Query(text=text, run=world / "runs" / "one"))
+
+
+def test_graphs_find_what_exact_search_finds(world: Path, tmp_path: Path, capsys) -> None:
+    """Among few labels none is missed; the graph lies in the run until its model is trained on."""
+    run = shutil.copytree(world / "runs" / "one", tmp_path / "one")
+    assert use.evaluate(Evaluate(run=run, search="hnsw")) == use.evaluate(Evaluate(run=run))
+    facts = json.loads(capsys.readouterr().err)
+    assert facts["built"] and facts["recall"] == 1.0 and Path(facts["index"]).exists()
+    asked: dict[str, Any] = {"text": "w1 w2", "run": run, "k": 3}
+    assert use.query(Query(**asked, search="hnsw")) == use.query(Query(**asked))
+    assert not json.loads(capsys.readouterr().err)["built"]
+    Path(facts["index"]).write_bytes(b"damaged")
+    with pytest.raises(InputError, match="expected a whole index"):
+        use.query(Query(**asked, search="hnsw"))
+    settings = Run.open(run).settings | {"fanouts": (15, 10), "out": run, "resume": True}
+    labels.train(Train(**settings))
+    assert not Path(facts["index"]).exists()

@@ -38,7 +38,6 @@ from shoal.models.names import NameIndex
 from shoal.models.neighbors import votes
 from shoal.models.vocabulary import Vocabulary, inverse_document_frequency
 from shoal.ranking import Ranking
-from shoal.search import top_k
 
 # candidates a ranking brings, and neighbors that vote: measured in docs/LOG.md
 _DEPTH, _NEAR = 100, 50
@@ -157,14 +156,14 @@ class Memory:
             drop: ``[n, l]``, pairs that need not be found.
         """
         depth = min(_DEPTH, self.labels.n_cols)
-        embedded = labeler.encode(texts)
+        embedded, search = labeler.encode(texts), labeler.search
         keys = [labeler.label_embeddings] + ([] if self.head is None else [self.head])
-        found = [Ranking(*top_k(embedded, key, depth, drop)) for key in keys]
-        near = Ranking(*top_k(embedded, self.points, min(_NEAR, len(self.points))))
+        found = [Ranking(*search(embedded, key, depth, drop)) for key in keys]
+        near = Ranking(*search(embedded, self.points, min(_NEAR, len(self.points))))
         found.append(votes(near, self.labels, depth))
         if labeler.plain is not None:
             plain = labeler.plain
-            found.append(Ranking(*top_k(plain.encode(texts), plain.label_embeddings, depth, drop)))
+            found.append(Ranking(*search(plain.encode(texts), plain.label_embeddings, depth, drop)))
         if self.words is not None:
             found += self.words.rankings(texts, self.labels, depth)
         return found

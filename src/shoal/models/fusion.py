@@ -28,7 +28,7 @@ from torch.nn.functional import pad, softplus
 
 from shoal._checks import expect
 from shoal.csr import Csr
-from shoal.ranking import Ranking
+from shoal.ranking import Ranking, member
 
 _PER_RANKING = 3
 
@@ -159,15 +159,6 @@ class Fusion(nn.Module):
         scores = (self.slope * best + self.offset).sigmoid().masked_fill(nothing, -torch.inf)
         more = (0, k - width)
         return Ranking(pad(scores, more, value=-torch.inf), pad(ids, more, value=-1))
-
-
-def member(ids: Int[Tensor, "n c"], pairs: Csr) -> Bool[Tensor, "n c"]:
-    """Whether (row, id) is an entry of a matrix with n rows; -1 never is."""
-    row = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(ids)
-    found, _ = (
-        pairs.with_values(None).coalesce().find(row.reshape(-1), ids.clamp(min=0).reshape(-1))
-    )
-    return found.view_as(ids) & (ids >= 0)
 
 
 def fit_fusion(

@@ -28,7 +28,7 @@ from shoal.models.bag import matmul
 from shoal.models.pretrained import TransformerVocabulary, open_vocabulary
 from shoal.models.roles import RoleVocabulary
 from shoal.models.vocabulary import Vocabulary
-from shoal.search import top_k
+from shoal.search import Search, top_k
 
 # bags embedded at a time: the sums of a chunk stay in the cache until they are normalized
 _CHUNK = 8192
@@ -222,12 +222,14 @@ class Labeler:
         label_encoder: embeds labels; None where they share the encoder of texts.
         classifiers: what ranks labels in place of their embeddings, on the encoder's device; None
             without a head (:mod:`shoal.models.head`).
+        search: finds the nearest labels, by default exactly.
     """
 
     lexicon: Lexicon
     encoder: Encoder
     label_encoder: Encoder | None = None
     classifiers: Float[Tensor, "l d"] | None = field(default=None, kw_only=True)
+    search: Search = field(default=top_k, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check that the encoders know the vocabulary's token ids.
@@ -253,7 +255,7 @@ class Labeler:
             return None
         words, labels = vocabulary.words, self.lexicon.labels
         rows = BagRows(encoder.rows[: len(words)])
-        return Labeler(Lexicon(words, labels, words.labels(labels)), rows)
+        return Labeler(Lexicon(words, labels, words.labels(labels)), rows, search=self.search)
 
     def encode(self, texts: Texts) -> Float[Tensor, "n d"]:
         """Unit vectors of texts; a bag of which no piece is known is zero."""
@@ -262,7 +264,7 @@ class Labeler:
     def rank(
         self, texts: Texts, k: int, drop: Csr | None = None
     ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-        """The k best labels of each text, exactly: scores, and ids (-1 where there are too few).
+        """The k best labels of each text: scores, and ids (-1 where there are too few).
 
         Args:
             texts: any number.
@@ -276,7 +278,7 @@ class Labeler:
         embedded = self.encode(texts)
         drop = None if drop is None else drop.to(embedded.device)
         keys = self.label_embeddings if self.classifiers is None else self.classifiers
-        return top_k(embedded, keys, k, drop)
+        return self.search(embedded, keys, k, drop)
 
     def predict(self, texts: Sequence[str], k: int = 5) -> list[list[Prediction]]:
         """The k best labels of each text, by name.

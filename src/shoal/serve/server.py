@@ -44,7 +44,7 @@ def serve(settings: Serve) -> dict[str, Any]:
     _expect_extra()
     expect_limits(settings)
     with bound_socket(settings.host, settings.port) as bound:
-        labeler = predictor_of(Run.open(settings.run), settings.device)
+        labeler = predictor_of(Run.open(settings.run), settings.device, settings.search)
         labels = len(labeler.lexicon.labels)
         labeler.predict(["warm"], 1)  # what is computed once is computed before the first request
         app = make_app(labeler, settings, settings.run.resolve().name, labels)

@@ -6,14 +6,19 @@ worth before they are known to any of them; then they join the memory like all o
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from shoal import checkpoint
 from shoal._checks import expect, fail
+from shoal.ann import HnswSearch
 from shoal.data.texts import LabelData, Points
 from shoal.models.fused import FusedLabeler, Memory, Words, fuse
 from shoal.models.fusion import Fusion
@@ -30,26 +35,36 @@ _FEWEST = 200
 Predictor = Labeler | FusedLabeler
 
 
-def load(folder: str | Path, device: str = "cpu") -> Predictor:
+def load(folder: str | Path, device: str = "cpu", search: str = "exact") -> Predictor:
     """Open the labeler of a finished run: ``shoal.load("runs/wordnet").predict(["a text"], k=5)``.
 
     Args:
         folder: of the run.
         device: where embeddings are computed.
+        search: exact, or hnsw for millions of labels (:mod:`shoal.ann`).
 
     Raises:
         InputError: if the folder does not hold a whole run of the label job.
     """
-    return predictor_of(Run.open(folder), device)
+    return predictor_of(Run.open(folder), device, search)
 
 
-def predictor_of(run: Run, device: str = "cpu") -> Predictor:
+def predictor_of(run: Run, device: str = "cpu", search: str = "exact") -> Predictor:
     """The best labeler of a run: fused if it was, otherwise its head or encoder alone.
 
+    Args:
+        run: on labels.
+        device: where embeddings are computed.
+        search: exact, or hnsw with the graphs that the run's folder keeps.
+
     Raises:
-        InputError: if the folder does not hold a whole run of the label job.
+        InputError: if the folder does not hold a whole run of the label job, or the search is
+            another one.
     """
+    expect(search in ("exact", "hnsw"), "search", "exact or hnsw", search, "choose one")
     labeler, path = labeler_of(run, device), run.folder / "fused.safetensors"
+    if search == "hnsw":
+        labeler = replace(labeler, search=HnswSearch(_indexes(run), _told))
     if not path.exists():
         by_head = run.settings.get("rank") == "head"
         return replace(labeler, classifiers=classifiers_of(run, device)) if by_head else labeler
@@ -63,6 +78,19 @@ def predictor_of(run: Run, device: str = "cpu") -> Predictor:
     got, want = memory.labels.n_cols, len(labeler.lexicon.labels)
     expect(got == want, str(path), f"{want} labels", got, "resume the run to make it again")
     return FusedLabeler(labeler, memory, fusion)
+
+
+def forget_indexes(run: Run) -> None:
+    """Remove the graphs of a model that is about to change; new ones are built when searched."""
+    shutil.rmtree(_indexes(run), ignore_errors=True)
+
+
+def _indexes(run: Run) -> Path:
+    return run.folder / "indexes"
+
+
+def _told(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts), file=sys.stderr, flush=True)
 
 
 def fuse_run(

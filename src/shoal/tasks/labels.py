@@ -35,7 +35,7 @@ from shoal.settings import Cluster, Train
 from shoal.tasks.batches import batch_sampler_of, renew
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
 from shoal.tasks.encoders import Learner, defaults_of, labeler_of, learner_of, tokenize_of
-from shoal.tasks.fusing import Predictor, fuse_run, predictor_of
+from shoal.tasks.fusing import Predictor, forget_indexes, fuse_run, predictor_of
 from shoal.tasks.heads import HeadPart, train_head, with_head
 from shoal.tasks.prepared import Prepared, prepare
 from shoal.tasks.validation import validate
@@ -55,6 +55,7 @@ def train(settings: Train) -> dict[str, Any]:
         InputError: for any bad setting or input; finished work stays.
     """
     run = open_run(settings)
+    forget_indexes(run)
     begin = time.monotonic()
     data = load(settings.source)
     tokenize = tokenize_of(settings, run.folder / "tokens")

@@ -45,7 +45,7 @@ def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
     if is_graph(source):
         test = nodes.judge(run, source)
     else:
-        labeler, loaded = predictor_of(run, settings.device), load(source)
+        labeler, loaded = predictor_of(run, settings.device, settings.search), load(source)
         same = loaded.labels.uids == labeler.lexicon.labels.uids
         expect(same, source, "the labels of the run", "others", "evaluate on its own data")
         test = labels.judge(labeler, loaded)
@@ -62,7 +62,7 @@ def predict(settings: asked.Predict) -> dict[str, Any]:
     Raises:
         InputError: if the run is not whole, or the file is missing or damaged.
     """
-    labeler = predictor_of(Run.open(settings.run), settings.device)
+    labeler = predictor_of(Run.open(settings.run), settings.device, settings.search)
     texts = list(_read_texts(settings.texts))
     found = _predictions(labeler, texts, settings.k, settings.threshold)
     if settings.out is not None:
@@ -82,7 +82,7 @@ def query(settings: asked.Query) -> dict[str, Any]:
         InputError: if there is no run, or no word of the text is known.
     """
     run = Run.open(settings.run or newest_run(Path("runs")))
-    labeler = predictor_of(run, settings.device)
+    labeler = predictor_of(run, settings.device, settings.search)
     found = answer(labeler, settings.text, settings.k, settings.threshold)
     return {"text": settings.text, "labels": found}
 
