@@ -165,7 +165,7 @@ class Cluster(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predicting(Common):
+class Predicting:
     """Options of the verbs that predict labels."""
 
     search: Literal["exact", "hnsw"] = "exact"
@@ -173,7 +173,7 @@ class Predicting(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Predicting):
+class Evaluate(Predicting, Common):
     """Judge a run on its data's test points."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -183,7 +183,7 @@ class Evaluate(Predicting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Predicting):
+class Predict(Predicting, Common):
     """Predict labels for a file of texts, one a line, or .jsonl with a "text" each."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -199,7 +199,7 @@ class Predict(Predicting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Query(Predicting):
+class Query(Predicting, Common):
     """Predict the labels of one text."""
 
     text: Annotated[str, tyro.conf.Positional]
@@ -237,7 +237,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(Limits, Predicting):
+class Serve(Limits, Predicting, Common):
     """Answer over HTTP, with a page to try it: labels of texts by a run on labels."""
 
     run: Annotated[Path, tyro.conf.Positional]
