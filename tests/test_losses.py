@@ -11,7 +11,7 @@ from torch.func import grad, hessian, jvp
 from shoal._checks import InputError
 from shoal.block import Block
 from shoal.csr import Csr
-from shoal.losses import decoupled_softmax, hardest_triplets
+from shoal.losses import decoupled_softmax, hardest_triplets, lowest_triplets, symmetric
 
 POSITIVES = [[0, 2], [1], [], [3, 0, 2]]
 
@@ -46,6 +46,58 @@ def _triplet_loop(scores: torch.Tensor, positives: list[list[int]], k: int) -> f
         points += [losses]
     means = [sum(p) / len(p) for p in points if p]
     return sum(means) / len(means)
+
+
+def _lowest_loop(scores: torch.Tensor, positives: list[list[int]], j: int, k: int) -> float:
+    points = []
+    for row, own in zip(scores.tolist(), positives, strict=True):
+        hardest = sorted((s for i, s in enumerate(row) if i not in own), reverse=True)[:k]
+        losses = []
+        for p in sorted(own, key=lambda p: row[p])[:j]:
+            hinges = [s - row[p] + 0.2 for s in hardest if s - row[p] + 0.2 > 0]
+            total = sum(math.exp(x) for x in hinges)
+            losses += [sum(math.exp(x) / total * x for x in hinges)]
+        points += [losses]
+    means = [sum(p) / len(p) for p in points if p]
+    return sum(means) / len(means)
+
+
+@pytest.mark.parametrize(("j", "k"), [(1, 1), (2, 3), (3, 5)])
+def test_lowest_triplets_equal_the_formula(j: int, k: int) -> None:
+    """The literal loop over the lowest positives and the highest negatives, gradients finite."""
+    scores = _scores().requires_grad_()
+    ours = lowest_triplets(scores, _block(POSITIVES, 5), positives=j, k=k)
+    assert ours.item() == pytest.approx(_lowest_loop(_scores(), POSITIVES, j, k))
+    ours.backward()
+    assert scores.grad is not None and bool(scores.grad.isfinite().all())
+    assert bool((scores.grad[[0, 1, 3]] != 0).any(1).all()) and not scores.grad[2].any()
+
+
+def test_symmetric_is_the_mean_of_both_directions() -> None:
+    """Half the loss of points over labels, half that of labels over points."""
+    back = [[j for j, own in enumerate(POSITIVES) if i in own] for i in range(5)]
+    one, two = _softmax_loop(_scores(), POSITIVES, 0.5), _softmax_loop(_scores().T, back, 0.5)
+    loss = symmetric(lambda scores, block: decoupled_softmax(scores, block, 0.5))
+    assert float(loss(_scores(), _block(POSITIVES, 5))) == pytest.approx((one + two) / 2)
+    assert one != pytest.approx(two)
+
+
+def test_relevance_weighs_the_positives_of_a_point() -> None:
+    """Weights are shares within a point: ones and any constant change nothing, 0 leaves out."""
+    block = _block(POSITIVES, 5)
+    block = Block(block.dst, block.src, block.indptr, block.indices, torch.arange(6))
+    plain = decoupled_softmax(_scores(), block, 1.0)
+    same = decoupled_softmax(_scores(), block, 1.0, torch.full((6,), 7.0))
+    assert float(plain) == pytest.approx(float(same))
+    # entry 1 is label 2 of point 0: without it its loss is that of label 0 alone, against 1, 3, 4
+    weights = torch.tensor([2.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+    scores = _scores()
+    own = [(0, 0, [1, 3, 4]), (1, 1, [0, 2, 3, 4])]
+    expected = [
+        float(torch.logsumexp(scores[i, [p, *rest]], 0) - scores[i, p]) for i, p, rest in own
+    ]
+    weighed = decoupled_softmax(scores, block, 1.0, weights)
+    assert float(weighed) == pytest.approx(sum(expected) / 2)
 
 
 @pytest.mark.parametrize("tau", [0.05, 1.0])

@@ -69,6 +69,22 @@ class Block:
         dense[self.csr.row_ids(), self.indices.long()] = True
         return dense
 
+    def flip(self) -> Block:
+        """The same entries seen from `src`, each with its edge.
+
+        Example:
+            >>> ids, one = torch.arange(2), torch.tensor([1])
+            >>> block = Block(ids, ids + 5, torch.tensor([0, 1, 1]), indices=one, edges=one + 8)
+            >>> there = block.flip()
+            >>> there.dst.tolist(), there.indptr.tolist(), there.indices.tolist()
+            ([5, 6], [0, 0, 1], [0])
+            >>> there.edges.tolist()
+            [9]
+        """
+        there = self.csr.with_values(self.edges).transpose()
+        assert there.values is not None
+        return Block(self.src, self.dst, there.indptr, there.indices, there.values)
+
     def to(self, device: torch.device | str) -> Block:
         """The same block on `device`."""
         parts = (self.dst, self.src, self.indptr, self.indices, self.edges)

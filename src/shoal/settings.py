@@ -89,8 +89,14 @@ class Train(Common):
 
     batches: Literal["ngame", "random"] = "ngame"
     """Labels: batches of clusters of points hard for one another, or random ones."""
+    side: Literal["point", "label"] = "point"
+    """Labels: batches of points that score labels, or of labels that score points."""
     cluster_size: int = 64
     """Labels: points a cluster; must divide the batch size."""
+    curriculum: bool = False
+    """Labels: let clusters grow to that size by doubling, when NGAME's do."""
+    cluster_by: Literal["text", "text+labels"] = "text"
+    """Labels: clusters of points alike in text, or in text and in the texts of their labels."""
     refresh_every: int = 1
     """Labels: epochs between two clusterings."""
     warm_epochs: int = 1
@@ -117,8 +123,14 @@ class Train(Common):
     """Labels: texts encoded at a time, by gradient caching; a batch at once by default."""
     positives: int = 2
     """Labels: positives a point that enter the shortlist."""
+    positives_by: Literal["chance", "propensity"] = "chance"
+    """Labels: draw a point's positives evenly, or rare ones more often by inverse propensity."""
     loss: Literal["softmax", "triplet"] = "softmax"
     """Labels: decoupled softmax, or NGAME's triplets with the hardest negatives."""
+    symmetric: bool = False
+    """Labels: let labels score the batch's points as well, half of the loss."""
+    graded: bool = False
+    """Labels: weigh a point's positives in the softmax by the data's relevance."""
     temperature: float = 0.1
     """Labels: of the softmax."""
     head: Literal["none", "frozen", "joint"] = "none"

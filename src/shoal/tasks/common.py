@@ -25,7 +25,10 @@ OPTIONS_OF = {
     "labels": {
         "valid",
         "batches",
+        "side",
         "cluster_size",
+        "curriculum",
+        "cluster_by",
         "refresh_every",
         "warm_epochs",
         "bank",
@@ -38,7 +41,10 @@ OPTIONS_OF = {
         "gradient_checkpointing",
         "chunk",
         "positives",
+        "positives_by",
         "loss",
+        "symmetric",
+        "graded",
         "temperature",
         "head",
         "head_epochs",
@@ -82,6 +88,7 @@ def expect_settings(settings: Train) -> None:
         expect(good, name, "a number above 0", value, "leave it out for the default")
     expect(0 <= settings.valid < 1, "valid", "a share in [0, 1)", settings.valid, "try 0.05")
     _expect_head(settings)
+    _expect_fits(settings)
     warm = settings.warm_epochs
     expect(warm >= 0, "warm_epochs", "at least 0 epochs", warm, "raise it")
     mine, other = ("nodes", "labels") if is_graph(settings.source) else ("labels", "nodes")
@@ -109,6 +116,22 @@ def _expect_head(settings: Train) -> None:
         wrong = option.name.startswith("head_") and given and settings.head not in needs
         want = "an option of " + ("--head frozen" if late else "a head")
         expect(not wrong, option.name, want, f"--head {settings.head}", "leave it out")
+
+
+def _expect_fits(settings: Train) -> None:
+    """Refuse pairs of options of which one would be ignored, or mean nothing."""
+    graded = not (settings.graded and settings.loss != "softmax")
+    expect(graded, "graded", "--loss softmax", settings.loss, "leave one out")
+    if settings.side == "label":
+        for name, want in (("positives_by", "chance"), ("label_encoder", "shared")):
+            got = getattr(settings, name)
+            expect(got == want, name, f"{want}, with --side label", got, "leave it out")
+        good = settings.head != "joint"
+        expect(good, "head", "none or frozen, with --side label", settings.head, "leave it out")
+    if settings.batches == "random":
+        for name in ("curriculum", "cluster_by"):
+            given = getattr(settings, name) not in (False, "text")
+            expect(not given, name, "--batches ngame", "random batches", "leave it out")
 
 
 def open_run(settings: Train) -> Run:

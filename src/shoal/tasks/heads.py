@@ -32,7 +32,7 @@ from shoal.sample.expand import BlockSampler, ShortlistSampler
 from shoal.sample.mined import MinedShortlist
 from shoal.search import top_k
 from shoal.settings import Train
-from shoal.tasks.batches import batch_sampler_of, renew
+from shoal.tasks.batches import HEAD_SHARES, batch_sampler_of, renew
 from shoal.tasks.encoders import defaults_of, labeler_of
 from shoal.tasks.prepared import Prepared
 from shoal.tasks.validation import validate
@@ -121,7 +121,8 @@ def frozen_job(
         settings: of the whole job.
     """
     part = HeadPart.of(labeler.label_embeddings, prepared.train.labels, settings)
-    seeds = batch_sampler_of(len(x), settings)
+    budget = Budget(epochs=settings.head_epochs)
+    seeds = batch_sampler_of(len(x), settings, budget, HEAD_SHARES)
     valid, evaluate = prepared.valid, None
     if valid is not None:
         held_out = labeler.encode(valid.texts)

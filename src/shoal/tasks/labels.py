@@ -16,28 +16,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shoal import metrics
-from shoal._checks import expect_positive
+from shoal._checks import expect, expect_positive
 from shoal.block import Batch, Block
 from shoal.csr import Csr
 from shoal.data import load
 from shoal.data.texts import LabelData
 from shoal.fetch.loader import Loader
 from shoal.job import Job, Stateful
-from shoal.losses import decoupled_softmax, hardest_triplets
+from shoal.losses import decoupled_softmax, hardest_triplets, symmetric
 from shoal.models.labeler import BagRows, Encoder, Labeler
 from shoal.models.pretrained import TransformerVocabulary
 from shoal.objectives import Objective, in_batch
 from shoal.run import Run
-from shoal.sample.expand import Both, Chain, Hop, ShortlistSampler, dst_then_src
+from shoal.sample.expand import BlockSampler, Both, Chain, Hop, ShortlistSampler, dst_then_src
 from shoal.sample.hardness import hard_negative_recall
 from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank, RandomBatchSampler
 from shoal.settings import Cluster, Train
-from shoal.tasks.batches import batch_sampler_of, renew
+from shoal.tasks.batches import batch_sampler_of, renew, shortlist_of, with_scored
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
 from shoal.tasks.encoders import Learner, defaults_of, labeler_of, learner_of, tokenize_of
 from shoal.tasks.fusing import Predictor, forget_indexes, fuse_run, predictor_of
 from shoal.tasks.heads import HeadPart, train_head, with_head
-from shoal.tasks.prepared import Prepared, prepare
+from shoal.tasks.prepared import Prepared, Side, prepare
 from shoal.tasks.validation import validate
 from shoal.train import fit
 
@@ -84,14 +84,15 @@ def make_job(prepared: Prepared, settings: Train) -> Job:
     Raises:
         InputError: if batch size, cluster size or another setting does not fit the data.
     """
-    n, truth = len(prepared.train), prepared.train.labels
-    learner = learner_of(prepared.lexicon.vocabulary, prepared.tokens, n, settings)
-    seeds = batch_sampler_of(n, settings)
-    shortlist = ShortlistSampler(truth, settings.positives)
-    blocks = Chain(shortlist, Hop(prepared.tokens), partial(dst_then_src, offset=n))
+    side = prepared.side(settings.side)
+    n = side.truth.n_rows
+    learner = learner_of(prepared.lexicon.vocabulary, side.tokens, n, settings)
+    seeds = batch_sampler_of(n, settings, budget_of(settings, EPOCHS))
+    hop, rows = Hop(side.tokens), partial(dst_then_src, offset=n)
+    blocks: BlockSampler = Chain(shortlist_of(side.truth, settings), hop, rows)
     part = None
     if settings.head == "joint":
-        part = HeadPart.of(_labeler(prepared, learner).label_embeddings, truth, settings)
+        part = HeadPart.of(_labeler(prepared, learner).label_embeddings, side.truth, settings)
         blocks = Both(blocks, part.blocks)
     mine = None if part is None else part.mine
     loader = Loader(
@@ -103,12 +104,12 @@ def make_job(prepared: Prepared, settings: Train) -> Job:
         device=None if settings.device == "cpu" else settings.device,
     )
     bank = EmbeddingBank(n, learner.dim) if settings.bank else None
-    embed = partial(_embed, learner.encoders[0], prepared.bags, bank)
+    embed = partial(_embed, learner.encoders, side, bank, settings.cluster_by)
     also: dict[str, Stateful] = {"batch_sampler": seeds}
     if bank is not None:
         also["bank"] = bank
     job = Job(
-        Objective(learner.model, in_batch(_loss_of(settings))),
+        Objective(learner.model, in_batch(_loss_of(settings, side.truth))),
         loader,
         learner.optimizer,
         clip=settings.clip,
@@ -126,15 +127,28 @@ def make_job(prepared: Prepared, settings: Train) -> Job:
     return job if part is None else with_head(job, part, settings)
 
 
-def _loss_of(settings: Train) -> Callable[[Tensor, Block], Tensor]:
-    if settings.loss == "triplet":
-        return hardest_triplets
-    return partial(decoupled_softmax, temperature=settings.temperature)
+def _loss_of(settings: Train, truth: Csr) -> Callable[[Tensor, Block], Tensor]:
+    loss: Callable[[Tensor, Block], Tensor] = hardest_triplets
+    if settings.loss == "softmax":
+        relevance = None
+        if settings.graded:
+            good = truth.values is not None and bool((truth.values >= 0).all())
+            want = "data whose labels have a relevance of at least 0"
+            expect(good, "graded", want, "others", "leave it out")
+            relevance = truth.values
+        options = {"temperature": settings.temperature, "relevance": relevance}
+        loss = partial(decoupled_softmax, **options)
+    return symmetric(loss) if settings.symmetric else loss
 
 
-def _embed(encoder: Encoder, bags: Csr, bank: EmbeddingBank | None) -> Float[Tensor, "n d"]:
-    """Fresh embeddings of all points, or those that the last epoch left behind."""
-    return encoder.embed(bags) if bank is None else bank.rows
+def _embed(
+    encoders: tuple[Encoder, ...], side: Side, bank: EmbeddingBank | None, by: str
+) -> Float[Tensor, "n d"]:
+    """By what seeds are clustered: fresh embeddings, or those that the last epoch left behind."""
+    rows = encoders[0].embed(side.bags) if bank is None else bank.rows
+    if by == "text":
+        return rows
+    return with_scored(rows, encoders[-1].embed(side.scored), side.truth)
 
 
 def _remember(bank: EmbeddingBank, batch: Batch, outputs: Float[Tensor, "n d"]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from shoal.csr import Csr
 from shoal.data.texts import LabelData, Points, validation_split
@@ -30,6 +31,41 @@ class Prepared:
     def bags(self) -> Csr:
         """Token ids of the training points."""
         return _span(self.tokens, 0, len(self.train))
+
+    def side(self, name: Literal["point", "label"]) -> Side:
+        """Seeds and what they score: points and labels, or the labels that have points and these.
+
+        The second is the first with the label matrix transposed; its tokens are a copy.
+        """
+        if name == "point":
+            return Side(self.train.labels, self.tokens)
+        points = self.train.labels.transpose()
+        trained = (points.degrees() > 0).nonzero().squeeze(1)
+        label_bags = self.lexicon.label_bags.rows(trained)
+        return Side(points.rows(trained), label_bags.stack(self.bags))
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """What batches are made of.
+
+    Attributes:
+        truth: seeds x what they score.
+        tokens: token ids of the seeds, then of what they score, one row a text.
+    """
+
+    truth: Csr
+    tokens: Csr
+
+    @property
+    def bags(self) -> Csr:
+        """Token ids of the seeds."""
+        return _span(self.tokens, 0, self.truth.n_rows)
+
+    @property
+    def scored(self) -> Csr:
+        """Token ids of what they score."""
+        return _span(self.tokens, self.truth.n_rows, self.tokens.n_rows)
 
 
 def prepare(data: LabelData, valid: float, seed: int, tokenize: Tokenize = bags_of) -> Prepared:

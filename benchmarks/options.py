@@ -1,0 +1,185 @@
+"""What each option of the label job is worth, on points held out from training, not on test ones.
+
+A fifth of the training points is held out: 4,000 of them fit the fusion, 5,000 others judge. Each
+variant differs from the default in the options that it names, at equal steps. Variants of a frozen
+head share the encoder of the variant before them that trained one.
+
+    python benchmarks/options.py --variants default symmetric --out options.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shoal.data import load
+from shoal.data.texts import Points
+from shoal.job import Budget
+from shoal.metrics import evaluate, inverse_propensity
+from shoal.models.fused import FusedLabeler, Memory, Words, fuse
+from shoal.models.labeler import BagRows, Labeler
+from shoal.models.roles import RoleVocabulary
+from shoal.models.vocabulary import Vocabulary
+from shoal.settings import Train
+from shoal.tasks.heads import frozen_job
+from shoal.tasks.labels import make_job
+from shoal.tasks.prepared import Prepared, prepare
+from shoal.train import fit
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "random batches": {"batches": "random"},
+    "symmetric": {"symmetric": True},
+    "propensity": {"positives_by": "propensity"},
+    "text+labels": {"cluster_by": "text+labels"},
+    "label side": {"side": "label"},
+    "curriculum": {"curriculum": True},
+    "triplet": {"loss": "triplet"},
+    "joint": {"head": "joint"},
+    "joint, no dropout": {"head": "joint", "head_dropout": 0.0},
+    "joint, 0.1": {"head": "joint", "head_lr": 0.1},
+    "frozen": {"head": "frozen"},
+    "frozen, 0.001": {"head": "frozen", "head_lr": 0.001},
+    "frozen, 0.003": {"head": "frozen", "head_lr": 0.003},
+    "frozen, 0.03": {"head": "frozen", "head_lr": 0.03},
+    "frozen, no dropout": {"head": "frozen", "head_dropout": 0.0},
+    "frozen, mined": {"head": "frozen", "head_negatives": "mined"},
+    "frozen, random batches": {"head": "frozen", "batches": "random"},
+    "frozen, 10 epochs": {"head": "frozen", "head_epochs": 10},
+}
+COLUMNS = ("P@1", "P@5", "PSP@1", "R@5")
+
+
+def main() -> None:
+    asked = parse()
+    data = load(asked.source)
+    prepared = prepare(data, 0.2, asked.seed)
+    bench = Bench(prepared, asked)
+    rows = []
+    for name in asked.variants:
+        row = {"variant": name, "steps": asked.steps, "seed": asked.seed, **bench.measure(name)}
+        rows.append(row)
+        print(line(row), file=sys.stderr, flush=True)
+        if asked.out is not None:
+            with asked.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    print(json.dumps({"source": asked.source, "rows": rows}))
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--source", default="wordnet", help="a data set of texts and labels")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--no-fuse", action="store_true", help="judge encoder and head alone only")
+    parser.add_argument("--out", type=Path, help="also append every row to this file")
+    parser.add_argument("--quick", action="store_true", help="20 steps, three variants")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.steps, asked.variants = 20, ["default", "frozen", "joint"]
+    return asked
+
+
+@dataclass
+class Bench:
+    """The data, and the encoder that frozen heads are trained on."""
+
+    prepared: Prepared
+    asked: argparse.Namespace
+    labeler: Labeler | None = None
+
+    def measure(self, name: str) -> dict[str, Any]:
+        """Train one variant; judge encoder, head and all evidence fused."""
+        options = VARIANTS[name]
+        settings = Train(source=self.asked.source, seed=self.asked.seed, **options)
+        settings = replace(settings, steps=self.asked.steps)
+        begin, head = time.perf_counter(), None
+        if settings.head == "frozen":
+            labeler = self.labeler or self.encoder(Train(source=self.asked.source))[0]
+            begin = time.perf_counter()
+            head = self.frozen(labeler, settings)
+        else:
+            labeler, head = self.encoder(settings)
+        seconds = round(time.perf_counter() - begin, 1)
+        self.labeler = labeler
+        result = {"seconds": seconds, "encoder": self.judge(labeler)}
+        if head is not None:
+            result["head"] = self.judge(replace(labeler, classifiers=head))
+        if not self.asked.no_fuse:
+            result["fused"] = self.judge(self.fused(labeler, head))
+        return result
+
+    def encoder(self, settings: Train) -> tuple[Labeler, Float[Tensor, "l d"] | None]:
+        """A trained encoder, and the head that was trained with it."""
+        job = make_job(replace(self.prepared, valid=None), settings)
+        fit(job, Budget(steps=self.asked.steps))
+        assert job.table is not None  # bags
+        labeler = Labeler(self.prepared.lexicon, BagRows(job.table.as_subclass(Tensor)))
+        head = job.tables.get("head")
+        return labeler, None if head is None else head.as_subclass(Tensor)
+
+    def frozen(self, labeler: Labeler, settings: Train) -> Float[Tensor, "l d"]:
+        """A head trained on a finished encoder."""
+        x = labeler.encoder.embed(self.prepared.bags)
+        job = frozen_job(labeler, x, replace(self.prepared, valid=None), settings)
+        fit(job, Budget(epochs=settings.head_epochs))
+        assert job.table is not None
+        return job.table.as_subclass(Tensor)
+
+    def fused(self, labeler: Labeler, head: Float[Tensor, "l d"] | None) -> FusedLabeler:
+        """All evidence, weighed on held-out points that do not judge."""
+        train = self.prepared.train
+        memory = Memory(labeler.encode(train.texts), train.labels, self.words(), head)
+        return FusedLabeler(labeler, memory, fuse(labeler, memory, self.held_out(0, 4000)))
+
+    def judge(self, labeler: Labeler | FusedLabeler) -> dict[str, float]:
+        """Metrics on points that were held out, in per cent."""
+        points = self.held_out(4000, 9000)
+        _, top = labeler.rank(points.texts, 5, points.drop)
+        found = evaluate(top, points.labels, inverse_propensity(self.prepared.train.labels), (1, 5))
+        return {name: round(found[name], 2) for name in COLUMNS}
+
+    def held_out(self, first: int, last: int) -> Points:
+        """Some of the points held out, in random order."""
+        valid = self.prepared.valid
+        assert valid is not None
+        order = torch.randperm(len(valid), generator=torch.Generator().manual_seed(0))
+        return valid.subset(order[first:last].sort().values)
+
+    def words(self) -> Words:
+        """The lexical side, made once."""
+        vocabulary = self.prepared.lexicon.vocabulary
+        assert isinstance(vocabulary, RoleVocabulary | Vocabulary)
+        words = vocabulary.words if isinstance(vocabulary, RoleVocabulary) else vocabulary
+        return _words(words, self.prepared)
+
+
+@cache
+def _words(vocabulary: Vocabulary, prepared: Prepared) -> Words:
+    return Words.of(vocabulary, prepared.lexicon.labels, prepared.train.texts)
+
+
+def line(row: dict[str, Any]) -> str:
+    """One variant to read."""
+    parts = [f"{row['variant']:<24} {row['seconds']:>6} s"]
+    for part in ("encoder", "head", "fused"):
+        found = row.get(part)
+        cells = "".join(f"{found[x]:>7.2f}" for x in COLUMNS) if found else " " * 28
+        parts.append(f"{part} {cells}")
+    return "  ".join(parts)
+
+
+if __name__ == "__main__":
+    main()
