@@ -104,6 +104,7 @@ def test_names_of_verbs_and_flags_are_the_commands_own() -> None:
         "cluster",
         "train",
         "evaluate",
+        "export",
         "predict",
         "query",
         "serve",

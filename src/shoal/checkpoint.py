@@ -2,9 +2,9 @@
 
 A state is a tree of dictionaries and lists whose keys are strings or integers (torch's optimizers
 number their parameters) and whose leaves are tensors, numbers, strings, booleans or None; tuples
-come back as lists. It is written to a temporary file that then takes the old one's place, so a
-killed process or a full disk leaves the earlier checkpoint whole. A checksum over everything tells
-damage. No pickle: reading a foreign file runs nothing.
+come back as lists. It is written to the side and takes the old one's place when the disk has it
+(:mod:`shoal.files`), so a killed process or a full disk leaves the earlier checkpoint whole. A
+checksum over everything tells damage. No pickle: reading a foreign file runs nothing.
 
 A tensor is named by its place in the tree, ``/model/layer.weight``; keys are escaped so that names
 are distinct: an integer is ``#3``, and ``~ / #`` in a string are ``~0 ~1 ~2`` (after RFC 6901).
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from shoal._checks import expect, expect_file, fail
+from shoal.files import file_aside
 
 _FORMAT = "shoal.checkpoint/1"
 _TENSOR = "/"  # no escaped key: stands for a tensor and its name
@@ -49,13 +50,10 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     tree = json.dumps(_flatten(state, "", tensors))
     tensors = _unshared(tensors)
     about = {"format": _FORMAT, "state": tree, "checksum": _checksum(tree, tensors)}
-    new = path.with_name(path.name + ".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, new, metadata=about)
-        new.replace(path)
+        with file_aside(path) as new:
+            save_file(tensors, new, metadata=about)
     except (OSError, SafetensorError) as error:
-        new.unlink(missing_ok=True) if path.parent.is_dir() else None
         fail(str(path), "a place to write a checkpoint", error, "free space or name another --out")
 
 

@@ -25,6 +25,7 @@ _VERBS = (
     asked.Cluster,
     asked.Train,
     asked.Evaluate,
+    asked.Export,
     asked.Predict,
     asked.Query,
     asked.Serve,
@@ -101,7 +102,7 @@ def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
         return nodes.train
     from shoal.data.formats import convert
     from shoal.serve import server
-    from shoal.tasks import labels, use
+    from shoal.tasks import exporting, labels, use
 
     functions: dict[type, Callable[[Any], dict[str, Any]]] = {
         asked.Data: use.data,
@@ -109,6 +110,7 @@ def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
         asked.Cluster: labels.cluster,
         asked.Train: labels.train,
         asked.Evaluate: use.evaluate,
+        asked.Export: exporting.export,
         asked.Predict: use.predict,
         asked.Query: use.query,
         asked.Serve: server.serve,

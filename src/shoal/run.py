@@ -8,13 +8,18 @@ best.safetensors   the model of the best validation round, without optimizer sta
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shoal import checkpoint
 from shoal._checks import expect, expect_folder, fail
+from shoal.files import file_aside
+
+# An export is read like a run; this file tells the two apart.
+EXPORT, EXPORT_FORMAT = "export.json", "shoal.export/1"
 
 
 class Run:
@@ -44,9 +49,11 @@ class Run:
         run = Run(Path(folder), settings)
         remedy = "pass --resume to continue it, or another --out"
         expect(not run.last.exists(), str(folder), "a folder without a run", "a run", remedy)
+        expect(not run.exported, str(folder), "a folder for a run", "an export", "name another")
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
-            (run.folder / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+            with file_aside(run.folder / "settings.json") as new:
+                new.write_text(json.dumps(settings, indent=1) + "\n")
             for leftover in (run.best, run.folder / "record.jsonl"):
                 leftover.unlink(missing_ok=True)
         except OSError as error:
@@ -55,20 +62,22 @@ class Run:
 
     @staticmethod
     def open(folder: str | Path) -> Run:
-        """Open the folder of an earlier run.
+        """Open the folder of an earlier run, or an export of one.
 
         Raises:
             InputError: if it holds none.
         """
         folder = expect_folder(folder, "a run")
-        path = folder / "settings.json"
-        try:
-            settings = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            fail(str(path), "the settings of a run", error, "name the folder given to --out")
-        good = isinstance(settings, dict)
-        expect(good, str(path), "the settings of a run", type(settings).__name__, "restore it")
-        return Run(folder, settings)
+        run = Run(folder, _object(folder / "settings.json", "the settings of a run"))
+        if run.exported:
+            got = _object(folder / EXPORT, "what an export is").get("format")
+            expect(got == EXPORT_FORMAT, str(folder), EXPORT_FORMAT, got, "export it anew")
+        return run
+
+    @property
+    def exported(self) -> bool:
+        """Whether this is an export, which lacks what only training needs."""
+        return (self.folder / EXPORT).exists()
 
     @property
     def last(self) -> Path:
@@ -103,8 +112,8 @@ class Run:
         """
         line = {"event": event, "time": round(time.time(), 3)} | facts
         try:
-            with (self.folder / "record.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            with (self.folder / "record.jsonl").open("ab+") as file:
+                file.write(_line_end(file) + json.dumps(line).encode() + b"\n")
         except OSError as error:
             fail(str(self.folder), "a folder to write to", error.strerror, "free space on the disk")
 
@@ -114,9 +123,10 @@ class Run:
         events = []
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
-                events.append(json.loads(line))
+                event = json.loads(line)
             except ValueError:
                 continue
+            events += [event] if isinstance(event, dict) else []
         return events
 
     def save_due(self, since: float) -> bool:
@@ -146,3 +156,25 @@ class Run:
             InputError: if there is none, or it is damaged.
         """
         return checkpoint.load(self.best if self.best.exists() else self.last)
+
+
+def _object(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: if there is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        fail(str(path), what, error, "name the folder given to --out")
+    expect(isinstance(found, dict), str(path), what, type(found).__name__, "restore it")
+    return found
+
+
+def _line_end(file: BinaryIO) -> bytes:
+    """What ends the last line of a file, where a killed process cut it short."""
+    if file.seek(0, io.SEEK_END) == 0:
+        return b""
+    file.seek(-1, io.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"

@@ -195,6 +195,16 @@ class Evaluate(Predicting, Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export(Common):
+    """Write a trained run as a folder for others: shoal, sentence-transformers, transformers."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run on labels."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The folder to make; an earlier export there is replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predict(Predicting, Common):
     """Predict labels for a file of texts, one a line, or .jsonl with a "text" each."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from shoal import checkpoint
 from shoal._checks import InputError
 from shoal.csr import Csr
 from shoal.data.texts import Texts
@@ -114,6 +115,11 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="seen: expected rising numbers below"):
         RoleVocabulary(WORDS, torch.tensor([3, 2]))
     Lexicon(ROLES, LABELS, ROLES.labels(LABELS)).save(tmp_path / "lexicon")
-    (tmp_path / "lexicon" / "roles.npy").write_bytes(b"no")
-    with pytest.raises(InputError, match=r"roles\.npy: expected a whole \.npy file"):
+    path = tmp_path / "lexicon" / "matrices.safetensors"
+    path.write_bytes(b"no")
+    with pytest.raises(InputError, match=r"matrices\.safetensors: expected a whole checkpoint"):
         Lexicon.open(tmp_path / "lexicon")
+    for state in ({}, {"label_bags": 3, "pieces": 3}, {"pieces": {}}):
+        checkpoint.save(path, state)
+        with pytest.raises(InputError, match=r"matrices\.safetensors: expected the matrices of a"):
+            Lexicon.open(tmp_path / "lexicon")

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from shoal import checkpoint
 from shoal._checks import expect, expect_file, expect_folder, expect_positive, fail
 from shoal.csr import Csr
 from shoal.data.texts import Texts
@@ -141,18 +141,31 @@ class Lexicon:
         return Texts(uids, titles, rest)
 
     def save(self, folder: str | Path) -> None:
-        """Write the labels and their bags, and the vocabulary.
+        """Write the labels, the vocabulary and, as ``matrices.safetensors``, what is of numbers.
 
-        A bag's is ``tokenizer.json``, the matrix ``pieces`` and, with roles, ``roles.npy``; a
-        transformer's the folder ``encoder`` with configuration and tokenizer as transformers writes
-        them.
+        A bag's vocabulary is ``tokenizer.json``, a transformer's the folder ``encoder`` with
+        configuration and tokenizer as transformers writes them. The matrices are those of the
+        labels' token ids, of a bag's pieces and, with roles, of what was seen in them.
+
+        Raises:
+            InputError: if the folder cannot be written to.
         """
-        folder = Path(folder)
-        self.label_bags.save(folder / "label_bags")
-        if isinstance(self.vocabulary, TransformerVocabulary):
-            self.vocabulary.save(folder / "encoder")
-        else:
-            _save_bag(self.vocabulary, folder)
+        folder, vocabulary = Path(folder), self.vocabulary
+        matrices: dict[str, Any] = {"label_bags": self.label_bags.state_dict()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(vocabulary, TransformerVocabulary):
+                vocabulary.save(folder / "encoder")
+            else:
+                words = vocabulary
+                if isinstance(vocabulary, RoleVocabulary):
+                    words, matrices["roles"] = vocabulary.words, vocabulary.seen
+                assert isinstance(words, Vocabulary)
+                matrices["pieces"] = words.pieces.state_dict()
+                (folder / "tokenizer.json").write_text(words.save(), encoding="utf-8")
+        except OSError as error:
+            fail(str(folder), "a folder to write to", error, "free space on the disk")
+        checkpoint.save(folder / "matrices.safetensors", matrices)
         write_texts(self.labels, folder / "labels.json.gz")
 
     @staticmethod
@@ -163,35 +176,29 @@ class Lexicon:
             InputError: if a part is missing or damaged.
         """
         folder = expect_folder(folder, "a lexicon, as runs on labels have one")
-        of_transformer = (folder / "encoder").is_dir()
-        vocabulary = open_vocabulary(str(folder / "encoder")) if of_transformer else _of_bag(folder)
         labels = read_texts(folder / "labels.json.gz")
-        return Lexicon(vocabulary, labels, Csr.open(folder / "label_bags"))
+        path = folder / "matrices.safetensors"
+        state = checkpoint.load(path)
+        try:
+            of_transformer = (folder / "encoder").is_dir()
+            vocabulary = (
+                open_vocabulary(str(folder / "encoder"))
+                if of_transformer
+                else _of_bag(folder, state)
+            )
+            return Lexicon(vocabulary, labels, Csr.of_state(state["label_bags"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            fail(str(path), "the matrices of a lexicon", repr(error), "train the model again")
 
 
-def _save_bag(vocabulary: Vocabulary | RoleVocabulary, folder: Path) -> None:
-    words = vocabulary
-    if isinstance(vocabulary, RoleVocabulary):
-        words = vocabulary.words
-        np.save(folder / "roles.npy", vocabulary.seen.numpy())
-    assert isinstance(words, Vocabulary)
-    words.pieces.save(folder / "pieces")
-    (folder / "tokenizer.json").write_text(words.save(), encoding="utf-8")
-
-
-def _of_bag(folder: Path) -> Vocabulary | RoleVocabulary:
+def _of_bag(folder: Path, state: dict[str, Any]) -> Vocabulary | RoleVocabulary:
     path = expect_file(folder / "tokenizer.json", "a tokenizer")
     try:
         tokenizer = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         fail(str(path), "the JSON of a tokenizer", error, "train the model again")
-    words, roles = Vocabulary.load(tokenizer, Csr.open(folder / "pieces")), folder / "roles.npy"
-    if not roles.exists():
-        return words
-    try:
-        return RoleVocabulary(words, torch.from_numpy(np.load(roles)))
-    except (OSError, ValueError, TypeError) as error:
-        fail(str(roles), "a whole .npy file of numbers", error, "train the model again")
+    words = Vocabulary.load(tokenizer, Csr.of_state(state["pieces"]))
+    return RoleVocabulary(words, state["roles"]) if "roles" in state else words
 
 
 @dataclass(frozen=True)

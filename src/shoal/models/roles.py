@@ -123,6 +123,19 @@ class RoleVocabulary:
         words = self.words.bags(texts.all())
         return Csr(words.indptr, words.indices, len(self)).beside(roles)
 
+    def pieces_in(self, role: int) -> Csr:
+        """Rows that each token adds up in a role, ``[V, rows]``: its pieces' and the role's.
+
+        Args:
+            role: position in :data:`ROLES`.
+        """
+        size = len(self.words)
+        row = self._row[role * size : (role + 1) * size]
+        kept = row >= 0
+        own = Csr(pad(kept.cumsum(0), (1, 0)), row[kept].int(), len(self))
+        pieces = self.words.pieces
+        return Csr(pieces.indptr, pieces.indices, len(self)).beside(own)
+
     def first_rows(self, bags: Csr, dim: int, seed: int) -> Float[Tensor, "v d"]:
         """Rows to start from: :func:`~shoal.models.vocabulary.random_rows`, and zeros for roles."""
         rows = random_rows(bags, dim, seed)

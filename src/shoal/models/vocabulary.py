@@ -58,7 +58,8 @@ class Vocabulary:
         return self.pieces.n_rows
 
     @cached_property
-    def _unknown(self) -> int | None:
+    def unknown(self) -> int | None:
+        """The token of words of which nothing is known, or None where there is none."""
         return self.tokenizer.token_to_id(_UNKNOWN)
 
     def tokens(self, texts: Sequence[str]) -> Csr:
@@ -68,7 +69,7 @@ class Vocabulary:
         for start in range(0, len(texts), _CHUNK):
             part = list(texts[start : start + _CHUNK])
             for encoding in self.tokenizer.encode_batch_fast(part, add_special_tokens=False):
-                flat.extend(i for i in encoding.ids if i != self._unknown)
+                flat.extend(i for i in encoding.ids if i != self.unknown)
                 ends.append(len(flat))
         indices = torch.tensor(flat, dtype=torch.int32)
         return Csr(torch.tensor(ends), indices, len(self))

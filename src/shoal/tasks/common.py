@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -148,8 +149,41 @@ def open_run(settings: Train) -> Run:
     if not settings.resume:
         return Run.create(out, asked)
     run = Run.open(out)
+    expect(not run.exported, str(out), "a run to continue", "an export", "continue its run")
     run.expect_settings(asked, _FREE)
     return run
+
+
+def settings_of(run: Run) -> Train:
+    """The settings that a run was trained with, each of the kind that :class:`Train` says.
+
+    Raises:
+        InputError: naming the first that is not.
+    """
+    kinds = get_type_hints(Train)
+    given = {name: value for name, value in run.settings.items() if name in kinds}
+    for name, value in given.items():
+        value = tuple(value) if isinstance(value, list) else value
+        given[name] = Path(value) if name == "out" and isinstance(value, str) else value
+        good = _is_a(given[name], kinds[name])
+        where = f"{run.folder / 'settings.json'}: {name}"
+        expect(good, where, str(kinds[name]), repr(value), "restore it or train again")
+    expect("source" in given, str(run.folder), "the settings of a run", "no source", "restore it")
+    return Train(**given)
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether a value is what an annotation says: a class, a choice, a union, a tuple."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in parts and not isinstance(value, bool)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(x, parts[0]) for x in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def budget_of(settings: Train, epochs: int) -> Budget:

@@ -21,6 +21,7 @@ from shoal.csr import Csr
 from shoal.data.texts import Texts
 from shoal.fetch.unified import UnifiedTensor
 from shoal.fetch.update import RowAdam
+from shoal.files import expect_no_pickle
 from shoal.models.bag import BagEncoder
 from shoal.models.labeler import BagRows, Encoder, Labeler, Lexicon
 from shoal.models.pretrained import (
@@ -35,6 +36,7 @@ from shoal.models.transformer import TransformerEncoder, TwoEncoders
 from shoal.models.vocabulary import Vocabulary, learn
 from shoal.run import Run
 from shoal.settings import Train
+from shoal.tasks.common import settings_of
 
 
 @dataclass(frozen=True)
@@ -170,20 +172,29 @@ def _transformer(
 
 
 def labeler_of(run: Run, device: str = "cpu") -> Labeler:
-    """The best model of a run on labels, on `device`.
+    """The best model of a run on labels, or that of an export, on `device`.
 
     Raises:
-        InputError: if the folder does not hold a whole run of the label job.
+        InputError: if the folder does not hold a whole run of the label job, or holds a pickle.
     """
-    lexicon, state = Lexicon.open(run.folder / "lexicon"), run.load_model()
-    vocabulary = lexicon.vocabulary
-    if not isinstance(vocabulary, TransformerVocabulary):
-        expect("rows" in state, str(run.folder), "a run on labels", "another", "name another one")
-        return Labeler(lexicon, BagRows(state["rows"].to(device)))
-    model, encoders = _transformer(vocabulary.backbone(), 0, run.settings)
+    expect_no_pickle(run.folder)
+    lexicon, asked = Lexicon.open(run.folder / "lexicon"), settings_of(run)
+    if not isinstance(lexicon.vocabulary, TransformerVocabulary):
+        rows = run.load_model().get("rows")
+        if not isinstance(rows, Tensor):
+            fail(str(run.folder), "a run on labels", "another", "name another one")
+        return Labeler(lexicon, BagRows(rows.to(device)))
+    if run.exported:
+        paths = [run.folder / name for name in ("encoder", "label_encoder")]
+        backbones = [open_backbone(str(path)) for path in paths if path.is_dir()]
+        expect(bool(backbones), str(paths[0]), "a transformer", "none", "export it anew")
+        encoders = tuple(TransformerEncoder(x, asked.pooling).to(device).eval() for x in backbones)
+        return Labeler(lexicon, *encoders)
+    state = run.load_model()
+    model, encoders = _transformer(lexicon.vocabulary.backbone(), 0, vars(asked))
     try:
         model.load_state_dict(state["model"])
-    except RuntimeError as error:
+    except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         fail(str(run.folder), "weights of the run's own encoder", reason, "train the model again")
     model.to(device).eval()

@@ -36,10 +36,10 @@ Predictor = Labeler | FusedLabeler
 
 
 def load(folder: str | Path, device: str = "cpu", search: str = "exact") -> Predictor:
-    """Open the labeler of a finished run: ``shoal.load("runs/wordnet").predict(["a text"], k=5)``.
+    """Open a trained labeler: ``shoal.load("runs/wordnet").predict(["a text"], k=5)``.
 
     Args:
-        folder: of the run.
+        folder: of a finished run, or an export of one.
         device: where embeddings are computed.
         search: exact, or hnsw for millions of labels (:mod:`shoal.ann`).
 
@@ -93,6 +93,13 @@ def _told(facts: dict[str, Any]) -> None:
     print(json.dumps(facts), file=sys.stderr, flush=True)
 
 
+def fused_state(fused: FusedLabeler) -> dict[str, Any]:
+    """What ``fused.safetensors`` holds: all that the encoder does not."""
+    fusion = fused.fusion
+    state = {"memory": fused.memory.state_dict(), "fusion": fusion.state_dict()}
+    return state | {"rankings": fusion.rankings}
+
+
 def fuse_run(
     run: Run, data: LabelData, train: Points, held_out: Points | None, *, words: bool, seed: int
 ) -> None:
@@ -117,8 +124,8 @@ def fuse_run(
     labeler, head = labeler_of(run), classifiers_of(run)
     fusion = fuse(labeler, _memory(labeler, data, train, words, head), held_out, seed)
     memory = _memory(labeler, data, data.train, words, head)
-    state = {"memory": memory.state_dict(), "fusion": fusion.state_dict()}
-    checkpoint.save(run.folder / "fused.safetensors", state | {"rankings": fusion.rankings})
+    state = fused_state(FusedLabeler(labeler, memory, fusion))
+    checkpoint.save(run.folder / "fused.safetensors", state)
     run.write("fuse", {"held_out": count, "fuse_seconds": round(time.monotonic() - begin, 3)})
 
 

@@ -188,6 +188,6 @@ def classifiers_of(run: Run, device: str = "cpu") -> Float[Tensor, "l d"] | None
     kind = run.settings.get("head", "none")
     if kind == "none":
         return None
-    if kind == "joint":
+    if kind == "joint" or run.exported:
         return run.load_model()["tables"]["head"].to(device)
     return Run.open(run.folder / "head").load_model()["rows"].to(device)

@@ -22,6 +22,7 @@ from shoal.csr import Csr
 from shoal.data import load
 from shoal.data.texts import LabelData
 from shoal.fetch.loader import Loader
+from shoal.files import folder_aside
 from shoal.job import Job, Stateful
 from shoal.losses import decoupled_softmax, hardest_triplets, symmetric
 from shoal.models.labeler import BagRows, Encoder, Labeler
@@ -61,7 +62,8 @@ def train(settings: Train) -> dict[str, Any]:
     tokenize = tokenize_of(settings, run.folder / "tokens")
     prepared = prepare(data, settings.valid, settings.seed, tokenize)
     if not settings.resume:
-        prepared.lexicon.save(run.folder / "lexicon")
+        with folder_aside(run.folder / "lexicon") as folder:
+            prepared.lexicon.save(folder)
     run.write("start", {"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(prepared, settings)
     progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
