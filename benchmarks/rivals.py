@@ -27,16 +27,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rivals_.common import TOP, Asked, Outcome, Skipped, peak_mib, threads
+from rivals_.common import TOP, Asked, Outcome, Skipped, threads
 from rivals_.mnrl import mnrl
 from rivals_.trained import explicit, ngame_literal, shoal
 from rivals_.untrained import pecos, tfidf
 from torch import Tensor
 
-from shoal.csr import Csr
 from shoal.data import load, xc
 from shoal.data.texts import LabelData, Points
-from shoal.metrics import evaluate, hits, inverse_propensity
+from shoal.memory import peak_mib
+from shoal.metrics import deciles, evaluate, inverse_propensity
 
 # In this order: explicit mining is given the time that shoal-encoder took.
 SYSTEMS: dict[str, Callable[[Asked], Outcome]] = {
@@ -130,7 +130,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "seed": asked.seed,
         "peak_mib": round(outcome.facts.pop("peak_mib", peak_mib())),
         **{name: round(value, 2) for name, value in judge(outcome.top, data).items()},
-        "R@5 by decile": deciles(outcome.top, data.train.labels, data.test.labels),
+        "R@5 by decile": rarest_first(outcome.top, data),
         **{name: round(value, 1) for name, value in outcome.clock.seconds.items()},
         **outcome.facts,
         "threads": threads(),
@@ -144,17 +144,10 @@ def judge(top: Tensor, data: LabelData) -> dict[str, float]:
     return {name: found[name] for name in COLUMNS}
 
 
-def deciles(top: Tensor, train: Csr, truth: Csr) -> list[float]:
-    """R@5 of pairs by their label's training points, rarest tenth first, in per cent."""
-    truth = truth.with_values(None).coalesce()
-    frequency = torch.bincount(train.indices, minlength=train.n_cols)[truth.indices.long()]
-    row, place = hits(top, truth).nonzero(as_tuple=True)
-    found = torch.zeros(truth.nnz)
-    found[truth.find(row, top[row, place])[1]] = 1
-    # ties in random order: the order of points means something
-    order = torch.randperm(truth.nnz, generator=torch.Generator().manual_seed(0))
-    order = order[frequency[order].argsort(stable=True)]
-    return [round(100 * float(part.mean()), 2) for part in found[order].tensor_split(10)]
+def rarest_first(top: Tensor, data: LabelData) -> list[float]:
+    """R@5 of tenths of the test's pairs, by their label's training points."""
+    frequency = torch.bincount(data.train.labels.indices, minlength=data.train.labels.n_cols)
+    return [round(x, 2) for x in deciles(top, data.test.labels, frequency, TOP)[f"R@{TOP}"]]
 
 
 def report(row: dict[str, Any], out: Path | None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -48,6 +50,20 @@ def metrics(top: Tensor, truth: Csr, weight: Tensor, k: int) -> dict[str, float]
         f"PSnDCG@{k}": 100 * sums["PSnDCG"] / sums["best_n"] if sums["best_n"] else 0.0,
         f"R@{k}": 100 * sums["R"] / n,
     }
+
+
+def tenths(frequency: Tensor, pairs: list[tuple[int, bool]]) -> list[float]:
+    """Share in per cent of (label, hit) pairs that are hits, rarest tenth first; ties must be none.
+
+    The first parts hold one more where ten does not divide the pairs.
+    """
+    ordered = [hit for _, hit in sorted((int(frequency[label]), hit) for label, hit in pairs)]
+    size, more = divmod(len(ordered), 10)
+    ends = [0]
+    for part in range(10):
+        ends.append(ends[-1] + size + (part < more))
+    parts = [ordered[a:b] for a, b in pairwise(ends)]
+    return [pytest.approx(100 * sum(part) / len(part)) for part in parts]
 
 
 def top_k(queries: Tensor, keys: Tensor, k: int, drop: Csr | None) -> tuple[Tensor, Tensor]:

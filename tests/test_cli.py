@@ -291,8 +291,8 @@ torch.set_num_threads(1)
 from shoal import cli, run, train
 run.Run.save_due = lambda run, since: True
 log = train._Loop._log_step
-def log_and_die(loop):
-    log(loop)
+def log_and_die(loop, *seen):
+    log(loop, *seen)
     if loop.progress.step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
 train._Loop._log_step = log_and_die
@@ -325,8 +325,8 @@ def test_interrupt_saves_and_says_so(
 
     log = train._Loop._log_step
 
-    def log_and_stop(loop: Any) -> None:
-        log(loop)
+    def log_and_stop(loop: Any, *seen: Any) -> None:
+        log(loop, *seen)
         if loop.progress.step == 2:
             signal.raise_signal(signal.SIGINT)
 

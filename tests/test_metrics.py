@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shoal._checks import InputError
 from shoal.csr import Csr
-from shoal.metrics import evaluate, inverse_propensity
+from shoal.metrics import by_frequency, deciles, evaluate, inverse_propensity
 from tests import oracles
 from tests.strategies import csrs
 
@@ -187,3 +187,50 @@ def test_bad_input_is_named() -> None:
         inverse_propensity(truth)
     with pytest.raises(InputError, match="a, b: expected positive"):
         inverse_propensity(Csr.from_lists([[0]] * 3, 1), a=0.0)
+
+
+def test_deciles_agree_with_the_literal_loop() -> None:
+    """Pairs listed, sorted by frequency, cut in ten: shares of the true and of the predicted.
+
+    Each label is true of one point and predicted for one, so that no two pairs are equally rare.
+    """
+    generator = torch.Generator().manual_seed(0)
+    top = torch.randperm(90, generator=generator).view(30, 3)
+    owner = torch.randint(30, (90,), generator=generator)
+    owner[top[::2]] = torch.arange(0, 30, 2)[:, None]
+    top[5, 1:] = -1
+    frequency = torch.randperm(90, generator=generator)
+    truth = Csr.from_dense(owner == torch.arange(30)[:, None])
+    found = deciles(top, truth, frequency, 3)
+    made = [(i, y, r) for i, row in enumerate(top.tolist()) for r, y in enumerate(row) if y >= 0]
+    assert found["R@3"] == oracles.tenths(frequency, [(y, y in top[owner[y]]) for y in range(90)])
+    for k in (1, 3):
+        predicted = [(y, bool(owner[y] == i)) for i, y, r in made if r < k]
+        assert found[f"P@{k}"] == oracles.tenths(frequency, predicted)
+    assert found["frequency"] == [4 + 9 * i for i in range(10)]
+    assert len({*found["P@1"]}) > 2 and len({*found["R@3"]}) > 2
+
+
+def test_parts_by_frequency_are_equal_and_fair() -> None:
+    """Distinct frequencies: means of sorted runs; equal ones: order of values tells nothing."""
+    frequency = torch.tensor([5, 1, 4, 2, 3, 0])
+    assert by_frequency(frequency, frequency, parts=3) == [0.5, 2.5, 4.5]
+    rising = torch.arange(10_000.0)
+    parts = by_frequency(rising, torch.zeros(10_000, dtype=torch.long))
+    assert len(parts) == 10 and max(abs(x - 4999.5) for x in parts) < 400
+    assert by_frequency(rising[:3], frequency[:3]) == [1.0, 2.0, 0.0]
+    assert by_frequency(rising[:0], frequency[:0]) == []
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_deciles_of_nothing_are_refused() -> None:
+    """No true label at all, more ranks than predictions, other points: one line."""
+    truth = Csr.from_lists([[0], [1]], n_cols=2)
+    top, frequency = torch.tensor([[0], [1]]), torch.tensor([1, 1])
+    for bad in (
+        (top, Csr.from_lists([[], []], n_cols=2), frequency, 1),
+        (top, truth, frequency, 2),
+        (top[:1], truth, frequency, 1),
+    ):
+        with pytest.raises(InputError, match="predictions or more for each"):
+            deciles(*bad)

@@ -91,14 +91,6 @@ def without(ids: Tensor, drop: Csr, k: int = TOP) -> Tensor:
     return ids.gather(1, order).masked_fill(~kept.gather(1, order), -1)
 
 
-def peak_mib() -> float:
-    """This process's highest resident memory, in MiB; an exec starts it anew, unlike ru_maxrss."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
-
-
 def threads() -> int:
     """Threads of every system."""
     return torch.get_num_threads()

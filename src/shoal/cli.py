@@ -25,6 +25,7 @@ _VERBS = (
     asked.Cluster,
     asked.Train,
     asked.Evaluate,
+    asked.Report,
     asked.Export,
     asked.Predict,
     asked.Query,
@@ -101,6 +102,7 @@ def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
 
         return nodes.train
     from shoal.data.formats import convert
+    from shoal.report import report
     from shoal.serve import server
     from shoal.tasks import exporting, labels, use
 
@@ -110,6 +112,7 @@ def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
         asked.Cluster: labels.cluster,
         asked.Train: labels.train,
         asked.Evaluate: use.evaluate,
+        asked.Report: report,
         asked.Export: exporting.export,
         asked.Predict: use.predict,
         asked.Query: use.query,

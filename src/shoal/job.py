@@ -83,6 +83,8 @@ class Job:
         seed: of dropout and the like; the caller's random state is left as it was.
         refresh: called with the epoch before its first batch; returns facts for the record.
         observe: called with each batch and its outputs after the step.
+        measure: facts about a batch and its outputs, for the record of steps; called every tenth
+            step, so it should be cheap.
         evaluate: the validation metrics; the first one decides what is best (higher is better).
         evaluate_every: epochs between two of them.
         also: what else a checkpoint holds, by name: the batch sampler, an embedding bank.
@@ -102,6 +104,7 @@ class Job:
     seed: int = 0
     refresh: Callable[[int], dict[str, Any]] | None = None
     observe: Callable[[Batch, Tensor], None] | None = None
+    measure: Callable[[Batch, Tensor], dict[str, float]] | None = None
     evaluate: Callable[[], dict[str, float]] | None = None
     evaluate_every: int = 1
     also: Mapping[str, Stateful] = field(default_factory=dict)

@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from shoal._checks import expect, expect_finite, expect_positive
@@ -215,6 +215,70 @@ def psndcg(
     """
     got = _normalized_dcg(gain.double(), degree, k).sum().item()
     return _ratio(got, _normalized_dcg(best.double(), degree, k).sum().item())
+
+
+def deciles(
+    top: Int[Tensor, "n k_max"], truth: Csr, frequency: Int[Tensor, " l"], k: int = 5
+) -> dict[str, list[float]]:
+    """R@k and P@k of tenths of pairs, the rarest labels first.
+
+    R@k of a tenth is the share of its pairs of point and *true* label that is found among the first
+    k predictions; P@k the share of its pairs of point and *predicted* label that is true. Either
+    kind of pairs is cut into ten equal parts by :func:`by_frequency`, so a point with many labels
+    counts once a label.
+
+    Args:
+        top: predicted labels, best first; -1 for "no prediction".
+        truth: the true labels ``[n, l]``; values are ignored, doubles count once.
+        frequency: training points of each label.
+        k: predictions a point that are looked at.
+
+    Returns:
+        per cent under the names ``R@k``, ``P@1`` and ``P@k``; under ``frequency`` the mean training
+        points of the labels in the tenths of R@k.
+
+    Raises:
+        InputError: if there is nothing to cut, or k exceeds the predictions.
+
+    Example:
+        >>> truth = Csr.from_lists([[0], [1]], n_cols=2)
+        >>> deciles(torch.tensor([[1], [1]]), truth, torch.tensor([3, 8]), k=1)
+        {'R@1': [0.0, 100.0], 'P@1': [0.0, 100.0], 'frequency': [3.0, 8.0]}
+    """
+    good = top.shape[0] == truth.n_rows and 1 <= k <= top.shape[1] and truth.nnz > 0
+    expect(good, "top", f"{k} predictions or more for each of {truth}", tuple(top.shape), "align")
+    truth = truth.with_values(None).coalesce()
+    top = top[:, :k].long()
+    hit = hits(top, truth)
+    row, place = hit.nonzero(as_tuple=True)
+    found = torch.zeros(truth.nnz, device=top.device)
+    found[truth.find(row, top[row, place])[1]] = 1
+    seen = frequency[truth.indices.long()]
+    parts = {f"R@{k}": by_frequency(found, seen)}
+    for rank in sorted({1, k}):
+        made = top[:, :rank] >= 0
+        parts[f"P@{rank}"] = by_frequency(hit[:, :rank][made], frequency[top[:, :rank][made]])
+    percent = {name: [100 * x for x in values] for name, values in parts.items()}
+    return percent | {"frequency": by_frequency(seen, seen)}
+
+
+def by_frequency(
+    values: Shaped[Tensor, " e"], frequency: Int[Tensor, " e"], parts: int = 10
+) -> list[float]:
+    """Means of `values` in equal parts, by rising frequency; as many parts as there are values.
+
+    Values of equal frequency stand in random order, the same one every time, since the order in
+    which they come may mean something.
+
+    Example:
+        >>> by_frequency(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([9, 4, 7]), parts=2)
+        [4.0, 1.0]
+    """
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))
+    order = order.to(values.device)
+    order = order[frequency[order].argsort(stable=True)]
+    cut = values[order].double().tensor_split(parts)
+    return [float(part.mean()) for part in cut if len(part)]
 
 
 def _normalized_dcg(

@@ -11,15 +11,20 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from shoal import checkpoint
 from shoal._checks import expect, expect_folder, fail
 from shoal.files import file_aside
+from shoal.memory import peaks
 
 # An export is read like a run; this file tells the two apart.
 EXPORT, EXPORT_FORMAT = "export.json", "shoal.export/1"
+
+Listener = Callable[[str, dict[str, Any]], None]
+"""Called with the event and the facts of each line of the record."""
 
 
 class Run:
@@ -32,12 +37,14 @@ class Run:
         settings: what the run was asked for.
         save_seconds: at least this long between two checkpoints of a run in progress; a minute of
             work is the most that a killed process loses.
+        listeners: told each line of the record once it is written.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], save_seconds: float = 60.0) -> None:
         self.folder = folder
         self.settings = settings
         self.save_seconds = save_seconds
+        self.listeners: list[Listener] = []
 
     @staticmethod
     def create(folder: str | Path, settings: dict[str, Any]) -> Run:
@@ -54,7 +61,7 @@ class Run:
             run.folder.mkdir(parents=True, exist_ok=True)
             with file_aside(run.folder / "settings.json") as new:
                 new.write_text(json.dumps(settings, indent=1) + "\n")
-            for leftover in (run.best, run.folder / "record.jsonl"):
+            for leftover in (run.best, *(run.folder / x for x in ("record.jsonl", "tracked.json"))):
                 leftover.unlink(missing_ok=True)
         except OSError as error:
             fail(str(folder), "a folder to write to", error.strerror, "name another --out")
@@ -105,17 +112,20 @@ class Run:
                 fail(name, f"{was!r}, as the run in {self.folder} was begun", repr(value), "use it")
 
     def write(self, event: str, facts: dict[str, Any]) -> None:
-        """Append one line to the record.
+        """Append one line to the record: the event, the time, the peak of memory, and `facts`.
 
         Raises:
             InputError: if the folder cannot be written to any more.
         """
+        facts = peaks() | facts
         line = {"event": event, "time": round(time.time(), 3)} | facts
         try:
             with (self.folder / "record.jsonl").open("ab+") as file:
                 file.write(_line_end(file) + json.dumps(line).encode() + b"\n")
         except OSError as error:
             fail(str(self.folder), "a folder to write to", error.strerror, "free space on the disk")
+        for listener in self.listeners:
+            listener(event, facts)
 
     def record(self) -> list[dict[str, Any]]:
         """All events so far; a line cut short by a killed process is left out."""

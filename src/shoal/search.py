@@ -20,6 +20,7 @@ from torch import Tensor
 
 from shoal._checks import expect, expect_finite, expect_positive
 from shoal.csr import Csr
+from shoal.progress import progress
 
 # 32 neighbors: the shortest inner row that torch.amax reduces at the speed of memory (AVX2, torch
 # 2.13: 16 takes five times as long); longer ones pass on more scores.
@@ -87,7 +88,7 @@ def top_k(
     rows, columns = _tile_shape(len(queries), len(keys), k, max_bytes)
     scores = torch.empty(len(queries), k, device=keys.device)
     ids = torch.empty(len(queries), k, dtype=torch.int64, device=keys.device)
-    for first in range(0, len(queries), rows):
+    for first in progress(range(0, len(queries), rows), "search"):
         block = torch.arange(first, min(first + rows, len(queries)), device=keys.device)
         pairs = None if drop is None else drop.rows(block)
         scores[block], ids[block] = _search(queries[block].float(), keys, k, pairs, columns)

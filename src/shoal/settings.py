@@ -60,6 +60,8 @@ class Train(Common):
     """Folder of the run; runs/<name of the data> by default."""
     resume: bool = False
     """Continue the run in --out."""
+    track: Literal["tensorboard", "wandb", "mlflow"] | None = None
+    """Also tell this tracker what the record is told; needs the extra track-<its name>."""
     steps: int | None = None
     """Stop after so many optimizer steps."""
     epochs: int | None = None
@@ -192,6 +194,16 @@ class Evaluate(Predicting, Common):
     """Folder of a run."""
     source: str | None = None
     """Another data set with the same labels; the run's own by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Common):
+    """Show what a run did: one HTML file with pictures, metrics and examples."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run, finished or not."""
+    out: Path | None = None
+    """The file to write; report.html in the run's folder by default."""
 
 
 @dataclass(frozen=True, kw_only=True)

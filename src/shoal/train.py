@@ -81,11 +81,11 @@ class _Loop:
             while not self._spent():
                 self._refresh()
                 for batches in _chunks(iter(self.job.loader), self.job.accumulate):
-                    self._step(batches)
+                    outputs = self._step(batches)
                     self.progress.seconds = time.monotonic() - start
                     bar.update()
                     bar.set_postfix(loss=f"{self.progress.loss:.3f}", refresh=False)
-                    self._log_step()
+                    self._log_step(batches[-1], outputs)
                     if interrupted.is_set():
                         self.progress.stopped = "interrupt"
                     if self._spent():
@@ -112,12 +112,13 @@ class _Loop:
             return
         begin = time.monotonic()
         facts = self.job.refresh(loader.epoch)
-        seconds = time.monotonic() - begin
+        seconds = round(time.monotonic() - begin, 3)
         self._record("refresh", epoch=loader.epoch, refresh_seconds=seconds, **facts)
 
     # -- one step ----------------------------------------------------------------------------
 
-    def _step(self, batches: Sequence[Batch]) -> None:
+    def _step(self, batches: Sequence[Batch]) -> Tensor:
+        """Take one step; the outputs of its last batch come back."""
         job = self.job
         self._set_lr(self._factor())
         learns = job.table is not None
@@ -136,6 +137,7 @@ class _Loop:
             for batch, outputs in zip(batches, gradient.outputs, strict=True):
                 job.observe(batch, outputs)
         self.progress.step += 1
+        return gradient.outputs[-1]
 
     def _factor(self) -> float:
         """The schedule, of step or clock: linear up over the warm-up, linear down to zero."""
@@ -168,8 +170,10 @@ class _Loop:
         ended = progress.stopped in ("steps", "minutes")
         if job.evaluate is None or not (due or ended):
             return
+        begin = time.monotonic()
         metrics = job.evaluate()
-        self._record("validate", epoch=job.loader.epoch, **metrics)
+        seconds = round(time.monotonic() - begin, 3)
+        self._record("validate", epoch=job.loader.epoch, validate_seconds=seconds, **metrics)
         score = next(iter(metrics.values()))
         better = score > progress.best
         progress.rounds = 0 if better else progress.rounds + 1
@@ -178,10 +182,11 @@ class _Loop:
             if self.record_to is not None:
                 self.record_to.save_best(self._model_state() | {"step": progress.step})
 
-    def _log_step(self) -> None:
-        step = self.progress.step
+    def _log_step(self, batch: Batch, outputs: Tensor) -> None:
+        step, measure = self.progress.step, self.job.measure
         if step % 10 == 0 or step == 1:
-            self._record("step", loss=self.progress.loss, epoch=self.job.loader.epoch)
+            facts = {} if measure is None else measure(batch, outputs)
+            self._record("step", loss=self.progress.loss, epoch=self.job.loader.epoch, **facts)
 
     def _record(self, event: str, **facts: Any) -> None:
         if self.record_to is not None:

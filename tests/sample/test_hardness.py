@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from shoal._checks import InputError
+from shoal.block import Block
 from shoal.csr import Csr
 from shoal.sample.expand import ShortlistSampler
-from shoal.sample.hardness import hard_negative_recall
+from shoal.sample.hardness import batch_hardness, hard_negative_recall
 from shoal.sample.seeds import ClusterBatchSampler, RandomBatchSampler
 
 
@@ -86,3 +87,53 @@ def test_bad_input_is_refused() -> None:
         hard_negative_recall(rows, rows, truth, [seeds + 1], shortlist)
     with pytest.raises(InputError, match="batches: expected some of the sampled points, got none"):
         hard_negative_recall(rows, rows, truth, [], shortlist)
+
+
+def shortlist_of(dense: Tensor) -> Block:
+    """The block whose points and labels have these positives."""
+    csr = Csr.from_dense(dense)
+    return Block(
+        torch.arange(len(dense)),
+        torch.arange(csr.n_cols),
+        csr.indptr,
+        csr.indices.long(),
+        csr.indices.long(),
+    )
+
+
+def test_hardness_of_a_batch_agrees_with_the_definition() -> None:
+    """All points looked at: means over point by point; some of them: near it."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(600 + 80, 8, generator=generator)
+    dense = torch.rand(600, 80, generator=generator) < 0.05
+    dense[3] = True
+    points, labels = outputs.split([600, 80])
+    scores = points @ labels.T
+    some = [i for i in range(600) if 0 < dense[i].sum() < 80]
+    hardest = sum(max(scores[i][~dense[i]].tolist()) for i in some) / len(some)
+    whole = batch_hardness(outputs, shortlist_of(dense), sample=600)
+    assert whole["hardest_negative"] == pytest.approx(hardest, rel=1e-4)
+    assert whole["positive"] == pytest.approx(float(scores[dense].mean()), rel=1e-4)
+    part = batch_hardness(outputs, shortlist_of(dense))
+    assert part["hardest_negative"] == pytest.approx(hardest, rel=0.1) and part != whole
+
+
+def test_hardness_of_clusters_is_above_that_of_random_batches() -> None:
+    """Near points' labels score high; a batch without negatives has no hardness."""
+    rows, truth = planted(16, 16)
+    clusters = ClusterBatchSampler(256, 32, 16, seed=0)
+    clusters.refresh(rows)
+    found = []
+    for seeds in (next(iter(clusters)), torch.arange(16)):
+        (block,) = ShortlistSampler(truth)(seeds, torch.Generator().manual_seed(0))
+        outputs = torch.cat([rows[block.dst], rows[block.src]])
+        found.append(batch_hardness(outputs, block)["hardest_negative"])
+    assert found[0] > 0.9 and found[1] < 0.2  # the first 16 rows are one of each cluster
+    assert batch_hardness(torch.ones(2, 3), shortlist_of(torch.ones(1, 1) > 0)) == {}
+
+
+def test_hardness_changes_nothing() -> None:
+    """Neither outputs nor gradients know that they were looked at."""
+    outputs = torch.ones(3, 2, requires_grad=True)
+    batch_hardness(outputs, shortlist_of(torch.eye(1, 2) > 0))
+    assert outputs.grad is None and torch.equal(outputs, torch.ones(3, 2))

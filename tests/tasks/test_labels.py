@@ -63,7 +63,7 @@ def test_batches_are_whole_clusters_of_the_rows_as_they_are() -> None:
     fit(job, Budget(epochs=1))
     sampler: Any = job.loader.batch_sampler
     assert sampler.size == 1 and job.refresh is not None
-    assert job.refresh(1) == {"cluster_size": 6} and sampler.size == 6
+    assert job.refresh(1) == {"cluster_size": 6, "clusters": 40, "anew": True} and sampler.size == 6
     assert job.table is not None
     points = embed(prepared.bags, job.table.as_subclass(Tensor))
     own = points[sampler.order.long()].view(40, 6, -1)

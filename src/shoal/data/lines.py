@@ -11,7 +11,7 @@ import io
 import json
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from shoal._checks import expect, expect_file, fail
+from shoal.files import file_aside
 
 
 def lines(path: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
@@ -138,6 +139,20 @@ def saving(path: Path) -> Iterator[io.BufferedWriter]:
         fail(str(path), "a place that can be written", error, "name another or free space")
     except UnicodeEncodeError as error:
         fail(str(path), "texts of whole characters", error, "mend the text")
+
+
+def write_whole(path: Path, pieces: Iterable[str]) -> None:
+    """Write all pieces to a file, or leave what was there.
+
+    Raises:
+        InputError: if it cannot be written to.
+    """
+    try:
+        with file_aside(path) as new, new.open("w", encoding="utf-8") as file:
+            file.writelines(pieces)
+            file.flush()
+    except OSError as error:
+        fail(str(path), "a file to write to", error.strerror, "name another --out")
 
 
 def shorten(text: object, width: int = 60) -> str:

@@ -37,6 +37,7 @@ from shoal.models.lexical import LexicalIndex, tf_idf
 from shoal.models.names import NameIndex
 from shoal.models.neighbors import votes
 from shoal.models.vocabulary import Vocabulary, inverse_document_frequency
+from shoal.progress import progress
 from shoal.ranking import Ranking
 
 # candidates a ranking brings, and neighbors that vote: measured in docs/LOG.md
@@ -227,7 +228,7 @@ class FusedLabeler:
         most = len(self.lexicon.labels)
         expect(k <= most, "k", f"at most the {most} labels", k, "lower k")
         parts = []
-        for ids in torch.arange(len(texts)).split(_TEXTS):
+        for ids in progress(torch.arange(len(texts)).split(_TEXTS), "rank"):
             without = None if drop is None else drop.rows(ids)
             found = self.memory.candidates(self.labeler, texts.subset(ids), without)
             parts.append(self.fusion.rank(found, k, without))

@@ -28,6 +28,7 @@ from torch.nn.functional import pad, softplus
 
 from shoal._checks import expect
 from shoal.csr import Csr
+from shoal.progress import progress
 from shoal.ranking import Ranking, member
 
 _PER_RANKING = 3
@@ -200,7 +201,7 @@ def fit_fusion(
     optimizer = torch.optim.AdamW(fusion.layers.parameters(), lr=lr, weight_decay=1e-3)
     steps = epochs * -(-len(seen) // batch_size)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-    for _ in range(epochs):
+    for _ in progress(range(epochs), "fuse"):
         for at in torch.randperm(len(seen), generator=generator).split(batch_size):
             ids = seen[at]
             loss = _softmax_loss(fusion(candidates.features[ids]), true[ids], real[ids])

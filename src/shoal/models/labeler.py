@@ -28,6 +28,7 @@ from shoal.models.bag import matmul
 from shoal.models.pretrained import TransformerVocabulary, open_vocabulary
 from shoal.models.roles import RoleVocabulary
 from shoal.models.vocabulary import Vocabulary
+from shoal.progress import progress
 from shoal.search import Search, top_k
 
 # bags embedded at a time: the sums of a chunk stay in the cache until they are normalized
@@ -46,9 +47,8 @@ def embed(bags: Csr, rows: Float[Tensor, "v d"]) -> Float[Tensor, "n d"]:
     """
     out = torch.empty(bags.n_rows, rows.shape[1], dtype=rows.dtype, device=rows.device)
     with torch.no_grad():
-        for ids, part in zip(
-            torch.arange(bags.n_rows).split(_CHUNK), out.split(_CHUNK), strict=True
-        ):
+        chunks = torch.arange(bags.n_rows).split(_CHUNK)
+        for ids, part in zip(progress(chunks, "encode"), out.split(_CHUNK), strict=True):
             functional.normalize(matmul(bags.rows(ids).to(rows.device), rows), dim=1, out=part)
     return out
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from shoal._checks import expect, expect_positive
 from shoal.csr import Csr
+from shoal.progress import progress
 from shoal.ranking import Ranking
 
 # queries multiplied at a time: their products with 100,000 keys are some tens of megabytes
@@ -98,7 +99,8 @@ class LexicalIndex:
 
         # scipy's product holds no lock, so parts share the threads that torch would use
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            parts = list(pool.map(found, torch.arange(queries.n_rows).split(_QUERIES)))
+            chunks = torch.arange(queries.n_rows).split(_QUERIES)
+            parts = list(progress(pool.map(found, chunks), "match words", len(chunks)))
         scores = torch.cat([part.scores for part in parts])
         return Ranking(scores, torch.cat([part.ids for part in parts]))
 

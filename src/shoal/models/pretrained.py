@@ -23,6 +23,7 @@ from torch import nn
 from shoal._checks import expect, expect_folder, expect_positive, fail
 from shoal.csr import Csr
 from shoal.data.texts import Texts
+from shoal.progress import progress
 
 # texts handed to the tokenizer at a time: its answers are objects, and a million of them is memory
 _TEXTS = 16384
@@ -82,7 +83,7 @@ class TransformerVocabulary:
 
     def _csr(self, texts: Sequence[str], special: bool, drop: int | None) -> Csr:
         parts, lengths = [torch.zeros(0, dtype=torch.int32)], [0]
-        for start in range(0, len(texts), _TEXTS):
+        for start in progress(range(0, len(texts), _TEXTS), "tokenize"):
             part = list(texts[start : start + _TEXTS])
             found = self._cutting.encode_batch_fast(part, add_special_tokens=special)
             ids = [[i for i in encoding.ids if i != drop] for encoding in found]

@@ -23,6 +23,7 @@ from shoal._checks import expect, expect_positive
 from shoal.block import Block
 from shoal.csr import Csr
 from shoal.models.bag import matmul
+from shoal.progress import progress
 
 
 def mean_over(hop: Csr, rows: Float[Tensor, "s d"]) -> Float[Tensor, "b d"]:
@@ -149,7 +150,7 @@ def _layer_of_all(layer: nn.Module, graph: Csr, rows: Tensor, chunk: int) -> Ten
     """Apply one layer to all nodes, `chunk` at a time, on the layer's device."""
     device = next(layer.parameters()).device
     parts = []
-    for ids in torch.arange(graph.n_rows, device=graph.device).split(chunk):
+    for ids in progress(torch.arange(graph.n_rows, device=graph.device).split(chunk), "infer"):
         near = graph.rows(ids)
         src, local = near.indices.unique(return_inverse=True)
         hop = Csr(near.indptr, local, src.numel()).to(device)

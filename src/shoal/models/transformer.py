@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from shoal.block import Block
 from shoal.csr import Csr
+from shoal.progress import progress
 
 Pooling = Literal["mean", "cls"]
 
@@ -89,7 +90,8 @@ class TransformerEncoder(nn.Module):
         self.eval()
         try:
             with torch.no_grad():
-                for ids in bags.degrees().argsort(stable=True).split(_EMBEDDED):
+                chunks = bags.degrees().argsort(stable=True).split(_EMBEDDED)
+                for ids in progress(chunks, "encode"):
                     out[ids.to(device)] = self.vectors(bags.rows(ids).to(device))
         finally:
             self.train(training)

@@ -29,6 +29,7 @@ from torch import Tensor
 from shoal._checks import expect, fail
 from shoal.csr import Csr
 from shoal.data.texts import Texts
+from shoal.progress import progress
 
 _UNKNOWN = "[UNK]"
 _PREFIX = "##"
@@ -66,7 +67,7 @@ class Vocabulary:
         """Tokens of each text in order, as often as they occur: ``[n, V]``."""
         flat: list[int] = []
         ends = [0]
-        for start in range(0, len(texts), _CHUNK):
+        for start in progress(range(0, len(texts), _CHUNK), "tokenize"):
             part = list(texts[start : start + _CHUNK])
             for encoding in self.tokenizer.encode_batch_fast(part, add_special_tokens=False):
                 flat.extend(i for i in encoding.ids if i != self.unknown)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from shoal._checks import expect, expect_finite, expect_positive
+from shoal.progress import progress
 
 _OVERSHOOT = 0.9  # of a step's change in delta: +2 % mean cosine on WordNet texts; 1.6 oscillates
 
@@ -80,7 +81,8 @@ def balanced_clusters(
     pending = {n: [torch.randperm(n, generator=generator).to(rows.device).unsqueeze(0)]}
     while (m := max(pending)) > size:
         left = -(-m // size) // 2 * size
-        for sets in torch.cat(pending.pop(m)).split(max(1, chunk // m)):
+        level = torch.cat(pending.pop(m)).split(max(1, chunk // m))
+        for sets in progress(level, "cluster"):
             x, w = take(sets[:, :: -(-m // sample)])
             delta = _cut(x, w, left / m, generator, max_iter, tol)
             parts = [(x, w)] if x.shape[1] == m else map(take, sets.split(chunk, dim=1))

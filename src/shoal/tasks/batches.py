@@ -139,13 +139,16 @@ def renew(
         mine: reads the same rows.
 
     Returns:
-        facts for the record.
+        facts for the record: points a cluster (1: random batches), how many clusters there are, all
+        full but at most one, and whether they, or mined labels, are new.
     """
     seeds.set_epoch(epoch)
     age, idle = epoch - warm, isinstance(seeds, RandomBatchSampler) and mine is None
-    if age >= 0 and age % settings.refresh_every == 0 and not idle:
+    anew = age >= 0 and age % settings.refresh_every == 0 and not idle
+    if anew:
         rows = embed()
         seeds.refresh(rows)
         if mine is not None:
             mine(rows)
-    return {"cluster_size": getattr(seeds, "size", 1)}
+    size = getattr(seeds, "size", 1)
+    return {"cluster_size": size, "clusters": -(-seeds.n // size), "anew": anew}

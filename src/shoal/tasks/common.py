@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
+from shoal import track
 from shoal._checks import expect, expect_positive
 from shoal.data import is_graph
 from shoal.job import Budget, Progress
@@ -19,6 +20,7 @@ from shoal.settings import Train
 
 # What a resumed run may be asked for anew: how long, where, and what changes nothing but time.
 _FREE = {"steps", "epochs", "minutes", "patience", "out", "resume", "json", "prefetch", "device"}
+_FREE |= {"track"}
 
 
 # Options that say nothing about the other job's data; given for it, they would be ignored.
@@ -146,11 +148,12 @@ def open_run(settings: Train) -> Run:
     out = settings.out or Path("runs") / Path(settings.source).stem
     asked = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
     asked["fanouts"] = list(settings.fanouts)
-    if not settings.resume:
-        return Run.create(out, asked)
-    run = Run.open(out)
-    expect(not run.exported, str(out), "a run to continue", "an export", "continue its run")
-    run.expect_settings(asked, _FREE)
+    run = Run.open(out) if settings.resume else Run.create(out, asked)
+    if settings.resume:
+        expect(not run.exported, str(out), "a run to continue", "an export", "continue its run")
+        run.expect_settings(asked, _FREE)
+    if settings.track is not None:
+        track.listen(run, settings.track)
     return run
 
 
@@ -217,8 +220,9 @@ def finish(
         return result
     begin = time.monotonic()
     test = judge()
-    run.write("test", {"step": progress.step, **test})
-    return result | {"test": test, "test_seconds": round(time.monotonic() - begin, 1)}
+    seconds = round(time.monotonic() - begin, 1)
+    run.write("test", {"step": progress.step, "test_seconds": seconds, **test})
+    return result | {"test": test, "test_seconds": seconds}
 
 
 def autocast_pays(choice: str, device: str) -> bool:

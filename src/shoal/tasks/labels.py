@@ -30,9 +30,10 @@ from shoal.models.pretrained import TransformerVocabulary
 from shoal.objectives import Objective, in_batch
 from shoal.run import Run
 from shoal.sample.expand import BlockSampler, Both, Chain, Hop, ShortlistSampler, dst_then_src
-from shoal.sample.hardness import hard_negative_recall
+from shoal.sample.hardness import batch_hardness, hard_negative_recall
 from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank, RandomBatchSampler
 from shoal.settings import Cluster, Train
+from shoal.tasks import details
 from shoal.tasks.batches import batch_sampler_of, renew, shortlist_of, with_scored
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
 from shoal.tasks.encoders import Learner, defaults_of, labeler_of, learner_of, tokenize_of
@@ -73,7 +74,9 @@ def train(settings: Train) -> dict[str, Any]:
     if settings.rank == "fused" and progress.stopped != "interrupt":
         held_out, words, seed = prepared.valid, settings.words, settings.seed
         fuse_run(run, data, prepared.train, held_out, words=words, seed=seed)
-    return finish(run, settings, progress, lambda: judge(predictor_of(run, settings.device), data))
+    return finish(
+        run, settings, progress, lambda: judge(predictor_of(run, settings.device), data, run)
+    )
 
 
 def make_job(prepared: Prepared, settings: Train) -> Job:
@@ -122,6 +125,7 @@ def make_job(prepared: Prepared, settings: Train) -> Job:
         seed=settings.seed,
         refresh=partial(renew, seeds, embed, settings, warm=settings.warm_epochs, mine=mine),
         observe=None if bank is None else partial(_remember, bank),
+        measure=partial(_hardness, -1 if part is None else -2),
         evaluate=None if prepared.valid is None else partial(_validate, prepared, learner),
         evaluate_every=settings.valid_every,
         also=also,
@@ -153,6 +157,11 @@ def _embed(
     return with_scored(rows, encoders[-1].embed(side.scored), side.truth)
 
 
+def _hardness(place: int, batch: Batch, outputs: Float[Tensor, "n d"]) -> dict[str, float]:
+    """How hard the shortlist's negatives are; it is the block at that place of the batch's."""
+    return batch_hardness(outputs, batch.blocks[place])
+
+
 def _remember(bank: EmbeddingBank, batch: Batch, outputs: Float[Tensor, "n d"]) -> None:
     bank.write(batch.seeds, outputs[: len(batch.seeds)])
 
@@ -168,17 +177,24 @@ def _validate(prepared: Prepared, learner: Learner) -> dict[str, float]:
     return validate(rank, prepared.valid)
 
 
-def judge(predictor: Predictor, data: LabelData) -> dict[str, float]:
+def judge(predictor: Predictor, data: LabelData, run: Run | None = None) -> dict[str, float]:
     """Metrics on the test points, in per cent; filter pairs are taken out of the predictions.
+
+    Args:
+        predictor: ranks labels.
+        data: its test points are judged.
+        run: whose record is told what is behind the metrics; None tells none.
 
     Raises:
         InputError: if the data has other labels than the model.
     """
     test = data.test
     k = min(5, len(data.labels))
-    _, top = predictor.rank(test.texts, k, test.drop)
+    scores, top = (x.cpu() for x in predictor.rank(test.texts, k, test.drop))
+    if run is not None:
+        details.record(run, data, scores, top)
     inverse = metrics.inverse_propensity(data.train.labels)
-    return metrics.evaluate(top.cpu(), test.labels, inverse, ks=[x for x in (1, 3, 5) if x <= k])
+    return metrics.evaluate(top, test.labels, inverse, ks=[x for x in (1, 3, 5) if x <= k])
 
 
 def cluster(settings: Cluster) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 from shoal import settings as asked
 from shoal._checks import expect, expect_folder, expect_positive, fail
 from shoal.data import is_graph, load
-from shoal.data.lines import lines, shorten
+from shoal.data.lines import lines, shorten, write_whole
 from shoal.data.texts import describe
 from shoal.models.labeler import Prediction
+from shoal.progress import progress
 from shoal.run import Run
 from shoal.tasks import labels, nodes
 from shoal.tasks.fusing import Predictor, predictor_of
@@ -66,7 +67,7 @@ def predict(settings: asked.Predict) -> dict[str, Any]:
     texts = list(_read_texts(settings.texts))
     found = _predictions(labeler, texts, settings.k, settings.threshold)
     if settings.out is not None:
-        _write_lines(found, settings.out)
+        write_whole(settings.out, (json.dumps(line) + "\n" for line in found))
         return {"texts": len(texts), "out": str(settings.out)}
     if settings.json:
         return {"texts": len(texts), "predictions": list(found)}
@@ -119,7 +120,7 @@ def newest_run(folder: Path) -> Path:
 def _predictions(
     labeler: Predictor, texts: list[str], k: int, threshold: float | None
 ) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(texts), _TEXTS_AT_A_TIME):
+    for start in progress(range(0, len(texts), _TEXTS_AT_A_TIME), "predict"):
         part = texts[start : start + _TEXTS_AT_A_TIME]
         for text, row in zip(part, labeler.predict(part, k), strict=True):
             yield {"text": text, "labels": [asdict(x) for x in _above(row, threshold)]}
@@ -127,19 +128,6 @@ def _predictions(
 
 def _above(row: list[Prediction], threshold: float | None) -> list[Prediction]:
     return [found for found in row if threshold is None or found.score >= threshold]
-
-
-def _write_lines(found: Iterator[dict[str, Any]], path: Path) -> None:
-    """Write all lines, or leave what was there."""
-    new = path.with_name(path.name + ".new")
-    try:
-        with new.open("w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in found)
-        new.replace(path)
-    except OSError as error:
-        fail(str(path), "a file to write to", error.strerror, "name another --out")
-    finally:
-        new.unlink(missing_ok=True) if path.parent.is_dir() else None
 
 
 def _read_texts(path: Path) -> Iterator[str]:

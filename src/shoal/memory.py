@@ -1,0 +1,41 @@
+"""The most memory that this process has held, on the host and on devices."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+_MIB = 2**20
+
+
+def peak_mib() -> float:
+    """Highest resident memory of this process so far, in MiB; NaN where the system does not tell.
+
+    Linux's own count comes first: ``ru_maxrss`` would pass on the peak of the process that began
+    this one.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else []:
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
+    kib = 1024 if sys.platform == "darwin" else 1  # counted in bytes there, else in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / kib / 1024
+
+
+def peaks() -> dict[str, int]:
+    """What the system tells, as whole MiB: ``peak_mib``, and ``device_peak_mib`` if CUDA is used.
+
+    Asking does not start CUDA.
+    """
+    host = peak_mib()
+    found = {"peak_mib": round(host)} if host == host else {}
+    if torch.cuda.is_initialized():
+        devices = range(torch.cuda.device_count())
+        found["device_peak_mib"] = max(torch.cuda.max_memory_allocated(i) for i in devices) // _MIB
+    return found

@@ -1,0 +1,29 @@
+"""One bar for all long work: how far it is, on standard error; silent where that is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+_T = TypeVar("_T")
+# Work that is done sooner shows no bar at all.
+_AFTER = 1.0
+
+
+def progress(parts: Iterable[_T], what: str, total: int | None = None) -> Iterator[_T]:
+    """The parts as they are, with a bar that tells how many have been taken; it leaves no trace.
+
+    Args:
+        parts: of the work.
+        what: the work, as a verb: ``cluster``, ``encode``, ``search``.
+        total: how many parts there are, where they have no length.
+
+    Example:
+        >>> list(progress([1, 2], "count"))
+        [1, 2]
+    """
+    return iter(
+        tqdm(parts, desc=what, total=total, unit="part", delay=_AFTER, leave=False, disable=None)
+    )

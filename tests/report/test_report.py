@@ -1,0 +1,160 @@
+"""``shoal report``: one file that stands alone, tells what was recorded, and says what was not."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal._checks import InputError
+from shoal.data.planted import planted_graph, planted_labels
+from shoal.data.xc import write as write_labels
+from shoal.report import report
+from shoal.run import Run
+from shoal.settings import Report, Train
+from shoal.tasks import labels, nodes
+from tests.tasks.test_nodes import write as write_graph
+
+VOID = {"meta"}
+
+
+class Reader(HTMLParser):
+    """Elements, in order, with a check that each is closed where it should be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def shown(folder: Path) -> tuple[str, Reader]:
+    """Report on a run; the page as text and read."""
+    told = report(Report(run=folder))
+    text = Path(told["report"]).read_text(encoding="utf-8")
+    return text, Reader(text)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of each job."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_labels(planted_labels(n=240, n_labels=32), folder / "planted")
+    write_graph(planted_graph(n=90, classes=3, dim=6), folder / "graph.npz")
+    small: dict[str, Any] = {"batch_size": 12, "steps": 40, "valid_every": 1}
+    labels.train(
+        Train(source=str(folder / "planted"), out=folder / "labels", dim=8, cluster_size=4, **small)
+    )
+    nodes.train(
+        Train(
+            source=str(folder / "graph.npz"), out=folder / "nodes", hidden=4, fanouts=(2,), **small
+        )
+    )
+    return folder
+
+
+def test_a_whole_run_misses_nothing(runs: Path) -> None:
+    """Every picture of a run on labels is there, and its numbers are those of the record."""
+    text, read = shown(runs / "labels")
+    said = " ".join(read.words)
+    assert "Not recorded" not in said and "There is none" not in said
+    for title in ("Loss", "Validation", "Rare and frequent labels", "Hardness of in-batch"):
+        assert title in said
+    test = [x for x in Run.open(runs / "labels").record() if x["event"] == "test"][-1]
+    for name in ("P@1", "R@5"):
+        assert f"{test[name]:.2f}" in said
+    assert sum(tag == "svg" and about.get("role") == "img" for tag, about in read.tags) == 4
+    assert text.count('class="mark"') >= 1  # clusters made anew
+
+
+def test_the_page_stands_alone(runs: Path) -> None:
+    """Nothing is fetched and nothing runs: no script, no link, no address but namespaces."""
+    for name in ("labels", "nodes"):
+        text, read = shown(runs / name)
+        assert not {tag for tag, _ in read.tags} & {"script", "link", "img", "iframe", "object"}
+        names = {name for _, about in read.tags for name in about}
+        assert not names & {"src", "href", "srcset", "action"}
+        assert not any(name.startswith("on") for name in names)
+        assert not re.search(r"https?://|url\(|@import", text)
+
+
+def test_a_run_on_a_graph(runs: Path) -> None:
+    """Loss, validation and test are shown; pictures of labels are not, and the page says so."""
+    said = " ".join(shown(runs / "nodes")[1].words)
+    assert "accuracy" in said and "Rare and frequent" not in said and "Not recorded" not in said
+    assert "A run on a graph has no clusters" in said
+
+
+def test_the_same_run_gives_the_same_page(runs: Path, tmp_path: Path) -> None:
+    """Nothing of the clock or of chance is in it; --out names another file."""
+    told = report(Report(run=runs / "labels", out=tmp_path / "a.html"))
+    assert told["report"] == str(tmp_path / "a.html")
+    assert (tmp_path / "a.html").read_text() == shown(runs / "labels")[0]
+
+
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\" 'single' </style>"
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+    """Names of data, labels, texts and settings cannot become elements or attributes."""
+    run = Run.create(tmp_path / "<b>run", {"source": HOSTILE, HOSTILE: HOSTILE})
+    run.write("start", {"data": HOSTILE, "prepare_seconds": 1.0})
+    run.write("step", {"step": 10, "seconds": 1.0, "loss": 1.0})
+    run.write("validate", {"step": 10, "valid_" + HOSTILE: 1.0})
+    run.write("deciles", {"R@" + HOSTILE: [1.0, 2.0]})
+    guess = {"title": HOSTILE, "uid": HOSTILE, "score": 0.5, "true": False}
+    point = {"text": HOSTILE, "labels": [HOSTILE], "labels_left_out": 2, "predicted": [guess]}
+    run.write("examples", {"right": [point], "wrong": [point]})
+    run.write("test", {"step": 10, "P@1": 1.0, HOSTILE + "@1": 2.0})
+    text, read = shown(run.folder)
+    assert not {tag for tag, _ in read.tags} & {"script", "img", "b>run"}
+    assert all("onerror" not in about for _, about in read.tags)
+    assert "".join(read.words).count(HOSTILE) > 10 and HOSTILE not in text
+
+
+def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
+    """A run killed at once, and one by a version that noted less, have pages without numbers."""
+    run = Run.create(tmp_path, {"source": "wordnet"})
+    run.write("start", {"data": "wordnet", "prepare_seconds": 1.0})
+    said = " ".join(shown(tmp_path)[1].words)
+    assert said.count("Not recorded") >= 6 and "not ended, or killed" in said
+    run.write("step", {"step": 1, "loss": float("nan")})
+    assert "Loss Not recorded" in " ".join(" ".join(shown(tmp_path)[1].words).split())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    """No folder, no record, a record of another kind, a place that cannot be written to."""
+    with pytest.raises(InputError, match="a folder with a run, got nothing there"):
+        report(Report(run=tmp_path / "absent"))
+    run = Run.create(tmp_path, {})
+    with pytest.raises(InputError, match="expected what a run did, got nothing"):
+        report(Report(run=tmp_path))
+    run.write("start", {})
+    with pytest.raises(InputError, match="a file to write to"):
+        report(Report(run=tmp_path, out=tmp_path / "settings.json" / "x.html"))
+    for line in (
+        "3",
+        '{"event": "step", "step": "a"}',
+        '{"no": 1}',
+        '{"event": "examples", "right": [1]}',
+    ):
+        (tmp_path / "record.jsonl").write_text(line + "\n")
+        with pytest.raises(InputError, match="a record as shoal train writes it"):
+            report(Report(run=tmp_path))
+        assert not (tmp_path / "report.html").exists()
