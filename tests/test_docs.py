@@ -106,6 +106,7 @@ def test_names_of_verbs_and_flags_are_the_commands_own() -> None:
         "evaluate",
         "export",
         "predict",
+        "report",
         "query",
         "serve",
     }

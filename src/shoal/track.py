@@ -100,7 +100,7 @@ class _Wandb:
 
     def __init__(self, run: Run) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             _fail_extra("wandb", error)
         known = _known(run, "wandb")
@@ -129,7 +129,7 @@ class _Mlflow:
 
     def __init__(self, run: Run) -> None:
         try:
-            from mlflow.tracking import MlflowClient
+            from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             _fail_extra("mlflow", error)
         self.client = MlflowClient()

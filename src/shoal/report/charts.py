@@ -73,7 +73,7 @@ def bars(groups: Sequence[str], series: Sequence[Series], x_name: str, y_name: s
             drawn.append(tag("rect", said, class_=f"bar c{i}", rx=1, **place, **size))
     x_ticks = [(frame.x(j + 0.5), group) for j, group in enumerate(groups)]
     picture = _svg(frame, x_ticks, x_name, y_name, *drawn)
-    rows: list[list[object]] = [
+    rows = [
         [group, *(number(one.y[j]) if j < len(one.y) else "–" for one in series)]
         for j, group in enumerate(groups)
     ]
@@ -176,6 +176,6 @@ def _legend(series: Sequence[Series], mark: Markup) -> Markup:
     return tag("ul", *names, class_="legend")
 
 
-def _numbers(x_name: str, series: Sequence[Series], rows: list[list[object]]) -> Markup:
+def _numbers(x_name: str, series: Sequence[Series], rows: Sequence[Sequence[object]]) -> Markup:
     heads = [x_name, *(one.name for one in series)]
     return tag("details", tag("summary", "Numbers"), table(heads, rows, "tall"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 Number = int | float
 
@@ -40,7 +41,7 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
     return Markup(f"<{name}{named}>{inside}</{name}>")
 
 
-def table(heads: list[str], rows: list[list[object]], class_: str = "") -> Markup:
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]], class_: str = "") -> Markup:
     """A table whose first column names the rows; it scrolls on its own where it is too wide."""
     head = tag("tr", *(tag("th", name, scope="col") for name in heads))
     body = (

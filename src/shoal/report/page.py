@@ -52,8 +52,8 @@ def page(name: str, story: Story, head: Story) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
     )
-    head = tag("head", Markup(metas), tag("title", f"{name}: shoal report"), tag("style", style))
-    return f"<!doctype html>\n{tag('html', head, tag('body', body), lang='en')}\n"
+    about = tag("head", Markup(metas), tag("title", f"{name}: shoal report"), tag("style", style))
+    return f"<!doctype html>\n{tag('html', about, tag('body', body), lang='en')}\n"
 
 
 # -- above the pictures ------------------------------------------------------------------------
@@ -131,9 +131,7 @@ def _deciles(story: Story) -> Markup:
     series = [Series(name, found[name]) for name in shares[:3]]
     groups = _TENTHS[: max(len(one.y) for one in series)]
     seen = found.get("frequency", [])
-    rows: list[list[object]] = [
-        [group, number(round(mean, 1))] for group, mean in zip(groups, seen, strict=False)
-    ]
+    rows = [[group, number(round(mean, 1))] for group, mean in zip(groups, seen, strict=False)]
     heads = ["tenth", f"training points a label (tenths of R@{k})"]
     how_rare = tag("details", tag("summary", "How rare"), table(heads, rows, "tall"))
     return _card(
@@ -162,7 +160,7 @@ def _clusters(story: Story) -> Markup:
         return _missing(title, "the run began no epoch")
     heads = ["epoch", "step", "size", "clusters", "new", "seconds"]
     names = ["epoch", "step", "cluster_size", "clusters", "anew", "refresh_seconds"]
-    rows: list[list[object]] = [[number(line.get(name)) for name in names] for line in rounds]
+    rows = [[number(line.get(name)) for name in names] for line in rounds]
     about = (
         "At the start of each epoch. Size: points a cluster, all full but at most one; 1 stands "
         "for random batches."
@@ -241,7 +239,7 @@ def _metrics(story: Story) -> Markup:
         return tag("p", "Not recorded: the run was not judged on its test split.", class_="quiet")
     ks = list(dict.fromkeys(k for row in kinds.values() for k in row))
     heads = ["test, per cent", *(f"@{k}" if k else "" for k in ks)]
-    rows: list[list[object]] = [
+    rows = [
         [kind, *(f"{row[k]:.2f}" if k in row else "–" for k in ks)] for kind, row in kinds.items()
     ]
     return tag("div", table(heads, rows), class_="card")

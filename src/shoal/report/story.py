@@ -95,25 +95,20 @@ class Story:
         Steps are what is left of training's seconds without clustering and validation. Those at the
         last step came after the clock of steps was read.
         """
-        timed = {name: self._timed(event, key) for name, (event, key) in _STAGES.items()}
         within = sum(
             line.get(key, 0.0)
-            for event, key in (("refresh", "refresh_seconds"), ("validate", "validate_seconds"))
+            for event, key in (_STAGES["refresh"], _STAGES["validate"])
             for line in self.all(event)
             if line["step"] < self.steps
         )
-        steps = (max(self.seconds - within, 0.0), self.last("step").get("peak_mib"))
-        order = ["prepare", "refresh", "validate", "fuse", "test"]
-        rows = [(name, *timed[name]) for name in order if timed[name] is not None]
-        if self.seconds:
-            rows.insert(min(1, len(rows)), ("steps", *steps))
-        return rows  # pyright: ignore[reportReturnType]
-
-    def _timed(self, event: str, key: str) -> tuple[Number, int | None] | None:
-        found = [line for line in self.all(event) if key in line]
-        if not found:
-            return None
-        return sum(line[key] for line in found), found[-1].get("peak_mib")
+        rows: list[tuple[str, Number, int | None]] = []
+        for name, (event, key) in _STAGES.items():
+            found = [line for line in self.all(event) if key in line]
+            if name == "steps" and found:
+                rows.append((name, max(self.seconds - within, 0.0), found[-1].get("peak_mib")))
+            elif found:
+                rows.append((name, sum(line[key] for line in found), found[-1].get("peak_mib")))
+        return rows
 
     def _lines(self) -> Iterable[Event]:
         return (line for lines in self.by_event.values() for line in lines)
@@ -121,6 +116,7 @@ class Story:
 
 _STAGES = {
     "prepare": ("start", "prepare_seconds"),
+    "steps": ("step", "seconds"),
     "refresh": ("refresh", "refresh_seconds"),
     "validate": ("validate", "validate_seconds"),
     "fuse": ("fuse", "fuse_seconds"),
