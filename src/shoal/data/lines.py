@@ -150,7 +150,6 @@ def write_whole(path: Path, pieces: Iterable[str]) -> None:
     try:
         with file_aside(path) as new, new.open("w", encoding="utf-8") as file:
             file.writelines(pieces)
-            file.flush()
     except OSError as error:
         fail(str(path), "a file to write to", error.strerror, "name another --out")
 
