@@ -149,7 +149,6 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a file to write to"):
         report(Report(run=tmp_path, out=tmp_path / "settings.json" / "x.html"))
     for line in (
-        "3",
         '{"event": "step", "step": "a"}',
         '{"no": 1}',
         '{"event": "examples", "right": [1]}',
