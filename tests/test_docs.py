@@ -105,6 +105,7 @@ def test_names_of_verbs_and_flags_are_the_commands_own() -> None:
         "train",
         "evaluate",
         "export",
+        "add",
         "predict",
         "report",
         "query",

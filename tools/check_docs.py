@@ -195,7 +195,7 @@ def verbs() -> dict[str, set[str]]:
         named = [name for name in fields if tyro.conf.Positional not in marks[name]]
         # a flag says the opposite of its default
         no = {name: "no-" if fields[name] is True else "" for name in named}
-        return {f"--{no[name]}{name.replace('_', '-')}" for name in named}
+        return {f"--{no[name]}{name.strip('_').replace('_', '-')}" for name in named}
 
     return {verb.__name__.lower(): flags(verb) for verb in settings.Common.__subclasses__()}
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shoal.losses import hardest_triplets as hardest_triplets
     from shoal.models.bag import BagEncoder as BagEncoder
     from shoal.models.labeler import Labeler as Labeler
+    from shoal.models.new_labels import with_labels as with_labels
     from shoal.models.sage import Sage as Sage
     from shoal.models.transformer import TransformerEncoder as TransformerEncoder
     from shoal.objectives import Objective as Objective
@@ -82,6 +83,7 @@ _HOMES = {
     # what came of it
     "Run": "run",
     "load": "tasks.fusing",
+    "with_labels": "models.new_labels",
     "Labeler": "models.labeler",
     "top_k": "search",
 }

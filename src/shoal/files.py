@@ -42,7 +42,8 @@ def file_aside(path: Path) -> Iterator[Path]:
     """
     new = path.with_name(path.name + ".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.exists():  # a file in its place is told as what it is
+            path.parent.mkdir(parents=True, exist_ok=True)
         yield new
         sync(new)
         new.replace(path)

@@ -60,6 +60,8 @@ class Train(Common):
     """Folder of the run; runs/<name of the data> by default."""
     resume: bool = False
     """Continue the run in --out."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Labels: begin with the weights and the vocabulary of a trained run, or of an export."""
     track: Literal["tensorboard", "wandb", "mlflow"] | None = None
     """Also tell this tracker what the record is told; needs the extra track-<its name>."""
     steps: int | None = None
@@ -214,6 +216,18 @@ class Export(Common):
     """Folder of a run on labels."""
     out: Annotated[Path, tyro.conf.Positional]
     """The folder to make; an earlier export there is replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Common):
+    """Give a trained run more labels, by their texts, without training; the run stays as it is."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run on labels, or an export."""
+    labels: Annotated[Path, tyro.conf.Positional]
+    """The new labels: JSON lines with "uid", "title" and perhaps "content"."""
+    out: Path
+    """The folder to make: an export with all labels; an earlier export there is replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,11 @@ class Texts:
         parts = ([x[i] for i in order] for x in (self.uids, self.titles, self.contents))
         return Texts(*parts, features=None if self.features is None else self.features.rows(ids))
 
+    def stack(self, below: Texts) -> Texts:
+        """These documents, then those; without features."""
+        uids, titles = self.uids + below.uids, self.titles + below.titles
+        return Texts(uids, titles, self.contents + below.contents)
+
 
 @dataclass(frozen=True, eq=False)
 class Points:

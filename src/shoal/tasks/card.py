@@ -130,9 +130,11 @@ def _facts(predictor: Predictor, run: Run) -> str:
 
 def _metrics(run: Run) -> str:
     """The last judgment on the data's test points, as the record has it."""
-    tests = [event for event in run.record() if event.get("event") == "test"]
+    tests = [event for event in run.record() if event.get("event") in ("test", "add")]
     if not tests:
         return ""
+    if tests[-1]["event"] == "add":
+        return f"{tests[-1].get('labels')} labels were added after training, and not judged."
     numbers = {key: x for key, x in tests[-1].items() if isinstance(x, float) and key != "time"}
     rows = [" | ".join(numbers), " | ".join("--:" for _ in numbers)]
     rows.append(" | ".join(f"{x:.2f}" for x in numbers.values()))

@@ -57,6 +57,7 @@ OPTIONS_OF = {
         "rank",
         "words",
         "roles",
+        "from_",
     },
     "nodes": {"fanouts", "hidden", "dropout"},
 }
@@ -167,7 +168,7 @@ def settings_of(run: Run) -> Train:
     given = {name: value for name, value in run.settings.items() if name in kinds}
     for name, value in given.items():
         value = tuple(value) if isinstance(value, list) else value
-        given[name] = Path(value) if name == "out" and isinstance(value, str) else value
+        given[name] = Path(value) if name in ("out", "from_") and isinstance(value, str) else value
         good = _is_a(given[name], kinds[name])
         where = f"{run.folder / 'settings.json'}: {name}"
         expect(good, where, str(kinds[name]), repr(value), "restore it or train again")

@@ -7,7 +7,7 @@ trained and then embeds (:func:`learner_of`). The rest of it is the same.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from shoal.models.pretrained import (
     open_vocabulary,
 )
 from shoal.models.roles import RoleVocabulary
+from shoal.models.sentence import without_adapters
 from shoal.models.transformer import TransformerEncoder, TwoEncoders
 from shoal.models.vocabulary import Vocabulary, learn
 from shoal.run import Run
@@ -66,6 +67,26 @@ def defaults_of(settings: Train) -> Defaults:
     return BAG if settings.encoder == "bag" else TRANSFORMER
 
 
+# What a run that begins with another's weights must agree in: the rest may differ.
+_OF_THE_WEIGHTS = ("encoder", "dim", "roles", "pooling", "max_length", "label_encoder")
+
+
+def _begun(settings: Train) -> Run | None:
+    """The run to begin with, if there is one.
+
+    Raises:
+        InputError: if there is no such run, or its encoder is of another kind than is asked for.
+    """
+    if settings.from_ is None:
+        return None
+    run = Run.open(settings.from_)
+    was = settings_of(run)
+    for name in _OF_THE_WEIGHTS:
+        want, got = getattr(was, name), getattr(settings, name)
+        expect(got == want, name, f"{want!r}, as {run.folder} was trained", repr(got), "use it")
+    return run
+
+
 # -- texts to token ids ------------------------------------------------------------------------
 
 AnyVocabulary = Vocabulary | RoleVocabulary | TransformerVocabulary
@@ -90,12 +111,22 @@ def tokenize_of(settings: Train, folder: Path | None = None) -> Tokenize:
 
     Returns:
         a function of documents and labels; a transformer's raises InputError for no such model.
+
+    Raises:
+        InputError: if the run to begin with does not fit.
     """
+    run = _begun(settings)
+    begun = None if run is None else Lexicon.open(run.folder / "lexicon").vocabulary
+    if isinstance(begun, Vocabulary | RoleVocabulary):
+        return lambda documents, labels: (
+            begun,
+            begun.documents(documents).stack(begun.labels(labels)),
+        )
     if settings.encoder == "bag":
         return partial(bags_of, roles=settings.roles)
 
     def tokenize(documents: Texts, labels: Texts) -> tuple[TransformerVocabulary, Csr]:
-        vocabulary = open_vocabulary(settings.encoder, settings.max_length)
+        vocabulary = begun or open_vocabulary(settings.encoder, settings.max_length)
         texts = documents.all() + labels.all()
         return vocabulary, vocabulary.bags(texts) if folder is None else vocabulary.mapped(
             texts, folder
@@ -141,12 +172,22 @@ def learner_of(
         InputError: if there is no such model, or it is none that shoal can use.
     """
     lr = settings.lr or defaults_of(settings).lr
+    run = _begun(settings)
+    begun = None if run is None else labeler_of(run, settings.device)
     if not isinstance(vocabulary, TransformerVocabulary):
-        first = vocabulary.first_rows(tokens, settings.dim, settings.seed)
+        if begun is not None and isinstance(begun.encoder, BagRows):
+            first = begun.encoder.rows
+        else:
+            first = vocabulary.first_rows(tokens, settings.dim, settings.seed)
         table = UnifiedTensor.of(first, RowAdam(lr=lr))
         rows = BagRows(table.as_subclass(Tensor))
         return Learner(BagEncoder(), (rows,), settings.dim, table)
-    model, encoders = _transformer(open_backbone(settings.encoder), n_documents, vars(settings))
+    if begun is None:
+        backbones = [open_backbone(settings.encoder)]
+    else:
+        found: list[Any] = [x for x in (begun.encoder, begun.label_encoder) if x is not None]
+        backbones = [without_adapters(encoder.backbone) for encoder in found]
+    model, encoders = _transformer(backbones, n_documents, vars(settings))
     model.to(settings.device).train()
     learned = [value for value in model.parameters() if value.requires_grad]
     # NGAME's published configuration: AdamW, eps 1e-6, no weight decay
@@ -155,19 +196,20 @@ def learner_of(
 
 
 def _transformer(
-    backbone: nn.Module, n_documents: int, asked: dict[str, Any]
+    backbones: Sequence[nn.Module], n_documents: int, asked: dict[str, Any]
 ) -> tuple[nn.Module, tuple[TransformerEncoder, ...]]:
-    """A model around a backbone as the settings `asked` want it, and its encoders."""
-    with torch.random.fork_rng():
-        torch.manual_seed(asked["seed"])
-        if asked["lora"] is not None:
-            add_lora(backbone, asked["lora"])
-    if asked["gradient_checkpointing"]:
-        checkpoint_gradients(backbone)
-    documents = TransformerEncoder(backbone, asked["pooling"])
+    """A model around one backbone, or two, as the settings `asked` want it, and its encoders."""
+    for backbone in backbones:
+        with torch.random.fork_rng():
+            torch.manual_seed(asked["seed"])
+            if asked["lora"] is not None:
+                add_lora(backbone, asked["lora"])
+        if asked["gradient_checkpointing"]:
+            checkpoint_gradients(backbone)
+    documents, *others = (TransformerEncoder(x, asked["pooling"]) for x in backbones)
     if asked["label_encoder"] == "shared":
         return documents, (documents,)
-    labels = copy.deepcopy(documents)
+    labels = others[0] if others else copy.deepcopy(documents)
     return TwoEncoders(documents, labels, n_documents), (documents, labels)
 
 
@@ -191,7 +233,7 @@ def labeler_of(run: Run, device: str = "cpu") -> Labeler:
         encoders = tuple(TransformerEncoder(x, asked.pooling).to(device).eval() for x in backbones)
         return Labeler(lexicon, *encoders)
     state = run.load_model()
-    model, encoders = _transformer(lexicon.vocabulary.backbone(), 0, vars(asked))
+    model, encoders = _transformer([lexicon.vocabulary.backbone()], 0, vars(asked))
     try:
         model.load_state_dict(state["model"])
     except (KeyError, RuntimeError) as error:

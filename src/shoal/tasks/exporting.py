@@ -22,15 +22,17 @@ from shoal import checkpoint
 from shoal._checks import InputError, expect, fail
 from shoal.data import load
 from shoal.data.texts import Texts
+from shoal.data.xc import read_texts
 from shoal.files import folder_aside
 from shoal.models.fused import FusedLabeler
 from shoal.models.labeler import BagRows, Labeler
+from shoal.models.new_labels import with_labels
 from shoal.models.pretrained import TransformerVocabulary
 from shoal.models.roles import ROLES, RoleVocabulary
 from shoal.models.sentence import save_bag, save_transformer
 from shoal.models.transformer import TransformerEncoder
 from shoal.run import EXPORT, EXPORT_FORMAT, Run
-from shoal.settings import Export
+from shoal.settings import Add, Export
 from shoal.tasks.card import Exported, card
 from shoal.tasks.fusing import Predictor, fused_state, predictor_of
 
@@ -55,6 +57,28 @@ def export(settings: Export) -> dict[str, Any]:
     return {"run": str(run.folder), "out": str(settings.out), "encoders": told}
 
 
+def add(settings: Add) -> dict[str, Any]:
+    """Run ``shoal add``: export a run with more labels than it was trained on.
+
+    Returns:
+        what the command prints: the folder, how many labels it has, how many of them are new, and
+        how many of those hold no word that the model knows.
+
+    Raises:
+        InputError: as :func:`export`, or if there are no new labels or one is known already.
+    """
+    run = Run.open(settings.run)
+    expect_exportable(settings.out)
+    texts = read_texts(settings.labels)
+    expect(len(texts) > 0, str(settings.labels), "new labels", "none", "write one a line")
+    predictor = with_labels(predictor_of(run, settings.device), texts)
+    write_export(predictor, run, settings.out, added=len(texts))
+    unknown = int((predictor.lexicon.vocabulary.tokens(texts.all()).degrees() == 0).sum())
+    labels = len(predictor.lexicon.labels)
+    facts = {"run": str(run.folder), "out": str(settings.out), "labels": labels}
+    return facts | {"added": len(texts), "without_known_words": unknown}
+
+
 def expect_exportable(out: Path) -> None:
     """Raise unless an export may be written to `out`.
 
@@ -66,13 +90,14 @@ def expect_exportable(out: Path) -> None:
     expect(free, str(out), "nothing there, or an earlier export", "another", "name another folder")
 
 
-def write_export(predictor: Predictor, run: Run, out: Path) -> list[Exported]:
+def write_export(predictor: Predictor, run: Run, out: Path, added: int = 0) -> list[Exported]:
     """Write a predictor, its encoders for others and a card, all of it or nothing.
 
     Args:
         predictor: what is exported.
         run: where it comes from: settings, record, and the name of the data.
         out: the folder; an earlier export there is replaced.
+        added: labels that the run does not know; its metrics are then not those of the export.
 
     Raises:
         InputError: if it cannot be written to.
@@ -83,6 +108,8 @@ def write_export(predictor: Predictor, run: Run, out: Path) -> list[Exported]:
             for name in ("settings.json", "record.jsonl"):
                 path = run.folder / name
                 shutil.copy(path, new / name) if path.exists() else None
+            copied = Run(new, run.settings)
+            copied.write("add", {"labels": added}) if added else None
             _save_predictor(predictor, new)
             encoders = _save_encoders(labeler, run, new)
             about = {
@@ -92,7 +119,7 @@ def write_export(predictor: Predictor, run: Run, out: Path) -> list[Exported]:
                 "encoders": [vars(encoder) for encoder in encoders],
             }
             (new / EXPORT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            (new / "README.md").write_text(card(predictor, run, encoders), encoding="utf-8")
+            (new / "README.md").write_text(card(predictor, copied, encoders), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         fail(str(out), "a folder to write to", error, "free space or name another")
     return encoders
