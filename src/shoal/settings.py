@@ -82,7 +82,7 @@ class Train(Common):
     """Upper bound of the gradient's norm; none by default."""
     accumulate: int = 1
     """Batches an optimizer step."""
-    valid: float = 0.05
+    valid: float = 0.1
     """Labels: share of the training points held out for validation; 0 for none."""
     valid_every: int = 5
     """Epochs between two validations."""
