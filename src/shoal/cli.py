@@ -18,6 +18,7 @@ import tyro
 from shoal import settings as asked
 from shoal._checks import InputError, fail
 from shoal.data import is_graph
+from shoal.recipes import RECIPES, recipe
 
 _VERBS = (
     asked.Data,
@@ -35,8 +36,6 @@ _VERBS = (
 # typing's Union (not ``|``) and a help text of its own keep tyro from importing a type checker and
 # from reading its own source: two fifths of the time that --help takes.
 _ABOUT = "In the order in which they are used."
-_AnyVerb = Union[_VERBS]  # noqa: UP007  # pyright: ignore[reportInvalidTypeArguments, reportInvalidTypeForm]
-_Verb = Annotated[_AnyVerb, tyro.conf.arg(help=_ABOUT)]  # pyright: ignore[reportInvalidTypeForm]
 _MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
 
 
@@ -56,8 +55,29 @@ def _main() -> int:
         print(f"shoal {version('shoal')}", flush=True)
         return 0
     about = "Train on mini-batches when the labels, the rows or the graph are too many."
-    verb: Any = tyro.cli(_Verb, prog="shoal", description=about, config=_MARKERS)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    verb: Any = tyro.cli(_any_verb(sys.argv[1:]), prog="shoal", description=about, config=_MARKERS)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return run(verb)
+
+
+def _any_verb(arguments: list[str]) -> Any:
+    """The verbs; where a recipe is named, its settings are the defaults of ``train``."""
+    name = _recipe_named(arguments)
+    train: Any = asked.Train
+    if name is not None:
+        default = recipe(name, "")
+        object.__setattr__(default, "source", tyro.MISSING)  # no text, but tyro's word for required
+        train = Annotated[asked.Train, tyro.conf.subcommand("train", default=default)]
+    verbs = tuple(train if verb is asked.Train else verb for verb in _VERBS)
+    return Annotated[Union[verbs], tyro.conf.arg(help=_ABOUT)]  # noqa: UP007  # pyright: ignore[reportInvalidTypeArguments, reportInvalidTypeForm]
+
+
+def _recipe_named(arguments: list[str]) -> str | None:
+    """The known recipe that ``shoal train`` is asked for; tyro complains about others."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    named = [value for flag, value in pairs if flag == "--recipe"]
+    named += [x.removeprefix("--recipe=") for x in arguments if x.startswith("--recipe=")]
+    known = [name for name in named if name in RECIPES]
+    return known[-1] if known and arguments[0] == "train" else None
 
 
 def run(verb: asked.Common) -> int:

@@ -56,6 +56,8 @@ class Train(Common):
 
     source: Source
     """wordnet, an XC folder, or a .csv, .tsv or .jsonl file: labels; wordnet-graph, .npz: nodes."""
+    recipe: Literal["shoal", "ngame"] = "shoal"
+    """Labels: whose settings hold where none is given: shoal's own, or the published ones."""
     out: Path | None = None
     """Folder of the run; runs/<name of the data> by default."""
     resume: bool = False
@@ -143,12 +145,16 @@ class Train(Common):
     """Labels: passes over the points that train classifiers after the encoder."""
     head_lr: float = 0.01
     """Labels: peak learning rate of the classifiers."""
+    head_loss: Literal["decoupled", "softmax", "binary", "triplet"] = "decoupled"
+    """Labels: of the classifiers; triplet is NGAME's, over cosines, after the encoder only."""
     head_negatives: Literal["batch", "mined", "all"] = "batch"
     """Labels: classifiers a batch scores: its points' labels, hard ones besides, or all."""
     head_dropout: float = 0.5
     """Labels: share of an embedding's entries that are dropped before the classifiers."""
     rank: Literal["fused", "encoder", "head"] = "fused"
     """Labels: weigh all evidence on the points held out, or rank by encoder or head alone."""
+    fusion: Literal["network", "tree"] = "network"
+    """Labels: a network over all evidence, or NGAME's decision tree over encoder and head."""
     words: bool = True
     """Labels: leave names, matching words and the points that share them out of the evidence."""
 

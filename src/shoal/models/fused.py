@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +36,7 @@ from shoal.models.labeler import Labeler, Lexicon, Prediction, named
 from shoal.models.lexical import LexicalIndex, tf_idf
 from shoal.models.names import NameIndex
 from shoal.models.neighbors import votes
+from shoal.models.tree import TreeFusion, fit_tree_fusion
 from shoal.models.vocabulary import Vocabulary, inverse_document_frequency
 from shoal.progress import progress
 from shoal.ranking import Ranking
@@ -204,7 +205,7 @@ class FusedLabeler:
 
     labeler: Labeler
     memory: Memory
-    fusion: Fusion
+    fusion: Fusion | TreeFusion
 
     @property
     def lexicon(self) -> Lexicon:
@@ -244,7 +245,13 @@ class FusedLabeler:
         return named(self.lexicon.labels, *self.rank(self.lexicon.read(texts), k))
 
 
-def fuse(labeler: Labeler, memory: Memory, held_out: Points, seed: int = 0) -> Fusion:
+def fuse(
+    labeler: Labeler,
+    memory: Memory,
+    held_out: Points,
+    seed: int = 0,
+    kind: Literal["network", "tree"] = "network",
+) -> Fusion | TreeFusion:
     """Learn what each ranking of a memory is worth, on points that it does not know.
 
     Args:
@@ -252,6 +259,7 @@ def fuse(labeler: Labeler, memory: Memory, held_out: Points, seed: int = 0) -> F
         memory: made without them.
         held_out: of more than 8,192 points, so many at random teach it.
         seed: of the network's first weights and of the order of points.
+        kind: a network over all rankings, or NGAME's tree over text and head.
 
     Raises:
         InputError: if none of their labels is found by any ranking.
@@ -259,4 +267,5 @@ def fuse(labeler: Labeler, memory: Memory, held_out: Points, seed: int = 0) -> F
     order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))
     held_out = held_out.subset(order[:_TAUGHT])
     found = memory.candidates(labeler, held_out.texts, held_out.drop)
-    return fit_fusion(found, held_out.labels, held_out.drop, seed=seed)
+    fit = fit_fusion if kind == "network" else fit_tree_fusion
+    return fit(found, held_out.labels, held_out.drop, seed=seed)

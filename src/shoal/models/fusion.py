@@ -150,16 +150,29 @@ class Fusion(nn.Module):
             k: how many.
             drop: ``[n, l]``, pairs that may not be returned.
         """
-        shares = self.log_shares(candidates)
-        if drop is not None:
-            shares = shares.masked_fill(member(candidates.ids, drop), -torch.inf)
-        width = min(k, shares.shape[1])
-        best, at = shares.topk(width, dim=1)
-        nothing = best == -torch.inf
-        ids = candidates.ids.gather(1, at).masked_fill(nothing, -1)
-        scores = (self.slope * best + self.offset).sigmoid().masked_fill(nothing, -torch.inf)
-        more = (0, k - width)
-        return Ranking(pad(scores, more, value=-torch.inf), pad(ids, more, value=-1))
+        best, ids = chosen(self.log_shares(candidates), candidates, k, drop)
+        scores = (self.slope * best + self.offset).sigmoid().masked_fill(ids < 0, -torch.inf)
+        return Ranking(scores, ids)
+
+
+def chosen(
+    scores: Float[Tensor, "n c"], candidates: Candidates, k: int, drop: Csr | None = None
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """The k best candidates of each query by `scores`: those, and ids; -inf and -1 for none.
+
+    Args:
+        scores: -inf where there is no candidate.
+        candidates: of n queries.
+        k: how many.
+        drop: ``[n, l]``, pairs that may not be returned.
+    """
+    if drop is not None:
+        scores = scores.masked_fill(member(candidates.ids, drop), -torch.inf)
+    width = min(k, scores.shape[1])
+    best, at = scores.topk(width, dim=1)
+    ids = candidates.ids.gather(1, at).masked_fill(best == -torch.inf, -1)
+    more = (0, k - width)
+    return pad(best, more, value=-torch.inf), pad(ids, more, value=-1)
 
 
 def fit_fusion(

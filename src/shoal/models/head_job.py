@@ -5,7 +5,8 @@ labels are embedded once, and classifiers that begin as label embeddings learn t
 a batch scores is its block sampler's business alone: all of them (:class:`AllLabels`), or the
 shortlist of a sampler of :mod:`shoal.sample.expand`. The loader gathers no rows (:class:`Apart`),
 since the head reads its own, chunk by chunk; but it holds the table, so that learning rate,
-checkpoint and resume are those of any table that learns.
+checkpoint and resume are those of any table that learns. A loss that is not the head's own, such as
+NGAME's triplets, gets the cosines of a shortlist, whose rows the loader gathers.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from shoal.csr import Csr
 from shoal.fetch.loader import BatchSampler, BlockSampler, Loader
 from shoal.fetch.unified import UnifiedTensor
 from shoal.job import Job
+from shoal.models.bag import unit
 from shoal.models.head import Head
 from shoal.models.loss_skip import head_loss
 from shoal.objectives import Objective
@@ -94,6 +96,7 @@ def head_job(
     seeds: BatchSampler,
     blocks: BlockSampler,
     *,
+    loss: Callable[[Tensor, Block], Tensor] | None = None,
     dropout: float = 0.5,
     warmup: int = 50,
     seed: int = 0,
@@ -110,6 +113,8 @@ def head_job(
         x: embeddings of the points, in the order of the label matrix that `blocks` reads.
         seeds: chooses points.
         blocks: chooses the labels that they score: :class:`AllLabels` or a shortlist.
+        loss: of the cosines of points and classifiers in a shortlist, such as
+            :func:`~shoal.losses.lowest_triplets`; None trains by the head's own loss, in chunks.
         dropout: share of each embedding's entries that are zeroed while training, in [0, 1); 0.5 as
             in NGAME's published configuration of the classifiers' stage.
         warmup: steps until the full learning rate.
@@ -128,10 +133,12 @@ def head_job(
     got = tuple(x.shape)
     expect(x.dim() == 2 and x.shape[1] == width, "x", f"rows of {width}", got, "align it")
     points = x if x.is_cuda else UnifiedTensor.of(x)
-    loader = Loader(seeds, Apart(blocks), head.table, seed=seed, prefetch=prefetch, device=device)
+    hops = Apart(blocks) if loss is None else blocks
+    criterion = partial(_criterion, head) if loss is None else partial(_by_cosine, loss)
+    loader = Loader(seeds, hops, head.table, seed=seed, prefetch=prefetch, device=device)
     also: dict[str, Any] = {"batch_sampler": seeds} if hasattr(seeds, "state_dict") else {}
     return Job(
-        Objective(_Rows(), partial(_criterion, head, points, dropout)),
+        Objective(_Rows(), partial(criterion, points, dropout)),
         loader,
         warmup=warmup,
         seed=seed,
@@ -150,6 +157,20 @@ class _Rows(nn.Module):
 
 
 def _criterion(head: Head, points: Tensor, dropout: float, rows: Tensor, batch: Batch) -> Tensor:
+    return head_loss(head, _seen(points, dropout, batch), batch.blocks[-1], rows)
+
+
+def _by_cosine(
+    loss: Callable[[Tensor, Block], Tensor],
+    points: Tensor,
+    dropout: float,
+    rows: Tensor,
+    batch: Batch,
+) -> Tensor:
+    scores = unit(_seen(points, dropout, batch)) @ unit(rows).T
+    return loss(scores, batch.blocks[-1])
+
+
+def _seen(points: Tensor, dropout: float, batch: Batch) -> Tensor:
     x = points[batch.seeds]
-    x = functional.dropout(x, dropout) if dropout else x
-    return head_loss(head, x, batch.blocks[-1], rows)
+    return functional.dropout(x, dropout) if dropout else x

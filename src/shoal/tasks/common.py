@@ -15,6 +15,7 @@ from shoal import track
 from shoal._checks import expect, expect_positive
 from shoal.data import is_graph
 from shoal.job import Budget, Progress
+from shoal.recipes import RECIPES
 from shoal.run import Run
 from shoal.settings import Train
 
@@ -26,6 +27,7 @@ _FREE |= {"track"}
 # Options that say nothing about the other job's data; given for it, they would be ignored.
 OPTIONS_OF = {
     "labels": {
+        "recipe",
         "valid",
         "batches",
         "side",
@@ -52,9 +54,11 @@ OPTIONS_OF = {
         "head",
         "head_epochs",
         "head_lr",
+        "head_loss",
         "head_negatives",
         "head_dropout",
         "rank",
+        "fusion",
         "words",
         "roles",
         "from_",
@@ -97,7 +101,7 @@ def expect_settings(settings: Train) -> None:
     expect(warm >= 0, "warm_epochs", "at least 0 epochs", warm, "raise it")
     mine, other = ("nodes", "labels") if is_graph(settings.source) else ("labels", "nodes")
     for option in fields(settings):
-        given = getattr(settings, option.name) != option.default
+        given = _given(settings, option.name)
         wrong = option.name in OPTIONS_OF[other] and given
         want = f"an option for {mine}, since that is what {settings.source} has"
         expect(not wrong, option.name, want, f"one for {other}", "leave it out")
@@ -105,6 +109,12 @@ def expect_settings(settings: Train) -> None:
         wrong = option.name in _OPTIONS_OF_ENCODER[encoder] and given
         want = f"an option of --encoder {settings.encoder}"
         expect(not wrong, option.name, want, f"one of {encoder}", "leave it out")
+
+
+def _given(settings: Train, name: str) -> bool:
+    """Whether an option is neither at its default nor at its recipe's."""
+    value, (option,) = getattr(settings, name), [x for x in fields(settings) if x.name == name]
+    return value not in (option.default, RECIPES[settings.recipe].get(name, option.default))
 
 
 def _expect_head(settings: Train) -> None:
@@ -116,7 +126,7 @@ def _expect_head(settings: Train) -> None:
     for option in fields(settings):
         late = option.name == "head_epochs"
         needs = {"frozen"} if late else {"frozen", "joint"}
-        given = getattr(settings, option.name) != option.default
+        given = _given(settings, option.name)
         wrong = option.name.startswith("head_") and given and settings.head not in needs
         want = "an option of " + ("--head frozen" if late else "a head")
         expect(not wrong, option.name, want, f"--head {settings.head}", "leave it out")
@@ -124,6 +134,13 @@ def _expect_head(settings: Train) -> None:
 
 def _expect_fits(settings: Train) -> None:
     """Refuse pairs of options of which one would be ignored, or mean nothing."""
+    tree = settings.fusion == "tree" and settings.rank == "fused"
+    good = not tree or settings.head != "none"
+    expect(good, "fusion", "network without a head", "tree", "pass --head frozen")
+    if settings.head_loss == "triplet" and settings.head != "none":
+        good = settings.head == "frozen" and settings.head_negatives != "all"
+        want = "decoupled, softmax or binary, unless shortlists train a frozen head"
+        expect(good, "head_loss", want, "triplet", "leave it out")
     graded = not (settings.graded and settings.loss != "softmax")
     expect(graded, "graded", "--loss softmax", settings.loss, "leave one out")
     if settings.side == "label":
@@ -134,8 +151,13 @@ def _expect_fits(settings: Train) -> None:
         expect(good, "head", "none or frozen, with --side label", settings.head, "leave it out")
     if settings.batches == "random":
         for name in ("curriculum", "cluster_by"):
-            given = getattr(settings, name) not in (False, "text")
-            expect(not given, name, "--batches ngame", "random batches", "leave it out")
+            expect(
+                not _given(settings, name),
+                name,
+                "--batches ngame",
+                "random batches",
+                "leave it out",
+            )
 
 
 def open_run(settings: Train) -> Run:

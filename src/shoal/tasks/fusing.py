@@ -24,8 +24,10 @@ from shoal.models.fused import FusedLabeler, Memory, Words, fuse
 from shoal.models.fusion import Fusion
 from shoal.models.labeler import Labeler
 from shoal.models.roles import RoleVocabulary
+from shoal.models.tree import TreeFusion
 from shoal.models.vocabulary import Vocabulary, learn
 from shoal.run import Run
+from shoal.settings import Train
 from shoal.tasks.encoders import labeler_of
 from shoal.tasks.heads import classifiers_of
 
@@ -71,13 +73,20 @@ def predictor_of(run: Run, device: str = "cpu", search: str = "exact") -> Predic
     state = checkpoint.load(path)
     try:
         memory = Memory.of_state(state["memory"])
-        fusion = Fusion(state["rankings"])
-        fusion.load_state_dict(state["fusion"])
+        fusion = _fusion_of(state)
     except (KeyError, TypeError, RuntimeError) as error:
         fail(str(path), "a fusion of this version", error, "resume the run to make it again")
     got, want = memory.labels.n_cols, len(labeler.lexicon.labels)
     expect(got == want, str(path), f"{want} labels", got, "resume the run to make it again")
     return FusedLabeler(labeler, memory, fusion)
+
+
+def _fusion_of(state: dict[str, Any]) -> Fusion | TreeFusion:
+    if state["rankings"] is None:
+        return TreeFusion.of_state(state["fusion"])
+    fusion = Fusion(state["rankings"])
+    fusion.load_state_dict(state["fusion"])
+    return fusion
 
 
 def forget_indexes(run: Run) -> None:
@@ -97,11 +106,11 @@ def fused_state(fused: FusedLabeler) -> dict[str, Any]:
     """What ``fused.safetensors`` holds: all that the encoder does not."""
     fusion = fused.fusion
     state = {"memory": fused.memory.state_dict(), "fusion": fusion.state_dict()}
-    return state | {"rankings": fusion.rankings}
+    return state | {"rankings": None if isinstance(fusion, TreeFusion) else fusion.rankings}
 
 
 def fuse_run(
-    run: Run, data: LabelData, train: Points, held_out: Points | None, *, words: bool, seed: int
+    run: Run, data: LabelData, train: Points, held_out: Points | None, settings: Train
 ) -> None:
     """Fuse what the run's best model, its training points and their words know.
 
@@ -113,8 +122,7 @@ def fuse_run(
         data: with all training points.
         train: those that the model was trained on.
         held_out: the others.
-        words: whether the lexical side takes part.
-        seed: of the fusion.
+        settings: whether words take part, which fusion, and its seed.
     """
     begin = time.monotonic()
     count = 0 if held_out is None else len(held_out)
@@ -122,7 +130,8 @@ def fuse_run(
         run.write("fuse", {"held_out": count, "needed": _FEWEST})
         return
     labeler, head = labeler_of(run), classifiers_of(run)
-    fusion = fuse(labeler, _memory(labeler, data, train, words, head), held_out, seed)
+    words, seed, kind = settings.words, settings.seed, settings.fusion
+    fusion = fuse(labeler, _memory(labeler, data, train, words, head), held_out, seed, kind)
     memory = _memory(labeler, data, data.train, words, head)
     state = fused_state(FusedLabeler(labeler, memory, fusion))
     checkpoint.save(run.folder / "fused.safetensors", state)

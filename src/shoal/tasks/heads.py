@@ -21,8 +21,11 @@ from torch.nn import functional
 
 from shoal.block import Batch
 from shoal.csr import Csr
+from shoal.data.texts import Points
 from shoal.fetch.update import RowAdam
 from shoal.job import Budget, Job, Progress, Stateful
+from shoal.losses import lowest_triplets
+from shoal.models.bag import unit
 from shoal.models.head import Head
 from shoal.models.head_job import AllLabels, head_job
 from shoal.models.labeler import Labeler
@@ -60,7 +63,9 @@ class HeadPart:
     def of(embeddings: Float[Tensor, "l d"], truth: Csr, settings: Train) -> HeadPart:
         """Classifiers that begin as label embeddings, and the labels that were asked for."""
         optimizer = RowAdam(lr=settings.head_lr)
-        head = Head.of(embeddings, optimizer, temperature=settings.temperature)
+        kind = settings.head_loss
+        kind = "decoupled" if kind == "triplet" else kind  # has a loss of its own, see frozen_job
+        head = Head.of(embeddings, optimizer, kind, temperature=settings.temperature)
         blocks: dict[str, Callable[[Csr], BlockSampler]] = {
             "batch": partial(ShortlistSampler, positives=None),
             "mined": MinedShortlist,
@@ -123,15 +128,16 @@ def frozen_job(
     part = HeadPart.of(labeler.label_embeddings, prepared.train.labels, settings)
     budget = Budget(epochs=settings.head_epochs)
     seeds = batch_sampler_of(len(x), settings, budget, HEAD_SHARES)
-    valid, evaluate = prepared.valid, None
+    valid, evaluate, by_cosine = prepared.valid, None, settings.head_loss == "triplet"
     if valid is not None:
         held_out = labeler.encode(valid.texts)
-        evaluate = partial(validate, partial(part.head.rank, held_out), valid)
+        evaluate = partial(_validate, part.head, by_cosine, held_out, valid)
     job = head_job(
         part.head,
         x,
         seeds,
         part.blocks,
+        loss=lowest_triplets if by_cosine else None,
         dropout=settings.head_dropout,
         warmup=defaults_of(settings).warmup,
         seed=settings.seed,
@@ -142,6 +148,11 @@ def frozen_job(
         device=None if settings.device == "cpu" else settings.device,
     )
     return replace(job, also={**job.also, **part.also})
+
+
+def _validate(head: Head, by_cosine: bool, x: Tensor, valid: Points) -> dict[str, float]:
+    keys = (unit(head.weights) if by_cosine else head.weights).to(x.device)
+    return validate(lambda k, drop: top_k(x, keys, k, drop.to(x.device)), valid)
 
 
 # -- together with it ----------------------------------------------------------------------------
@@ -180,7 +191,7 @@ def _both(
 
 
 def classifiers_of(run: Run, device: str = "cpu") -> Float[Tensor, "l d"] | None:
-    """The best classifiers of a run; None if it has no head.
+    """The best classifiers of a run; None if it has no head. Those that rank by cosine are unit.
 
     Raises:
         InputError: if it should have one and its training has not come that far.
@@ -190,4 +201,5 @@ def classifiers_of(run: Run, device: str = "cpu") -> Float[Tensor, "l d"] | None
         return None
     if kind == "joint" or run.exported:
         return run.load_model()["tables"]["head"].to(device)
-    return Run.open(run.folder / "head").load_model()["rows"].to(device)
+    rows = Run.open(run.folder / "head").load_model()["rows"].to(device)
+    return unit(rows) if run.settings.get("head_loss") == "triplet" else rows

@@ -28,6 +28,7 @@ from shoal.losses import decoupled_softmax, hardest_triplets, symmetric
 from shoal.models.labeler import BagRows, Encoder, Labeler
 from shoal.models.pretrained import TransformerVocabulary
 from shoal.objectives import Objective, in_batch
+from shoal.recipes import changed
 from shoal.run import Run
 from shoal.sample.expand import BlockSampler, Both, Chain, Hop, ShortlistSampler, dst_then_src
 from shoal.sample.hardness import batch_hardness, hard_negative_recall
@@ -72,11 +73,11 @@ def train(settings: Train) -> dict[str, Any]:
         stage = train_head(run, prepared, settings, progress.step)
         progress.stopped = stage.stopped if stage.stopped == "interrupt" else progress.stopped
     if settings.rank == "fused" and progress.stopped != "interrupt":
-        held_out, words, seed = prepared.valid, settings.words, settings.seed
-        fuse_run(run, data, prepared.train, held_out, words=words, seed=seed)
-    return finish(
+        fuse_run(run, data, prepared.train, prepared.valid, settings)
+    result = finish(
         run, settings, progress, lambda: judge(predictor_of(run, settings.device), data, run)
     )
+    return result | ({} if settings.recipe == "shoal" else {"recipe": changed(settings)})
 
 
 def make_job(prepared: Prepared, settings: Train) -> Job:
