@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Any, Union
 
 import tyro
@@ -73,8 +74,7 @@ def _any_verb(arguments: list[str]) -> Any:
 
 def _recipe_named(arguments: list[str]) -> str | None:
     """The known recipe that ``shoal train`` is asked for; tyro complains about others."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    named = [value for flag, value in pairs if flag == "--recipe"]
+    named = [value for flag, value in pairwise(arguments) if flag == "--recipe"]
     named += [x.removeprefix("--recipe=") for x in arguments if x.startswith("--recipe=")]
     known = [name for name in named if name in RECIPES]
     return known[-1] if known and arguments[0] == "train" else None
