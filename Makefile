@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: setup demo test test-slow test-gpu test-browser test-lowest lint bench docs clean
+.PHONY: setup demo test test-slow test-gpu test-browser test-lowest lint bench pecos docs clean
 
 setup: $(VENV)/ready
 
@@ -48,8 +48,12 @@ lint: setup
 bench: setup ## every benchmark, quickly; SHOAL_DATA names the folder of outside data
 	for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
+pecos: ## the environment of a rival in benchmarks/rivals.py, which needs older numpy and scipy
+	$(PYTHON) -m venv .venv-pecos
+	.venv-pecos/bin/pip install --quiet --requirement constraints/pecos.txt
+
 docs: setup ## check that every link and every command in the documents exists
 	$(BIN)/python tools/check_docs.py
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist runs
+	rm -rf $(VENV) .venv-lowest .venv-pecos build dist runs

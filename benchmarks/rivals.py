@@ -6,7 +6,8 @@ told apart. Reading the data is not counted. ``R@5 by decile``: pairs of test po
 labels, sorted by how many training points carry the label and cut into ten equal parts, rarest
 first; the share of each part's pairs that is found among the first five predictions.
 
-    python benchmarks/rivals.py --pecos-python ~/pecos/bin/python --out rivals.jsonl
+    make pecos  # an environment of its own, since it needs older numpy and scipy
+    python benchmarks/rivals.py --out rivals.jsonl
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ SYSTEMS: dict[str, Callable[[Asked], Outcome]] = {
     "explicit": explicit,
     "explicit-memory": partial(explicit, equal_memory=True),
 }
+PECOS = ".venv-pecos/bin/python"  # made by make pecos
 COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5", "nDCG@5", "R@5")
 SECONDS = ("tune_wall", "train_wall", "train_cpu", "predict_wall", "predict_cpu")
 
@@ -79,7 +81,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="wordnet", help="a data set of texts and labels")
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="names, comma between them")
-    parser.add_argument("--pecos-python", default="pecos-python", help="a Python with libpecos")
+    parser.add_argument("--pecos-python", default=PECOS, help="a Python with libpecos")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=6, help="of rivals that train encoders")
     parser.add_argument("--minutes", type=float, help="of explicit mining; shoal-encoder's if run")
@@ -162,7 +164,10 @@ def report(row: dict[str, Any], out: Path | None) -> None:
         text = f"{cells}rarest three {rare}  {took}  {row['peak_mib']} MiB"
         print(f"{row['system']:<16} {text}", file=sys.stderr)
     if out is not None:
-        about = {"command": shlex.join(["python", *sys.argv]), "date": time.strftime("%Y-%m-%d")}
+        command = shlex.join(["python", *sys.argv])
+        if "SHOAL_DATA" in os.environ:
+            command = command.replace(os.environ["SHOAL_DATA"], "$SHOAL_DATA")
+        about = {"command": command, "date": time.strftime("%Y-%m-%d")}
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a") as file:
             file.write(json.dumps(row | about) + "\n")

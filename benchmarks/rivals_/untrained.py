@@ -35,10 +35,10 @@ def pecos(asked: Asked) -> Outcome:
     """XR-Linear by a Python of its own."""
     python = which(asked.pecos_python)
     if python is None:
-        raise Skipped("no Python with libpecos 1.2.8: name one by --pecos-python")
+        raise Skipped("no Python with libpecos: make pecos, or name one by --pecos-python")
     probe = subprocess.run([python, "-c", "import pecos.xmc.xlinear"], capture_output=True)
     if probe.returncode:
-        raise Skipped(f"{python} has no libpecos: pip install libpecos==1.2.8 there")
+        raise Skipped(f"{python} has no libpecos: make pecos")
     train, valid = validation_split(asked.data, VALID, seed=0)
     write_pecos(replace(asked.data, train=train, test=valid), asked.folder / "tune")
     write_pecos(asked.data, asked.folder / "final")

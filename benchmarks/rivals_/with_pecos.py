@@ -1,8 +1,9 @@
 """PECOS XR-Linear, run by a Python that has libpecos: needs neither shoal nor torch.
 
 As its READMEs recommend: tf-idf of words, pairs of words and character trigrams, then
-``Indexer.gen`` over label features and ``XLinearModel.train``, else its defaults. Label features
-(PIFA, or PIFA beside the label's own text) and the width of the beam are chosen on validation.
+``Indexer.gen`` over label features and ``XLinearModel.train``, else its defaults. Chosen on
+validation: label features (PIFA, or PIFA beside the label's own text), then how a positive is
+weighed, and for each of these the width of the beam.
 
     python with_pecos.py FOLDER THREADS
 
@@ -35,6 +36,13 @@ CONFIG = {
         ]
     },
 }
+METHODS = ("pifa", "pifa_lf_concat")
+# as many as its loss has it; each point's positives by their number; four negatives' worth
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "relevance": {"rel_mode": "induce", "rel_norm": "l1"},
+    "Cp 4": {"Cp": 4.0},
+}
 BEAMS = (10, 50)
 DEEP = 50
 
@@ -42,31 +50,45 @@ DEEP = 50
 def main() -> None:
     folder, threads = Path(sys.argv[1]), int(sys.argv[2])
     start = time.perf_counter(), time.process_time()
-    found: dict[tuple[str, int], float] = {}
-    vectorize, x, y = read(folder / "tune", threads)
-    test = vectorize(lines(folder / "tune" / "X.tst.txt"))
-    truth = smat_util.load_matrix(str(folder / "tune" / "Y.tst.npz")).tocsr()
-    for method in ("pifa", "pifa_lf_concat"):
-        model = train(vectorize, x, y, lines(folder / "tune" / "Y.txt"), method, threads)
-        for beam in BEAMS:
-            top = predict(model, test, beam, threads)
-            best = truth[np.arange(len(top)), top[:, 0].clip(min=0)].A1 > 0
-            found[method, beam] = 100 * float(best.mean())
-    method, beam = max(found, key=lambda option: found[option])
+    found = tune(folder / "tune", threads)
+    method, weight, beam = max(found, key=lambda option: found[option])
     seconds = spent("tune", start)
     start = time.perf_counter(), time.process_time()
     vectorize, x, y = read(folder / "final", threads)
-    model = train(vectorize, x, y, lines(folder / "final" / "Y.txt"), method, threads)
+    model = train(vectorize, x, y, lines(folder / "final" / "Y.txt"), method, weight, threads)
     seconds |= spent("train", start)
     start = time.perf_counter(), time.process_time()
     top = predict(model, vectorize(lines(folder / "final" / "X.tst.txt")), beam, threads)
     seconds |= spent("predict", start)
     np.save(folder / "top.npy", top)
     peak = next(x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
-    facts = {"label_features": method, "beam": beam, "features": int(x.shape[1])}
-    facts["validation_P@1"] = {f"{m}, beam {b}": round(v, 2) for (m, b), v in found.items()}
+    facts = {"label_features": method, "positives": weight, "beam": beam}
+    told = {f"{m}, {w}, beam {b}": round(value, 2) for (m, w, b), value in found.items()}
+    facts |= {"features": int(x.shape[1]), "validation_P@1": told}
     memory = int(peak.split()[1]) / 1024
     print(json.dumps({"seconds": seconds, "peak_mib": memory, "facts": facts}))
+
+
+def tune(folder: Path, threads: int) -> dict[tuple[str, str, int], float]:
+    """P@1 of choices: all label features, then all weights with the best of these."""
+    vectorize, x, y = read(folder, threads)
+    names, test = lines(folder / "Y.txt"), vectorize(lines(folder / "X.tst.txt"))
+    truth = smat_util.load_matrix(str(folder / "Y.tst.npz")).tocsr()
+    found: dict[tuple[str, str, int], float] = {}
+
+    def judge(method: str, weight: str) -> None:
+        model = train(vectorize, x, y, names, method, weight, threads)
+        for beam in BEAMS:
+            top = predict(model, test, beam, threads)
+            best = truth[np.arange(len(top)), top[:, 0].clip(min=0)].A1 > 0
+            found[method, weight, beam] = 100 * float(best.mean())
+
+    for method in METHODS:
+        judge(method, "plain")
+    best = max(found, key=lambda option: found[option])[0]
+    for weight in [name for name in WEIGHTS if name != "plain"]:
+        judge(best, weight)
+    return found
 
 
 def read(folder: Path, threads: int) -> tuple[Any, Any, Any]:
@@ -82,12 +104,14 @@ def read(folder: Path, threads: int) -> tuple[Any, Any, Any]:
     return vectorize, vectorize(texts), labels
 
 
-def train(vectorize: Any, x: Any, y: Any, names: list[str], method: str, threads: int) -> Any:
+def train(
+    vectorize: Any, x: Any, y: Any, names: list[str], method: str, weight: str, threads: int
+) -> Any:
     """Cluster the labels, then train."""
     also = {"Z": vectorize(names)} if method == "pifa_lf_concat" else {}
     features = LabelEmbeddingFactory.create(y, x, method=method, **also)
     chain = Indexer.gen(features, indexer_type="hierarchicalkmeans", threads=threads)
-    return XLinearModel.train(x, y, C=chain, threads=threads)
+    return XLinearModel.train(x, y, C=chain, threads=threads, **WEIGHTS[weight])
 
 
 def predict(model: Any, x: Any, beam: int, threads: int) -> Any:
