@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from rivals_.common import TOP, Asked, Outcome, Skipped, threads
+from rivals_.full import full_softmax
 from rivals_.mnrl import mnrl
 from rivals_.trained import explicit, ngame_literal, shoal
 from rivals_.untrained import pecos, tfidf
@@ -50,6 +51,7 @@ SYSTEMS: dict[str, Callable[[Asked], Outcome]] = {
     "ngame-literal": ngame_literal,
     "explicit": explicit,
     "explicit-memory": partial(explicit, equal_memory=True),
+    "full-softmax": full_softmax,
 }
 PECOS = ".venv-pecos/bin/python"  # made by make pecos
 COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5", "nDCG@5", "R@5")
@@ -69,8 +71,8 @@ def main() -> None:
         minutes = None
         for system in [name for name in SYSTEMS if name in asked.systems]:
             row = run(asked, system, minutes)
-            if system == "shoal-encoder" and "train_wall" in row:
-                minutes = row["train_wall"] / 60
+            if system == "shoal-encoder" and "train_cpu" in row:
+                minutes = row["train_cpu"] / 60
             rows.append(row)
             report(row, asked.out)
     print(json.dumps({"systems": {row["system"]: row for row in rows}}))
@@ -84,7 +86,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pecos-python", default=PECOS, help="a Python with libpecos")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=6, help="of rivals that train encoders")
-    parser.add_argument("--minutes", type=float, help="of explicit mining; shoal-encoder's if run")
+    parser.add_argument(
+        "--minutes", type=float, help="CPU time of explicit mining; shoal-encoder's if run"
+    )
     parser.add_argument("--batch-size", type=int, default=1024)
     parser.add_argument("--sweep-steps", type=int, default=150, help="a learning rate tried")
     parser.add_argument("--threads", type=int, help="of every system; torch's default otherwise")

@@ -34,7 +34,7 @@ class Asked:
         folder: for whatever must be written.
         seed: of everything random.
         epochs: passes over the training points, of systems that make them.
-        minutes: of training, instead of epochs, of systems at equal time; None where not known.
+        minutes: CPU time of training, instead of epochs, of systems at equal time; None if unknown.
         batch_size: points a batch.
         sweep_steps: of each run of a sweep over learning rates.
         pecos_python: a Python with libpecos.

@@ -25,7 +25,7 @@ from shoal.models.bag import matmul
 from shoal.models.vocabulary import Vocabulary, random_rows
 from shoal.search import top_k
 from shoal.tasks.encoders import bags_of
-from shoal.tasks.labels import Prepared, prepare
+from shoal.tasks.prepared import Prepared, prepare
 
 ONE_ROW = partial(bags_of, roles=False)
 OPTIONS = tuple(itertools.product((0.03, 0.1, 0.3), (10.0, 20.0)))
@@ -39,7 +39,8 @@ def mnrl(asked: Asked) -> Outcome:
     os.environ["HF_HUB_OFFLINE"] = "1"
     clock = Clock()
     with clock.stage("tune"):
-        found = {option: _try(asked, *option) for option in OPTIONS}
+        held = prepare(asked.data, 0.05, 0, ONE_ROW)
+        found = {option: _try(held, asked, *option) for option in OPTIONS}
         lr, scale = max(found, key=lambda option: found[option])
     with clock.stage("train"):
         prepared = prepare(asked.data, 0.0, asked.seed, ONE_ROW)
@@ -52,8 +53,7 @@ def mnrl(asked: Asked) -> Outcome:
     return Outcome(top, clock, facts | {"validation_P@1": told})
 
 
-def _try(asked: Asked, lr: float, scale: float) -> float:
-    prepared = prepare(asked.data, 0.05, 0, ONE_ROW)
+def _try(prepared: Prepared, asked: Asked, lr: float, scale: float) -> float:
     model = _train(prepared, asked, lr, scale, asked.sweep_steps)
     valid = prepared.valid
     assert valid is not None  # a share of the points is held out

@@ -33,8 +33,9 @@ from shoal.sample.seeds import ClusterBatchSampler
 from shoal.search import top_k
 from shoal.settings import Train
 from shoal.tasks.fusing import predictor_of
-from shoal.tasks.labels import Prepared, make_job, prepare
+from shoal.tasks.labels import make_job
 from shoal.tasks.labels import train as shoal_train
+from shoal.tasks.prepared import Prepared, prepare
 from shoal.train import fit
 
 # Negatives mined a point, and positives a point as shoal's own recipe has them.
@@ -60,7 +61,9 @@ def shoal(asked: Asked, **options: Any) -> Outcome:
     with clock.stage("predict"):
         test = asked.data.test
         _, top = predictor_of(Run.open(out)).rank(test.texts, TOP, test.drop)
-    return Outcome(top, clock, {"steps": told["steps"]})
+    rounds = [event for event in Run.open(out).record() if event["event"] == "validate"]
+    curve = [(event["seconds"], round(event["valid_P@1"], 2)) for event in rounds]
+    return Outcome(top, clock, {"steps": told["steps"], "curve": curve})
 
 
 def ngame_literal(asked: Asked) -> Outcome:
@@ -68,7 +71,7 @@ def ngame_literal(asked: Asked) -> Outcome:
     make = partial(_literal_job, epochs=asked.epochs)
     settings = Train(source=asked.source, seed=asked.seed, loss="triplet", positives=1)
     settings = replace(settings, batch_size=asked.batch_size)
-    return _encoder(asked, make, settings, Budget(epochs=asked.epochs))
+    return _encoder(asked, make, settings)
 
 
 def _literal_job(prepared: Prepared, settings: Train, epochs: int) -> Job:
@@ -98,7 +101,7 @@ def curriculum(epochs: int, batch: int) -> list[tuple[int, int]]:
 
 
 def explicit(asked: Asked, equal_memory: bool = False) -> Outcome:
-    """Random batches and mined negatives, for as long as shoal's encoder trained.
+    """Random batches and mined negatives, for the CPU time that shoal's encoder took to train.
 
     At equal memory a batch encodes as many texts, mined ones included, as shoal's does at most.
     """
@@ -106,9 +109,7 @@ def explicit(asked: Asked, equal_memory: bool = False) -> Outcome:
     if equal_memory:
         batch = max(batch * (1 + POSITIVES) // (1 + POSITIVES + MINED), 1)
     settings = Train(source=asked.source, seed=asked.seed, batches="random", batch_size=batch)
-    epochs = asked.epochs if asked.minutes is None else None
-    budget = Budget(epochs=epochs, minutes=asked.minutes)
-    return _encoder(asked, _explicit_job, settings, budget)
+    return _encoder(asked, _explicit_job, settings, asked.minutes)
 
 
 @dataclass
@@ -152,12 +153,19 @@ def _explicit_job(prepared: Prepared, settings: Train) -> Job:
     return replace(job, loader=loader, refresh=refresh)
 
 
-def _encoder(asked: Asked, make: Make, settings: Train, budget: Budget) -> Outcome:
-    """Choose the learning rate on validation, train on all points, rank by the encoder."""
+def _encoder(asked: Asked, make: Make, settings: Train, minutes: float | None = None) -> Outcome:
+    """Choose the learning rate on validation, train on all points, rank by the encoder.
+
+    How long is told by CPU minutes, at the rate of the runs that chose, or else by epochs.
+    """
     clock = Clock()
     with clock.stage("tune"):
-        found = {lr: _try(asked, make, replace(settings, lr=lr)) for lr in LRS}
-        lr = max(found, key=lambda option: found[option])
+        held = prepare(asked.data, 0.05, 0)
+        tried = {lr: _try(held, asked, make, replace(settings, lr=lr)) for lr in LRS}
+        lr = max(tried, key=lambda option: tried[option][0])
+    budget = Budget(epochs=asked.epochs)
+    if minutes is not None:
+        budget = Budget(steps=max(round(60 * minutes / tried[lr][1]), 1))
     with clock.stage("train"):
         prepared = prepare(asked.data, 0.0, asked.seed)
         job = make(prepared, replace(settings, lr=lr, valid=0.0))
@@ -165,17 +173,19 @@ def _encoder(asked: Asked, make: Make, settings: Train, budget: Budget) -> Outco
     with clock.stage("predict"):
         test = asked.data.test
         _, top = _labeler(prepared, job).rank(test.texts, TOP, test.drop)
+    found = {lr: round(precision, 2) for lr, (precision, _) in tried.items()}
     facts = {"steps": progress.step, "batch_size": settings.batch_size, "lr": lr}
     return Outcome(top, clock, facts | {"validation_P@1": found})
 
 
-def _try(asked: Asked, make: Make, settings: Train) -> float:
-    """P@1 on validation after a short run."""
-    prepared = prepare(asked.data, 0.05, 0)
+def _try(prepared: Prepared, asked: Asked, make: Make, settings: Train) -> tuple[float, float]:
+    """P@1 on validation after a short run, and CPU seconds a step."""
     job = make(prepared, settings)
+    begin = time.process_time()
     fit(job, Budget(steps=asked.sweep_steps))
+    seconds = (time.process_time() - begin) / asked.sweep_steps
     assert prepared.valid is not None  # a share of the points is held out
-    return _precision(_labeler(prepared, job), prepared.valid)
+    return _precision(_labeler(prepared, job), prepared.valid), seconds
 
 
 def _precision(labeler: Labeler, points: Points) -> float:

@@ -28,7 +28,9 @@ VALID = 0.05
 CHARACTERS = (0.5, 1.0, 2.0)
 NEIGHBORS = (10, 30, 100)
 POWERS = (1.0, 2.0, 4.0)
-WEIGHTS = (0.25, 0.5, 1.0, 2.0)
+WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# training points searched at a time
+PART = 65536
 
 
 def pecos(asked: Asked) -> Outcome:
@@ -62,46 +64,82 @@ def tfidf(asked: Asked) -> Outcome:
         best = max(found, key=lambda option: found[option])
     characters, k, power, weight = best
     with clock.stage("train"):
-        index = Index(asked.data, characters)
+        index = Index(Grams(asked.data), characters)
     with clock.stage("predict"):
-        names, near = index.search(asked.data.test, k)
-        top = add(names, near, index.labels, power, weight, asked.data.test)
+        names, near = index.search(index.vectors(asked.data.test), k)
+        top = add(names, near, asked.data.train.labels, power, weight, asked.data.test)
     options = dict(zip(("characters", "neighbors", "power", "votes_weight"), best, strict=True))
     return Outcome(top, clock, {**options, "validation_P@1_plus_R@5": round(found[best], 2)})
 
 
-class Index:
-    """tf-idf of words and of character n-grams within them; training points and label texts."""
+class Grams:
+    """tf-idf of words and of character n-grams within them, of training points and label texts.
 
-    def __init__(self, data: LabelData, characters: float) -> None:
+    Attributes:
+        points: of the training points, words and n-grams, rows of length one.
+        names: of the labels.
+    """
+
+    def __init__(self, data: LabelData) -> None:
         from sklearn.feature_extraction.text import (  # pyright: ignore[reportMissingImports]
             TfidfVectorizer,
         )
 
         grams = {"analyzer": "char_wb", "ngram_range": (3, 5), "min_df": 2}
-        self.parts: list[tuple[float, Any]] = [
-            (weight, TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **options))  # pyright: ignore[reportArgumentType]
-            for weight, options in ((1.0, {}), (characters, grams))
+        self.vectorizers: list[Any] = [
+            TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **options)  # pyright: ignore[reportArgumentType]
+            for options in ({}, grams)
         ]
-        points, names = data.train.texts.all(), data.labels.all()
-        for _, vectorizer in self.parts:
-            vectorizer.fit(points + names)
-        self.labels = data.train.labels
-        self.names = LexicalIndex.of(self.vectors(names))
-        self.points = LexicalIndex.of(self.vectors(points))
+        n, texts = len(data.train), data.train.texts.all() + data.labels.all()
+        every = [vectorizer.fit_transform(texts).tocsr() for vectorizer in self.vectorizers]
+        self.points, self.names = [part[:n] for part in every], [part[n:] for part in every]
 
-    def vectors(self, texts: list[str]) -> Csr:
-        """Unit rows: their inner product is the weighted mean of both cosines."""
+    def of(self, points: Points) -> list[Any]:
+        """The same of other points."""
+        return [vectorizer.transform(points.texts.all()) for vectorizer in self.vectorizers]
+
+
+class Index:
+    """Search by the weighted mean of the cosines of words and of n-grams.
+
+    The training points stand in parts, so that a query's sums over one of them stay in the cache.
+    """
+
+    def __init__(self, grams: Grams, characters: float) -> None:
+        self.grams, self.weights = grams, (1.0, characters)
+        self.names = LexicalIndex.of(self.join(grams.names))
+        points = self.join(grams.points)
+        starts = torch.arange(0, points.n_rows, PART)
+        self.points = [
+            LexicalIndex.of(points.rows(ids)) for ids in torch.arange(points.n_rows).split(PART)
+        ]
+        self.starts = starts
+
+    def join(self, parts: list[Any]) -> Csr:
+        """Rows of length one whose inner product is that mean."""
         from scipy.sparse import hstack
 
-        total = sum(weight for weight, _ in self.parts)
-        parts = [(w / total) ** 0.5 * part.transform(texts) for w, part in self.parts]
-        return Csr.from_scipy(hstack(parts, format="csr"))
+        total = sum(self.weights)
+        scaled = [(w / total) ** 0.5 * x for w, x in zip(self.weights, parts, strict=True)]
+        return Csr.from_scipy(hstack(scaled, format="csr"))
 
-    def search(self, points: Points, k: int) -> tuple[Ranking, Ranking]:
+    def vectors(self, points: Points) -> Csr:
+        """Of other points."""
+        return self.join(self.grams.of(points))
+
+    def search(self, queries: Csr, k: int) -> tuple[Ranking, Ranking]:
         """The most alike labels, and the k nearest training points."""
-        queries = self.vectors(points.texts.all())
-        return self.names.search(queries, DEEP), self.points.search(queries, k)
+        found = [part.search(queries, k) for part in self.points]
+        scores = torch.cat([part.scores for part in found], 1)
+        ids = torch.cat(
+            [
+                torch.where(part.ids < 0, -1, part.ids + start)
+                for part, start in zip(found, self.starts, strict=True)
+            ],
+            1,
+        )
+        scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
+        return self.names.search(queries, DEEP), Ranking(scores, ids.gather(1, order))
 
 
 def add(
@@ -118,13 +156,13 @@ def sweep(data: LabelData, most: int) -> dict[tuple[float, int, float, float], f
     """P@1 + R@5 of every choice, on at most so many of the held-out points."""
     order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
     points = data.test.subset(order[:most])
-    found = {}
+    grams, found, labels = Grams(data), {}, data.train.labels
     for characters in CHARACTERS:
-        index = Index(data, characters)
-        names, near = index.search(points, max(NEIGHBORS))
+        index = Index(grams, characters)
+        names, near = index.search(index.vectors(points), max(NEIGHBORS))
         for k, power, weight in itertools.product(NEIGHBORS, POWERS, WEIGHTS):
             nearest = Ranking(near.scores[:, :k], near.ids[:, :k])
-            top = add(names, nearest, index.labels, power, weight, points)
+            top = add(names, nearest, labels, power, weight, points)
             result = evaluate(top, points.labels, torch.ones(len(data.labels)), ks=(1, TOP))
             found[characters, k, power, weight] = result["P@1"] + result[f"R@{TOP}"]
     return found
