@@ -5,7 +5,9 @@ point, hardest triplets, clusters whose size doubles; its head and fusion (stage
 so that its row says what the encoder alone is worth.
 
 Explicit mining as ANCE has it (Xiong et al., ICLR 2021): random batches, and for each point its
-hardest negatives in a global index of all labels that is made anew every epoch.
+hardest negatives in a global index of all labels that is made anew every epoch. The index is
+faiss's inverted file, four times as fast as exact search here, so that more of its time goes into
+steps.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from rivals_.common import TOP, Asked, Clock, Outcome
+from rivals_.common import TOP, Asked, Clock, Outcome, Skipped, without
 from shoal.block import Block
 from shoal.csr import Csr
 from shoal.data.texts import Points
@@ -30,7 +33,6 @@ from shoal.models.labeler import BagRows, Labeler
 from shoal.run import Run
 from shoal.sample.expand import Chain, Hop, dst_then_src, expand
 from shoal.sample.seeds import ClusterBatchSampler
-from shoal.search import top_k
 from shoal.settings import Train
 from shoal.tasks.fusing import predictor_of
 from shoal.tasks.labels import make_job
@@ -40,6 +42,8 @@ from shoal.train import fit
 
 # Negatives mined a point, and positives a point as shoal's own recipe has them.
 MINED, POSITIVES = 10, 2
+# cells of the index that a search looks into
+PROBED = 16
 LRS = (0.03, 0.1, 0.3)
 # Epochs of 300 at which NGAME's clusters double.
 DOUBLINGS = (10, 20, 25, 50, 75, 100, 125, 150, 200)
@@ -105,6 +109,8 @@ def explicit(asked: Asked, equal_memory: bool = False) -> Outcome:
 
     At equal memory a batch encodes as many texts, mined ones included, as shoal's does at most.
     """
+    if find_spec("faiss") is None:
+        raise Skipped("no faiss: pip install 'shoal[rivals]'")
     batch = asked.batch_size
     if equal_memory:
         batch = max(batch * (1 + POSITIVES) // (1 + POSITIVES + MINED), 1)
@@ -147,10 +153,25 @@ def _explicit_job(prepared: Prepared, settings: Train) -> Job:
         batches.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
         if epoch > 0:
             names = rows.embed(prepared.lexicon.label_bags)
-            mined.negatives = top_k(rows.embed(prepared.bags), names, MINED, known)[1]
+            mined.negatives = mine(rows.embed(prepared.bags), names, known)
         return {"mined": mined.negatives.shape[1]}
 
     return replace(job, loader=loader, refresh=refresh)
+
+
+def mine(points: Tensor, names: Tensor, known: Csr) -> Tensor:
+    """The labels nearest to each point that are none of its own, by an approximate index."""
+    import faiss  # pyright: ignore[reportMissingImports]
+
+    d = names.shape[1]
+    cells = max(len(names) // 100, 1)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter, index.nprobe = 5, min(PROBED, cells)
+    index.train(names.numpy())
+    index.add(names.numpy())
+    most = MINED + int(known.degrees().clamp(max=MINED).max())
+    found = torch.from_numpy(index.search(points.numpy(), most)[1])
+    return without(found, known, MINED)
 
 
 def _encoder(asked: Asked, make: Make, settings: Train, minutes: float | None = None) -> Outcome:

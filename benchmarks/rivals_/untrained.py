@@ -56,7 +56,7 @@ def pecos(asked: Asked) -> Outcome:
 def tfidf(asked: Asked) -> Outcome:
     """Votes of the nearest training points plus the likeness of the label's text."""
     if find_spec("sklearn") is None:
-        raise Skipped("no scikit-learn: pip install scikit-learn")
+        raise Skipped("no scikit-learn: pip install 'shoal[rivals]'")
     clock = Clock()
     with clock.stage("tune"):
         train, valid = validation_split(asked.data, VALID, seed=0)
