@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from shoal.csr import Csr
-from shoal.data.texts import LabelData
+from shoal.data.texts import LabelData, validation_split
 from shoal.models.fusion import member
 
+# Share of the training points that choices are judged by, and how many others at most learn then.
+VALID, TUNED = 0.05, 100_000
 # Labels judged, and what a rival predicts so that as many are left without the filtered ones.
 TOP, DEEP = 5, 100
 
@@ -82,6 +84,13 @@ class Outcome:
     top: Tensor
     clock: Clock
     facts: dict[str, Any]
+
+
+def to_tune(data: LabelData) -> LabelData:
+    """What rivals without an encoder choose on: training points against others held out."""
+    train, valid = validation_split(data, VALID, seed=0)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    return replace(data, train=train.subset(order[:TUNED].sort().values), test=valid)
 
 
 def without(ids: Tensor, drop: Csr, k: int = TOP) -> Tensor:

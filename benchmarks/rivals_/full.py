@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rivals_.common import TOP, Asked, Clock, Outcome
+from rivals_.common import TOP, VALID, Asked, Clock, Outcome
 from shoal.block import Batch, Block
 from shoal.data.texts import Points
 from shoal.fetch.loader import Loader
@@ -35,7 +35,7 @@ from shoal.tasks.prepared import Prepared, prepare
 from shoal.train import fit
 
 OPTIONS = ((0.01, 0.0), (0.03, 0.0), (0.03, 0.3))
-VALID, JUDGED, POINTS = 0.05, 2000, 24
+JUDGED, POINTS = 2000, 24
 
 
 class AllScores(nn.Module):

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from rivals_.common import TOP, Asked, Clock, Outcome, Skipped
+from rivals_.common import TOP, VALID, Asked, Clock, Outcome, Skipped
 from shoal.data.texts import Points
 from shoal.metrics import evaluate
 from shoal.models.bag import matmul
@@ -39,7 +39,7 @@ def mnrl(asked: Asked) -> Outcome:
     os.environ["HF_HUB_OFFLINE"] = "1"
     clock = Clock()
     with clock.stage("tune"):
-        held = prepare(asked.data, 0.05, 0, ONE_ROW)
+        held = prepare(asked.data, VALID, 0, ONE_ROW)
         found = {option: _try(held, asked, *option) for option in OPTIONS}
         lr, scale = max(found, key=lambda option: found[option])
     with clock.stage("train"):

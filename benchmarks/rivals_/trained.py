@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from rivals_.common import TOP, Asked, Clock, Outcome, Skipped, without
+from rivals_.common import TOP, VALID, Asked, Clock, Outcome, Skipped, without
 from shoal.block import Block
 from shoal.csr import Csr
 from shoal.data.texts import Points
@@ -181,7 +181,7 @@ def _encoder(asked: Asked, make: Make, settings: Train, minutes: float | None = 
     """
     clock = Clock()
     with clock.stage("tune"):
-        held = prepare(asked.data, 0.05, 0)
+        held = prepare(asked.data, VALID, 0)
         tried = {lr: _try(held, asked, make, replace(settings, lr=lr)) for lr in LRS}
         lr = max(tried, key=lambda option: tried[option][0])
     budget = Budget(epochs=asked.epochs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -14,16 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from rivals_.common import DEEP, TOP, Asked, Clock, Outcome, Skipped, threads, without
+from rivals_.common import DEEP, TOP, Asked, Clock, Outcome, Skipped, threads, to_tune, without
 from shoal.csr import Csr
 from shoal.data.npz import write_pecos
-from shoal.data.texts import LabelData, Points, validation_split
+from shoal.data.texts import LabelData, Points
 from shoal.metrics import evaluate
 from shoal.models.lexical import LexicalIndex
 from shoal.models.neighbors import votes
 from shoal.ranking import Ranking
 
-VALID = 0.05
 # What the untrained sum chooses from, on validation.
 CHARACTERS = (0.5, 1.0, 2.0)
 NEIGHBORS = (10, 30, 100)
@@ -41,8 +39,7 @@ def pecos(asked: Asked) -> Outcome:
     probe = subprocess.run([python, "-c", "import pecos.xmc.xlinear"], capture_output=True)
     if probe.returncode:
         raise Skipped(f"{python} has no libpecos: make pecos")
-    train, valid = validation_split(asked.data, VALID, seed=0)
-    write_pecos(replace(asked.data, train=train, test=valid), asked.folder / "tune")
+    write_pecos(to_tune(asked.data), asked.folder / "tune")
     write_pecos(asked.data, asked.folder / "final")
     script = Path(__file__).with_name("with_pecos.py")
     command = [python, str(script), str(asked.folder), str(threads())]
@@ -59,8 +56,7 @@ def tfidf(asked: Asked) -> Outcome:
         raise Skipped("no scikit-learn: pip install 'shoal[rivals]'")
     clock = Clock()
     with clock.stage("tune"):
-        train, valid = validation_split(asked.data, VALID, seed=0)
-        found = sweep(replace(asked.data, train=train, test=valid), 300 if asked.quick else 1000)
+        found = sweep(to_tune(asked.data), 300 if asked.quick else 1000)
         best = max(found, key=lambda option: found[option])
     characters, k, power, weight = best
     with clock.stage("train"):
