@@ -20,6 +20,7 @@ points enter only after that, as neighbors like all others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,10 +44,17 @@ from shoal.ranking import Ranking
 
 # candidates a ranking brings, and neighbors that vote: measured in docs/LOG.md
 _DEPTH, _NEAR = 100, 50
+# share of the texts that hold a token from which on it tells nothing (docs/LOG.md)
+_COMMON = 0.1
 # held-out points that teach the network: a thousand numbers to learn, 80 kB of features each
 _TAUGHT = 8192
 # texts ranked at a time: features of their candidates take up to 80 kB a text
 _TEXTS = 2048
+
+
+def _rare(idf: Float[Tensor, " v"]) -> Float[Tensor, " v"]:
+    """Zero for tokens of more than a tenth of the texts: what most of a search's time goes to."""
+    return idf * (idf > 1 - math.log(_COMMON))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +81,7 @@ class Words:
     def of(vocabulary: Vocabulary, labels: Texts, points: Texts) -> Words:
         """Index labels and training points."""
         label_bags, point_bags = (vocabulary.bags(x.all()) for x in (labels, points))
-        idf = inverse_document_frequency(point_bags.stack(label_bags))
+        idf = _rare(inverse_document_frequency(point_bags.stack(label_bags)))
         vectors = (tf_idf(x, idf) for x in (label_bags, vocabulary.bags(labels.titles), point_bags))
         indexes = (LexicalIndex.of(x) for x in vectors)
         return Words(vocabulary, idf, *indexes, NameIndex.of(vocabulary, labels))

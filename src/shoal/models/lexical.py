@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from shoal._checks import expect, expect_positive
 from shoal.csr import Csr
@@ -37,18 +38,20 @@ def tf_idf(bags: Csr, idf: Float[Tensor, " v"]) -> Csr:
             :func:`~shoal.models.vocabulary.inverse_document_frequency` of the training texts.
 
     Returns:
-        float32 values, rows sorted; an empty bag stays empty.
+        float32 values, rows sorted; tokens of weight zero are left out, an empty bag stays empty.
 
     Raises:
         InputError: if there is not one weight a token.
 
     Example:
         >>> vector = tf_idf(Csr.from_lists([[0, 1, 1]], n_cols=2), torch.tensor([1.0, 0.0]))
-        >>> vector.values.tolist()
-        [1.0, 0.0]
+        >>> vector.indices.tolist(), vector.values.tolist()
+        ([0], [1.0])
     """
     expect(len(idf) == bags.n_cols, "idf", f"one a token, {bags.n_cols}", len(idf), "align them")
-    counts = bags.with_values(torch.ones(bags.nnz)).coalesce()
+    kept = idf[bags.indices.long()] > 0
+    indptr = pad(kept.cumsum(0), (1, 0))[bags.indptr]
+    counts = Csr(indptr, bags.indices[kept], bags.n_cols, torch.ones(int(indptr[-1]))).coalesce()
     assert counts.values is not None
     weight = (1 + counts.values.log()) * idf[counts.indices.long()].float()
     row = counts.row_ids()
