@@ -1,16 +1,15 @@
-"""A head over all labels: memory, share of the machine's matrix-product peak, accuracy.
+"""A head over all labels: memory, and share of the machine's matrix-product peak.
 
 memory    peak resident memory of a process that trains all labels for two steps, above that of the
           same imports alone, as a multiple of the weights; a process of its own for each optimizer.
 speed     floating-point operations a second of a step over all labels, relative to the best of
-          several matrix products of 2,048 rows and columns in the same run; and the CPU time of the
-          same step with materialised logits, autograd and torch's own optimizer, A B A B.
-planted   labels that are codewords (shoal.data.codes), of which texts name a part: P@1 of the bag
-          encoder, of the head on its embeddings and of tf-idf (nearest points' votes and label
-          texts), beside the best rule, in closed form and on the same points.
+          several matrix products of 2,048 rows and columns in the same run; CPU time of the step's
+          own products in the same tiles, and of the same step with materialised logits, autograd
+          and torch's own optimizer, A B A B.
 
-    python benchmarks/head.py            all of it, planted with 100,000 labels
-    python benchmarks/head.py --full     planted with 3,000,000 labels (hours on two cores)
+How accurate heads are: benchmarks/planted.py.
+
+    python benchmarks/head.py
 """
 
 from __future__ import annotations
@@ -29,25 +28,13 @@ import torch
 from torch import Tensor
 
 from shoal.block import Block
-from shoal.data.codes import PlantedCodes, code_accuracy, one_hot, planted_codes
-from shoal.fetch.loader import Loader
 from shoal.fetch.unified import UnifiedTensor
 from shoal.fetch.update import RowAdagrad, RowAdam
-from shoal.job import Budget, Job
 from shoal.losses import decoupled_softmax
-from shoal.models.bag import BagEncoder
 from shoal.models.head import Head
-from shoal.models.head_job import head_job
-from shoal.models.labeler import embed
 from shoal.models.loss_skip import head_step
-from shoal.objectives import Objective, in_batch
-from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
-from shoal.sample.seeds import RandomBatchSampler
-from shoal.search import top_k
-from shoal.train import fit
 
 OPTIMIZERS = {"RowAdagrad": RowAdagrad, "RowAdam": RowAdam}
-KEPT, DIGITS, BASE = 0.8, 8, 32
 
 
 # -- memory ----------------------------------------------------------------------------------
@@ -111,6 +98,18 @@ def dense_step(x: Tensor, rows: Tensor, block: Block, adagrad: torch.optim.Optim
     adagrad.zero_grad()
 
 
+def products_alone(x: Tensor, rows: Tensor, chunk: int, passes: int) -> None:
+    """The matrix products of a step, chunk by chunk, and nothing between them."""
+    logits, grad = torch.empty(len(x), chunk), torch.zeros_like(x)
+    for pair in range(passes):
+        for part in rows.split(chunk):
+            out = logits[:, : len(part)]
+            torch.mm(x, part.T, out=out)
+            if pair == passes - 1:
+                grad.addmm_(out, part)
+                torch.mm(out.T, x)
+
+
 def speed(b: int, n_labels: int, dim: int, repeats: int) -> dict[str, Any]:
     """Share of the peak by loss, and the rival's time as a multiple of ours."""
     generator = torch.Generator().manual_seed(0)
@@ -123,6 +122,7 @@ def speed(b: int, n_labels: int, dim: int, repeats: int) -> dict[str, Any]:
         "peak": lambda: square @ square,
         "dense": partial(dense_step, leaf, dense, block, torch.optim.Adagrad([dense], 1e-3)),
         **{kind: partial(head_step, head, x, block) for kind, head in heads.items()},
+        "products": partial(products_alone, x, rows, 2**23 // (4 * b), passes=2),
     }
     for _ in range(repeats):
         for name, job in jobs.items():
@@ -135,95 +135,10 @@ def speed(b: int, n_labels: int, dim: int, repeats: int) -> dict[str, Any]:
         "labels": n_labels,
         "peak_gflops": round(peak / 1e9, 1),
         "share_of_peak": {kind: round(value / peak, 3) for kind, value in rate.items()},
+        "products_over_decoupled": round(times["products"] / times["decoupled"], 3),
         "dense_over_decoupled": round(times["dense"] / times["decoupled"], 2),
     }
     show(f"speed: {found}")
-    return found
-
-
-# -- planted ---------------------------------------------------------------------------------
-
-
-def hits(best: Tensor, data: PlantedCodes) -> float:
-    """P@1 as a share."""
-    return round((best[:, 0] == data.test_labels.indices).double().mean().item(), 4)
-
-
-def encoder_rows(data: PlantedCodes, dim: int, steps: int, seed: int = 0) -> Tensor:
-    """Train word vectors on shortlists of points' labels, as the label job does."""
-    n = data.train.n_rows
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(data.train.n_cols, dim, generator=generator) / dim**0.5
-    hop = Hop(data.train.stack(data.labels))
-    blocks = Chain(ShortlistSampler(data.train_labels), hop, partial(dst_then_src, offset=n))
-    table = UnifiedTensor.of(rows, RowAdam(0.02))
-    loader = Loader(RandomBatchSampler(n, min(1024, n), seed), blocks, table, seed=seed)
-    criterion = in_batch(partial(decoupled_softmax, temperature=0.1))
-    fit(Job(Objective(BagEncoder(), criterion), loader), Budget(steps=steps))
-    return rows
-
-
-def tfidf(data: PlantedCodes, k: int = 50) -> Tensor:
-    """Rank labels by tf-idf cosines with their texts plus those of the k nearest points' labels.
-
-    Rows have equally many words, each once, so cosines are weighted counts of shared words.
-    """
-    import numpy as np
-
-    train, test, labels = (part.to_scipy() for part in (data.train, data.test, data.labels))
-    often = np.maximum(np.asarray((train > 0).sum(0)).ravel(), 1)
-    idf = np.log(train.shape[0] / often).astype(np.float32)
-    train, test, labels = (unit(part.multiply(idf).tocsr()) for part in (train, test, labels))
-    truth, best = data.train_labels.to_scipy().tocsr(), []
-    for first in range(0, test.shape[0], 100):
-        query = test[first : first + 100]
-        near = (query @ train.T).tocsr()
-        for i in range(near.shape[0]):
-            row = near.data[near.indptr[i] : near.indptr[i + 1]]
-            if len(row) > k:
-                row[row < np.partition(row, -k)[-k]] = 0
-        best.append(np.asarray((query @ labels.T + near @ truth).argmax(1)).ravel())
-    return torch.from_numpy(np.concatenate(best))[:, None]
-
-
-def unit(matrix: Any) -> Any:
-    """Rows divided by their length."""
-    import numpy as np
-    from scipy.sparse import diags
-
-    length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1)).ravel())
-    return (diags(1 / np.maximum(length, 1e-12)) @ matrix).astype(np.float32)
-
-
-def planted(n_labels: int, dim: int, steps: int, n_test: int) -> dict[str, Any]:
-    """P@1 of encoder, head and tf-idf, beside the best rule."""
-    begin = time.perf_counter()
-    n = 4 * n_labels
-    channel = {"digits": DIGITS, "base": BASE, "kept": KEPT}
-    data = planted_codes(n, n_labels, n_test, named=DIGITS - 2, **channel)
-    keys = one_hot(data.label_digits, BASE)
-    rule = top_k(one_hot(data.test_digits, BASE).to_dense(), keys.to_dense(), 1)[1]
-    found: dict[str, Any] = {
-        "labels": n_labels,
-        "points": n,
-        "best_closed_form": round(code_accuracy(n_labels, DIGITS, BASE, KEPT), 4),
-        "best_rule": hits(rule, data),
-    }
-    del keys
-    found["tfidf"] = hits(tfidf(data), data)
-    rows = encoder_rows(data, dim, steps)
-    points, queries = embed(data.train, rows), embed(data.test, rows)
-    names = embed(data.labels, rows)
-    found["encoder"] = hits(top_k(queries, names, 1)[1], data)
-    head = Head(UnifiedTensor.of(names, RowAdam(3e-3)), temperature=0.05)
-    seeds = RandomBatchSampler(n, min(2048, n), 0)
-    blocks = ShortlistSampler(data.train_labels, extra=2048)
-    job = head_job(head, points, seeds, blocks, dropout=0.0)
-    fit(job, Budget(epochs=2))
-    found["head"] = hits(head.rank(queries, 1)[1], data)
-    found["head_over_best"] = round(found["head"] / found["best_rule"], 4)
-    found["seconds"] = round(time.perf_counter() - begin, 1)
-    show(f"planted: {found}")
     return found
 
 
@@ -234,22 +149,18 @@ def show(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes: under a minute")
-    parser.add_argument("--full", action="store_true", help="3,000,000 planted labels")
-    parser.add_argument("--parts", nargs="+", choices=("memory", "speed", "planted"), default=None)
+    parser.add_argument("--parts", nargs="+", choices=("memory", "speed"), default=None)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
         memory_child(asked.child[0], int(asked.child[1]), int(asked.child[2]))
         return
-    parts = asked.parts or ["memory", "speed", "planted"]
+    parts = asked.parts or ["memory", "speed"]
     result: dict[str, Any] = {"benchmark": "head"}
     if "memory" in parts:
         result["memory"] = memory(100_000 if asked.quick else 1_000_000, 256)
     if "speed" in parts:
         result["speed"] = speed(1024, 20_000, 256, repeats=2 if asked.quick else 4)
-    if "planted" in parts:
-        size = (5_000, 128, 150, 500) if asked.quick else (100_000, 256, 500, 2000)
-        result["planted"] = planted(*((3_000_000, 256, 1000, 2000) if asked.full else size))
     print(json.dumps(result))
 
 
