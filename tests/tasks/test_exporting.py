@@ -51,6 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "fused": {"valid": 0.5},
     "plain": {"valid": 0.0, "roles": False},
     "head": {"valid": 0.0, "roles": False, "head": "joint", "rank": "head"},
+    "frozen": {"valid": 0.0, "roles": False, "head": "frozen", "head_epochs": 1, "rank": "head"},
     "bert": {"valid": 0.0, "encoder": "bert", "steps": 2, "epochs": None, "max_length": 16},
     "twins": {
         "valid": 0.0, "encoder": "bert", "steps": 2, "epochs": None, "label_encoder": "separate",
@@ -110,7 +111,7 @@ def test_others_make_the_same_vectors(world: Path, name: str) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     vectors = load_file(out / "labels.safetensors")["embeddings"]
     assert torch.equal(vectors, labeler.label_embeddings)
-    assert ("classifiers" in load_file(out / "labels.safetensors")) == (name == "head")
+    assert ("classifiers" in load_file(out / "labels.safetensors")) == (name in ("head", "frozen"))
     assert (out / "label_encoder").is_dir() == (name in ("fused", "twins"))
     torch.testing.assert_close(by_library(out / "encoder", texts), expected, rtol=0, atol=1e-5)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -197,5 +198,8 @@ def test_a_missing_head_is_named(folder: Path) -> None:
     (run.folder / "head" / "last.safetensors").unlink()
     (run.folder / "head" / "best.safetensors").unlink()
     with pytest.raises(InputError, match=r"last\.safetensors: expected"):
+        predictor_of(Run.open(run.folder))
+    shutil.rmtree(run.folder / "head")
+    with pytest.raises(InputError, match="expected a trained head, got none; resume the run"):
         predictor_of(Run.open(run.folder))
     assert json.loads((run.folder / "settings.json").read_text())["head"] == "frozen"

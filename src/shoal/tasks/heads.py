@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from shoal._checks import expect
 from shoal.block import Batch
 from shoal.csr import Csr
 from shoal.data.texts import Points
@@ -196,10 +197,13 @@ def classifiers_of(run: Run, device: str = "cpu") -> Float[Tensor, "l d"] | None
     Raises:
         InputError: if it should have one and its training has not come that far.
     """
-    kind = run.settings.get("head", "none")
-    if kind == "none":
+    folder = run.folder / "head"
+    if run.settings.get("head", "none") == "none":
         return None
-    if kind == "joint" or run.exported:
-        return run.load_model()["tables"]["head"].to(device)
-    rows = Run.open(run.folder / "head").load_model()["rows"].to(device)
-    return unit(rows) if run.settings.get("head_loss") == "triplet" else rows
+    if folder.is_dir():
+        rows = Run.open(folder).load_model()["rows"]
+    else:  # trained with the encoder, or exported
+        tables = run.load_model().get("tables", {})
+        expect("head" in tables, str(run.folder), "a trained head", "none", "resume the run")
+        rows = tables["head"]
+    return (unit(rows) if run.settings.get("head_loss") == "triplet" else rows).to(device)
