@@ -23,6 +23,7 @@ from torch import nn
 from shoal._checks import expect, expect_folder, expect_positive, fail
 from shoal.csr import Csr
 from shoal.data.texts import Texts
+from shoal.files import sync
 from shoal.progress import progress
 
 # texts handed to the tokenizer at a time: its answers are objects, and a million of them is memory
@@ -113,6 +114,8 @@ class TransformerVocabulary:
             if not mark.exists() or mark.read_text() != digest.hexdigest():
                 mark.unlink(missing_ok=True)
                 self.bags(texts).save(folder)
+                for path in folder.iterdir():
+                    sync(path)  # the mark must not outlive what it vouches for
                 mark.write_text(digest.hexdigest())
         except OSError as error:
             fail(str(folder), "a folder to write to", error.strerror, "free space on the disk")

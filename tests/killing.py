@@ -1,0 +1,139 @@
+"""A process that trains or exports in children of its own and kills them at random moments.
+
+``python -m tests.killing WHAT FOLDER KILLS SEED`` imports all that is needed once; a child is a
+fork of it, so that a kill costs milliseconds and falls into the work, not into imports; the parent
+itself computes nothing, since the threads of that would not survive a fork. The last
+line on standard output is JSON: how many kills there were, and how far the work had come then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import shoal
+from shoal import checkpoint
+from shoal.run import Run
+from shoal.settings import Export, Train
+from shoal.tasks import labels
+from shoal.tasks.exporting import export
+
+_CPU_OF_PROCESS = 2  # CPUCLOCK_SCHED: clock_getcpuclockid(3) makes the number so
+TEXTS = ["w1 w2", "w3 w5 w7", ""]
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    "training": {"epochs": 4, "valid": 0.1, "rank": "encoder"},
+    "stages": {"epochs": 12, "valid": 0.45, "head": "frozen", "head_epochs": 4, "words": False},
+}
+
+
+def settings(folder: Path, name: str, **options: Any) -> Train:
+    """A small run."""
+    small: dict[str, Any] = {"batch_size": 60, "cluster_size": 6, "dim": 16, "valid_every": 2}
+    return Train(source=str(folder / "data"), out=folder / name, **(small | options))
+
+
+def train(folder: Path, name: str, stages: str) -> None:
+    """Begin the run, or resume it where it has come to a checkpoint."""
+    resume = (folder / name / "last.safetensors").exists()
+    labels.train(settings(folder, name, resume=resume, **STAGES[stages]))
+
+
+def child(work: Callable[[], None], after: float | None = None) -> float | None:
+    """Do the work in a child, killed after so many seconds of its processor time.
+
+    Returns:
+        how many it took, or None where it was killed. (The clock on the wall says little about a
+        process where others work, too.)
+    """
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    while not (ended := os.wait4(pid, os.WNOHANG))[0]:
+        time.sleep(0.001)
+        if after is not None and time.clock_gettime(~pid << 3 | _CPU_OF_PROCESS) > after:
+            os.kill(pid, signal.SIGKILL)
+            after = None
+    if os.WIFSIGNALED(ended[1]):
+        return None
+    assert os.WEXITSTATUS(ended[1]) == 0, "the child failed by itself"
+    return ended[2].ru_utime + ended[2].ru_stime
+
+
+def expect_whole(folder: Path) -> None:
+    """Every file that is not written aside can be read to its end."""
+    for path in folder.rglob("*"):
+        if path.suffix == ".safetensors":
+            checkpoint.load(path)
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+
+
+def kill_training(stages: str, folder: Path, kills: int, seed: int) -> dict[str, Any]:
+    """The run ``killed`` is killed so many times, then ends; the run ``whole`` is left alone."""
+    seconds = child(lambda: train(folder, "whole", stages))
+    assert seconds is not None
+    chance, steps, done = random.Random(seed), [], 0
+    while done < kills:
+        after = chance.uniform(0, seconds)
+        done += child(lambda: train(folder, "killed", stages), after) is None
+        expect_whole(folder / "killed")
+        last = folder / "killed" / "last.safetensors"
+        steps.append(Run.open(last.parent).load_last()["progress"]["step"] if last.exists() else 0)
+    child(lambda: train(folder, "killed", stages))
+    return {"kills": done, "steps": steps}
+
+
+def kill_exports(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+    """Two runs are exported to one place in turns; what stands there is always one of them."""
+    runs, out = [folder / "one", folder / "two"], folder / "out"
+    answers = [predicted(run) for run in runs]
+    assert answers[0] != answers[1]
+    for run in runs:
+        seconds = child(lambda run=run: export(Export(run=run, out=out)))
+    assert seconds is not None
+    chance, seen, done = random.Random(seed), [1], 0
+    while done < kills:
+        source = runs[1 - seen[-1]]
+        after = chance.uniform(0, 1) * seconds
+        done += child(lambda run=source: export(Export(run=run, out=out)), after) is None
+        seen.append(answers.index(predicted(out)))
+    child(lambda: export(Export(run=runs[0], out=out)))
+    seen.append(answers.index(predicted(out)))
+    return {"kills": done, "seen": seen, "left": sorted(x.name for x in folder.glob("*out*"))}
+
+
+def predicted(folder: Path) -> str:
+    """What a folder's model says, asked in a child: the parent must have no threads to fork."""
+    answer = folder.with_name("answer.json")
+
+    def ask() -> None:
+        found = shoal.load(folder).predict(TEXTS, k=5)
+        answer.write_text(json.dumps([[vars(x) for x in row] for row in found]))
+
+    child(ask)
+    return answer.read_text()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    Run.save_due = lambda self, since: True  # a checkpoint every step: a kill often falls into one
+    what = kill_exports if sys.argv[1] == "exports" else partial(kill_training, sys.argv[1])
+    print(json.dumps(what(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))))
