@@ -16,7 +16,13 @@ from shoal.data.texts import Texts
 from shoal.models.labeler import BagRows, embed
 from shoal.models.pretrained import add_lora, open_backbone, open_vocabulary
 from shoal.models.roles import RoleVocabulary
-from shoal.models.sentence import save_bag, save_transformer, without_adapters
+from shoal.models.sentence import (
+    mixed_vectors,
+    save_bag,
+    save_transformer,
+    token_vectors,
+    without_adapters,
+)
 from shoal.models.transformer import Pooling, TransformerEncoder
 from shoal.models.vocabulary import Vocabulary, learn
 from tests.tiny import save_tiny_bert
@@ -53,7 +59,7 @@ def by_library(folder: Path, texts: list[str]) -> Tensor:
 
 def test_a_bag_is_a_static_embedding(tmp_path: Path) -> None:
     """Mean and sum have one direction, so the plain formula gives the bag's vectors."""
-    save_bag(tmp_path, WORDS, rows_of(WORDS), role=0)
+    save_bag(tmp_path, WORDS, token_vectors(WORDS, rows_of(WORDS), role=0))
     expected = embed(WORDS.bags(TEXTS), rows_of(WORDS))
     torch.testing.assert_close(static_embedding(tmp_path, TEXTS), expected, rtol=0, atol=1e-6)
     assert (expected[3:5] == 0).all() and (expected[:3].norm(dim=1) > 0.99).all()
@@ -62,7 +68,7 @@ def test_a_bag_is_a_static_embedding(tmp_path: Path) -> None:
 @pytest.mark.parametrize("role", [0, 3])
 def test_a_role_is_a_static_embedding(tmp_path: Path, role: int) -> None:
     """Titles of documents and of labels have the vectors of their role, and no other role's."""
-    save_bag(tmp_path, ROLES, rows_of(ROLES), role)
+    save_bag(tmp_path, WORDS, token_vectors(ROLES, rows_of(ROLES), role))
     texts, encoder = Texts.of(TEXTS), BagRows(rows_of(ROLES))
     sides = [encoder.embed(ROLES.documents(texts)), encoder.embed(ROLES.labels(texts))]
     own, other = sides if role == 0 else reversed(sides)
@@ -71,9 +77,25 @@ def test_a_role_is_a_static_embedding(tmp_path: Path, role: int) -> None:
     assert (found - other).abs().max() > 0.1
 
 
+def test_mixed_vectors_are_nearest_in_the_mean() -> None:
+    """Summed over a token's occurrences, no other single vector has a smaller squared distance.
+
+    Counts of hundreds, so that the one occurrence that is counted besides does not show.
+    """
+    many = Texts(list("ab") * 200, ["red cup", "tea"] * 200, ["tea", "red red"] * 200)
+    rows = rows_of(ROLES)
+    vectors = mixed_vectors(ROLES, rows, many)
+    roles = torch.stack([token_vectors(ROLES, rows, role) for role in range(3)])
+    red = WORDS.tokenizer.token_to_id("red")
+    assert red is not None and not torch.equal(roles[0, red], roles[1, red])
+    # a third of its occurrences are in titles, the others open contents
+    expected = (roles[0, red] + 2 * roles[1, red]) / 3
+    torch.testing.assert_close(vectors[red], expected, rtol=0.02, atol=0.02)
+
+
 def test_sentence_transformers_loads_a_bag(tmp_path: Path) -> None:
     """Its own loader gives the vectors of the formula."""
-    save_bag(tmp_path, ROLES, rows_of(ROLES), role=3)
+    save_bag(tmp_path, WORDS, token_vectors(ROLES, rows_of(ROLES), role=3))
     found, expected = by_library(tmp_path, TEXTS), static_embedding(tmp_path, TEXTS)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
@@ -115,7 +137,7 @@ def test_adapters_are_added_to_their_weights(tmp_path: Path) -> None:
 
 def test_names_are_those_of_every_release(tmp_path: Path) -> None:
     """Modules are named as sentence-transformers 3 names them, which 6 still knows."""
-    save_bag(tmp_path, WORDS, rows_of(WORDS), role=0)
+    save_bag(tmp_path, WORDS, token_vectors(WORDS, rows_of(WORDS), role=0))
     modules = json.loads((tmp_path / "modules.json").read_text())
     kinds = [module["type"].rpartition(".") for module in modules]
     assert [kind[2] for kind in kinds] == ["StaticEmbedding", "Normalize"]

@@ -136,6 +136,25 @@ class RoleVocabulary:
         pieces = self.words.pieces
         return Csr(pieces.indptr, pieces.indices, len(self)).beside(own)
 
+    def shares(self, documents: Texts) -> Float[Tensor, "r v"]:
+        """How often each token plays each role of documents, in shares of its occurrences.
+
+        Each token counts as seen once more, as all of them are together.
+
+        Example:
+            >>> from shoal.models.vocabulary import learn
+            >>> words = learn(["red", "red"], n_pieces=4)
+            >>> roles = RoleVocabulary.of(words, Texts.of([]), Texts.of([]))
+            >>> red = words.tokenizer.token_to_id("red")
+            >>> roles.shares(Texts(["a"], ["red"], ["red red"]))[:, red]
+            tensor([0.3333, 0.6667, 0.0000])
+        """
+        size, half = len(self.words), len(ROLES) // 2
+        pairs = _pairs(self.words, documents, 0).indices
+        seen = torch.bincount(pairs, minlength=half * size)[: half * size].view(half, size).float()
+        once = seen.sum(1, keepdim=True) / seen.sum().clamp(min=1)
+        return (seen + once) / (seen.sum(0) + 1)
+
     def first_rows(self, bags: Csr, dim: int, seed: int) -> Float[Tensor, "v d"]:
         """Rows to start from: :func:`~shoal.models.vocabulary.random_rows`, and zeros for roles."""
         rows = random_rows(bags, dim, seed)

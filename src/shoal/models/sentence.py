@@ -9,7 +9,7 @@ summed once and for all,
 and the mean has the direction of the sum. A word of which nothing is known is a token there, too,
 with a vector of zeros: it makes the mean shorter and leaves its direction. So vectors are equal but
 for rounding, for texts that play one role. That format reads one string, hence tells no title from
-content: of a text that has both, it makes a neighbor of shoal's vector.
+content: of a text that has both, it makes a neighbor of shoal's vector (:func:`mixed_vectors`).
 
 A transformer is a Transformer, a Pooling and a Normalize, its folder one of transformers as well;
 adapters of low rank are added to the weights that they adapt.
@@ -27,6 +27,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from shoal.data.texts import Texts
 from shoal.models.bag import matmul
 from shoal.models.pretrained import TransformerVocabulary
 from shoal.models.roles import RoleVocabulary
@@ -65,19 +66,40 @@ def token_vectors(
     return vectors
 
 
-def save_bag(
-    folder: Path, vocabulary: Vocabulary | RoleVocabulary, rows: Float[Tensor, "r d"], role: int
-) -> None:
-    """Write a bag as a StaticEmbedding and a Normalize; the arguments are :func:`token_vectors`'s.
+def mixed_vectors(
+    vocabulary: RoleVocabulary, rows: Float[Tensor, "r d"], documents: Texts
+) -> Float[Tensor, "v d"]:
+    """For a title and its content in one string: of all that a token may add, the mean.
+
+    Each token's vectors in the roles of documents, weighed by how often it plays them
+    (:meth:`~shoal.models.roles.RoleVocabulary.shares`): of all single vectors a token, the one
+    whose squared distance from what the token really adds is least in the mean.
+
+    Args:
+        vocabulary: of v tokens.
+        rows: of tokens, pieces and roles.
+        documents: with titles and contents, to count on.
+    """
+    shares = vocabulary.shares(documents)
+    parts = (token_vectors(vocabulary, rows, role) for role in range(len(shares)))
+    weighed = [share[:, None] * part for share, part in zip(shares, parts, strict=True)]
+    return torch.stack(weighed).sum(0)
+
+
+def save_bag(folder: Path, words: Vocabulary, vectors: Float[Tensor, "v d"]) -> None:
+    """Write a bag as a StaticEmbedding and a Normalize.
+
+    Args:
+        folder: to be made.
+        words: whose tokenizer finds tokens.
+        vectors: of the tokens, from :func:`token_vectors` or :func:`mixed_vectors`.
 
     Raises:
         OSError: if the folder cannot be written to; safetensors has an error of its own for it.
     """
-    words = vocabulary.words if isinstance(vocabulary, RoleVocabulary) else vocabulary
-    vectors = token_vectors(vocabulary, rows.cpu(), role)
     _save_modules(folder, {"StaticEmbedding": "", "Normalize": "1_Normalize"})
     (folder / "tokenizer.json").write_text(words.save(), encoding="utf-8")
-    save_file({"embedding.weight": vectors}, folder / "model.safetensors")
+    save_file({"embedding.weight": vectors.contiguous()}, folder / "model.safetensors")
 
 
 def save_transformer(

@@ -53,6 +53,10 @@ model = AutoModel.from_pretrained("THIS_FOLDER/encoder")  # then pool and scale 
 """
 
 
+# what an encoder reads that one string cannot express
+LONG = "document title and content in one string"
+
+
 @dataclass(frozen=True)
 class Exported:
     """An encoder in the export, and how near it is to shoal's own.
@@ -60,26 +64,28 @@ class Exported:
     Attributes:
         folder: where it lies in the export.
         reads: what it takes a text for.
-        sample: where the texts came from that it was measured on.
+        sample: where the texts came from that it was measured on; nowhere, if it takes any text.
         mean: mean cosine between its vectors and shoal's for these texts, title and content both.
         least: the least of them.
     """
 
     folder: str
     reads: str
-    sample: str
-    mean: float
-    least: float
+    sample: str = ""
+    mean: float = 1.0
+    least: float = 1.0
 
     @property
     def told(self) -> str:
         """One line for people."""
         if self.reads == "any text":
             return f"{self.folder}: shoal's own vectors"
+        near = (
+            "as near as one vector a token comes" if self.reads == LONG else "shoal's own vectors"
+        )
         return (
-            f"{self.folder}: reads every text as a {self.reads}, of which it has shoal's own "
-            f"vectors; on titles with contents ({self.sample}) the cosine to shoal's is "
-            f"{self.mean:.4f} in the mean, {self.least:.4f} at least"
+            f"{self.folder}: for a {self.reads}, {near}; on titles with contents ({self.sample}) "
+            f"the cosine to shoal's is {self.mean:.4f} in the mean, {self.least:.4f} at least"
         )
 
 

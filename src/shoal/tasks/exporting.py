@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from shoal import checkpoint
 from shoal._checks import InputError, expect, fail
@@ -25,15 +26,15 @@ from shoal.data.texts import Texts
 from shoal.data.xc import read_texts
 from shoal.files import folder_aside
 from shoal.models.fused import FusedLabeler
-from shoal.models.labeler import BagRows, Labeler
+from shoal.models.labeler import BagRows, Labeler, embed
 from shoal.models.new_labels import with_labels
 from shoal.models.pretrained import TransformerVocabulary
 from shoal.models.roles import ROLES, RoleVocabulary
-from shoal.models.sentence import save_bag, save_transformer
+from shoal.models.sentence import mixed_vectors, save_bag, save_transformer, token_vectors
 from shoal.models.transformer import TransformerEncoder
 from shoal.run import EXPORT, EXPORT_FORMAT, Run
 from shoal.settings import Add, Export
-from shoal.tasks.card import Exported, card
+from shoal.tasks.card import LONG, Exported, card
 from shoal.tasks.fusing import Predictor, fused_state, predictor_of
 
 # texts on which the difference to shoal's vectors is measured
@@ -146,53 +147,64 @@ def _save_predictor(predictor: Predictor, folder: Path) -> None:
 
 
 def _save_encoders(labeler: Labeler, run: Run, folder: Path) -> list[Exported]:
-    documents, sample = _documents(labeler, run)
-    labels = labeler.lexicon.labels
-    sides = [("encoder", documents, labeler.encoder, 0)]
-    with_roles = isinstance(labeler.lexicon.vocabulary, RoleVocabulary)
-    if with_roles or labeler.label_encoder is not None:
-        sides.append(
-            ("label_encoder", labels, labeler.label_encoder or labeler.encoder, len(ROLES) // 2)
-        )
+    vocabulary, encoder = labeler.lexicon.vocabulary, labeler.encoder
+    if isinstance(vocabulary, TransformerVocabulary):
+        return _save_transformers(labeler, vocabulary, folder)
+    assert isinstance(encoder, BagRows)
+    rows = encoder.rows.cpu()
+    if isinstance(vocabulary, RoleVocabulary):
+        return _save_roles(labeler, vocabulary, rows, run, folder)
+    save_bag(folder / "encoder", vocabulary, token_vectors(vocabulary, rows, 0))
+    return [Exported("encoder", "any text")]
+
+
+def _save_transformers(
+    labeler: Labeler, vocabulary: TransformerVocabulary, folder: Path
+) -> list[Exported]:
     found = []
-    for name, texts, encoder, role in sides:
-        path, vocabulary = folder / name, labeler.lexicon.vocabulary
-        if isinstance(vocabulary, TransformerVocabulary):
-            assert isinstance(encoder, TransformerEncoder)
-            save_transformer(path, vocabulary, encoder)
-        else:
-            assert isinstance(encoder, BagRows)
-            save_bag(path, vocabulary, encoder.rows, role)
-        reads = ROLES[role] if with_roles else "any text"
-        where = sample if role == 0 else "labels"
-        found.append(Exported(name, reads, where, *_cosines(labeler, _some(texts), role)))
+    sides = {"encoder": labeler.encoder, "label_encoder": labeler.label_encoder}
+    for name, encoder in sides.items():
+        if isinstance(encoder, TransformerEncoder):
+            save_transformer(folder / name, vocabulary, encoder)
+            found.append(Exported(name, "any text"))
     return found
 
 
-def _documents(labeler: Labeler, run: Run) -> tuple[Texts, str]:
-    """Documents to measure on, and their name: the data's own, or labels where it is gone."""
+def _save_roles(
+    labeler: Labeler, vocabulary: RoleVocabulary, rows: Tensor, run: Run, folder: Path
+) -> list[Exported]:
+    """Titles as they are, and what comes nearest to a title and a content in one string."""
+    seen, texts, sample = _documents(labeler, run)
+    labels, title = labeler.lexicon.labels, len(ROLES) // 2
+    bags = {"labels": vocabulary.labels(_some(labels)), sample: vocabulary.documents(_some(texts))}
+    plain = {"labels": _some(labels).all(), sample: _some(texts).all()}
+    made = [
+        ("encoder", ROLES[0], sample, token_vectors(vocabulary, rows, 0)),
+        ("long_encoder", LONG, sample, mixed_vectors(vocabulary, rows, seen)),
+        ("label_encoder", ROLES[title], "labels", token_vectors(vocabulary, rows, title)),
+    ]
+    found = []
+    for name, reads, where, vectors in made:
+        save_bag(folder / name, vocabulary.words, vectors)
+        own = embed(bags[where], rows)
+        cosines = (own * embed(vocabulary.tokens(plain[where]), vectors)).sum(1)
+        cosines = cosines[own.abs().sum(1) > 0]
+        facts = (float(cosines.mean()), float(cosines.min())) if len(cosines) else (1.0, 1.0)
+        found.append(Exported(name, reads, where, *(round(x, 5) for x in facts)))
+    return found
+
+
+def _documents(labeler: Labeler, run: Run) -> tuple[Texts, Texts, str]:
+    """Documents to count on, others to measure on, and their name; labels where data is gone."""
     source = str(run.settings.get("source"))
     try:
-        return load(source).test.texts, f"test points of {source}"
+        data = load(source)
     except InputError:
-        return labeler.lexicon.labels, "labels"
+        return labeler.lexicon.labels, labeler.lexicon.labels, "label texts"
+    return data.train.texts, data.test.texts, f"test points of {source}"
 
 
 def _some(texts: Texts) -> Texts:
     """A seeded sample: data often stands in an order that means something."""
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))
     return texts.subset(order[:_SAMPLE])
-
-
-def _cosines(labeler: Labeler, texts: Texts, role: int) -> tuple[float, float]:
-    """Mean and least cosine between texts as they are and as titles alone; 1 where all are one."""
-    vocabulary, encoder = labeler.lexicon.vocabulary, labeler.encoder
-    if not isinstance(vocabulary, RoleVocabulary):
-        return 1.0, 1.0
-    bags = vocabulary.documents if role == 0 else vocabulary.labels
-    own, other = (encoder.embed(bags(x)) for x in (texts, Texts.of(texts.all())))
-    known = own.abs().sum(1) > 0
-    cosines = (own * other).sum(1)[known]
-    if cosines.numel() == 0:
-        return 1.0, 1.0
-    return round(float(cosines.mean()), 5), round(float(cosines.min()), 5)
