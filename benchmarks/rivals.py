@@ -31,7 +31,7 @@ import torch
 from rivals_.common import TOP, Asked, Outcome, Skipped, threads
 from rivals_.full import full_softmax
 from rivals_.mnrl import mnrl
-from rivals_.trained import explicit, ngame_literal, shoal
+from rivals_.trained import explicit, ngame, ngame_literal, shoal
 from rivals_.untrained import pecos, tfidf
 from torch import Tensor
 
@@ -48,6 +48,7 @@ SYSTEMS: dict[str, Callable[[Asked], Outcome]] = {
     "pecos": pecos,
     "tfidf": tfidf,
     "mnrl": mnrl,
+    "ngame": ngame,
     "ngame-literal": ngame_literal,
     "explicit": explicit,
     "explicit-memory": partial(explicit, equal_memory=True),

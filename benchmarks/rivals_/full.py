@@ -146,5 +146,6 @@ def _job(prepared: Prepared, asked: Asked, lr: float, dropout: float) -> tuple[J
 
     objective = Objective(scores, criterion)
     optimizer = torch.optim.Adam(scores.parameters(), lr=lr, fused=True)
-    job = replace(job, objective=objective, loader=loader, optimizer=optimizer, evaluate=None)
+    parts = {"objective": objective, "loader": loader, "optimizer": optimizer}
+    job = replace(job, evaluate=None, measure=None, **parts)
     return job, Model(prepared, scores, rows)

@@ -30,6 +30,7 @@ from shoal.fetch.loader import Loader
 from shoal.job import Budget, Job
 from shoal.metrics import evaluate
 from shoal.models.labeler import BagRows, Labeler
+from shoal.recipes import recipe
 from shoal.run import Run
 from shoal.sample.expand import Chain, Hop, dst_then_src, expand
 from shoal.sample.seeds import ClusterBatchSampler
@@ -51,10 +52,10 @@ DOUBLINGS = (10, 20, 25, 50, 75, 100, 125, 150, 200)
 Make = Callable[[Prepared, Train], Job]
 
 
-def shoal(asked: Asked, **options: Any) -> Outcome:
-    """``shoal train`` with defaults but for `options`; reading data and judging are not counted."""
+def shoal(asked: Asked, named: str = "shoal", **options: Any) -> Outcome:
+    """``shoal train`` by a recipe but for `options`; reading data and judging are not counted."""
     clock, out = Clock(), asked.folder / "run"
-    settings = Train(source=asked.source, out=out, seed=asked.seed, **options)
+    settings = recipe(named, asked.source, out=out, seed=asked.seed, **options)
     if asked.quick:
         settings = replace(settings, epochs=asked.epochs)
     begin = time.perf_counter(), time.process_time()
@@ -68,6 +69,11 @@ def shoal(asked: Asked, **options: Any) -> Outcome:
     rounds = [event for event in Run.open(out).record() if event["event"] == "validate"]
     curve = [(event["seconds"], round(event["valid_P@1"], 2)) for event in rounds]
     return Outcome(top, clock, {"steps": told["steps"], "curve": curve})
+
+
+def ngame(asked: Asked) -> Outcome:
+    """``shoal train --recipe ngame``: all of its stages, for as many epochs as the others."""
+    return shoal(asked, "ngame", epochs=asked.epochs)
 
 
 def ngame_literal(asked: Asked) -> Outcome:
