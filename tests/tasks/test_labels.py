@@ -51,7 +51,7 @@ def test_training_beats_the_untrained_bag(folder: Path, batches: Any) -> None:
     asked = settings(source=str(folder / "planted"), out=folder / "run", batches=batches, epochs=6)
     result = labels.train(asked)
     assert result["test"]["P@1"] > untrained(DATA)["P@1"] + 8
-    assert result["stopped"] == "steps" and result["steps"] == 60
+    assert result["stopped"] == "steps" and result["steps"] == 54
     again = labels.judge(labels.labeler_of(Run.open(folder / "run")), DATA)
     assert again == result["test"]
 

@@ -83,8 +83,9 @@ class Words:
         label_bags, point_bags = (vocabulary.bags(x.all()) for x in (labels, points))
         idf = _rare(inverse_document_frequency(point_bags.stack(label_bags)))
         vectors = (tf_idf(x, idf) for x in (label_bags, vocabulary.bags(labels.titles), point_bags))
-        indexes = (LexicalIndex.of(x) for x in vectors)
-        return Words(vocabulary, idf, *indexes, NameIndex.of(vocabulary, labels))
+        by_label, by_title, by_point = (LexicalIndex.of(x) for x in vectors)
+        names = NameIndex.of(vocabulary, labels)
+        return Words(vocabulary, idf, by_label, by_title, by_point, names)
 
     def rankings(self, texts: Texts, labels_of_points: Csr, k: int) -> list[Ranking]:
         """Rank the k best labels of each text by its words, in nine ways."""
@@ -118,10 +119,12 @@ class Words:
     def of_state(state: Mapping[str, Any]) -> Words:
         """What :meth:`state_dict` gave."""
         tokenizer = bytes(state["tokenizer"].numpy()).decode()
-        indexes = (LexicalIndex(Csr.of_state(state[x])) for x in ("labels", "titles", "points"))
+        labels, titles, points = (
+            LexicalIndex(Csr.of_state(state[x])) for x in ("labels", "titles", "points")
+        )
         vocabulary = Vocabulary.load(tokenizer, Csr.of_state(state["pieces"]))
         names = NameIndex.of_state(state["names"], vocabulary)
-        return Words(vocabulary, state["idf"], *indexes, names)
+        return Words(vocabulary, state["idf"], labels, titles, points, names)
 
 
 @dataclass(frozen=True, eq=False)

@@ -136,15 +136,15 @@ class Phrases:
         hashes, owners, positions, lengths = (torch.cat(x) for x in zip(*parts, strict=True))
         order = torch.argsort(positions, stable=True)
         order = order[torch.argsort(hashes[order], stable=True)]
-        small = positions.to(torch.uint8), lengths.to(torch.uint8)
-        return Phrases(hashes[order], owners.int()[order], *(x[order] for x in small), n)
+        positions, lengths = positions.to(torch.uint8)[order], lengths.to(torch.uint8)[order]
+        return Phrases(hashes[order], owners.int()[order], positions, lengths, n)
 
     def common(self) -> Phrases:
         """The same with the 100 earliest owners of each phrase, as an index is best kept."""
         begin = torch.searchsorted(self.hashes, self.hashes)
         kept = torch.arange(len(begin)) - begin < _OWNERS
-        each = (self.hashes, self.owners, self.positions, self.lengths)
-        return Phrases(*(x[kept] for x in each), self.n)
+        positions, lengths = self.positions[kept], self.lengths[kept]
+        return Phrases(self.hashes[kept], self.owners[kept], positions, lengths, self.n)
 
     def meet(self, index: Phrases) -> Meeting:
         """Find the phrases that both tables hold; one of them should be of whole names."""
