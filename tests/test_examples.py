@@ -21,7 +21,7 @@ def test_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It trains twice, prints a table and three answers; the second time it shows what it has."""
-    data = planted_labels(n=1100, n_labels=64)
+    data = planted_labels(n=1200, n_labels=64)
     titles = [f"{data.labels.titles[0]} {PANGRAM}", *data.labels.titles[1:]]
     xc.write(replace(data, labels=replace(data.labels, titles=titles)), tmp_path / "planted")
     words = ["--steps", "2", "--source", str(tmp_path / "planted"), "--out", str(tmp_path)]
