@@ -13,8 +13,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shoal.csr import Csr
 from shoal.data import load
-from shoal.data.texts import Points
+from shoal.data.texts import Points, Texts
 from shoal.job import Budget
 from shoal.metrics import evaluate, inverse_propensity
 from shoal.models.fused import FusedLabeler, Memory, Words, fuse
 from shoal.models.labeler import BagRows, Labeler
 from shoal.models.roles import RoleVocabulary
 from shoal.models.vocabulary import Vocabulary
+from shoal.ranking import Ranking
 from shoal.settings import Train
 from shoal.tasks.heads import frozen_job
 from shoal.tasks.labels import make_job
@@ -83,7 +84,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--no-fuse", action="store_true", help="judge encoder and head alone only")
+    parser.add_argument("--fuse", action="store_true", help="judge all evidence fused as well")
     parser.add_argument("--out", type=Path, help="also append every row to this file")
     parser.add_argument("--quick", action="store_true", help="20 steps, three variants")
     asked = parser.parse_args()
@@ -99,6 +100,7 @@ class Bench:
     prepared: Prepared
     asked: argparse.Namespace
     labeler: Labeler | None = None
+    lexical: Words | None = None
 
     def measure(self, name: str) -> dict[str, Any]:
         """Train one variant; judge encoder, head and all evidence fused."""
@@ -117,7 +119,7 @@ class Bench:
         result = {"seconds": seconds, "encoder": self.judge(labeler)}
         if head is not None:
             result["head"] = self.judge(replace(labeler, classifiers=head))
-        if not self.asked.no_fuse:
+        if self.asked.fuse:
             result["fused"] = self.judge(self.fused(labeler, head))
         return result
 
@@ -160,15 +162,27 @@ class Bench:
 
     def words(self) -> Words:
         """The lexical side, made once."""
-        vocabulary = self.prepared.lexicon.vocabulary
-        assert isinstance(vocabulary, RoleVocabulary | Vocabulary)
-        words = vocabulary.words if isinstance(vocabulary, RoleVocabulary) else vocabulary
-        return _words(words, self.prepared)
+        if self.lexical is None:
+            vocabulary = self.prepared.lexicon.vocabulary
+            assert isinstance(vocabulary, RoleVocabulary | Vocabulary)
+            words = vocabulary.words if isinstance(vocabulary, RoleVocabulary) else vocabulary
+            labels, points = self.prepared.lexicon.labels, self.prepared.train.texts
+            self.lexical = Remembered(**vars(Words.of(words, labels, points)))
+        return self.lexical
 
 
-@cache
-def _words(vocabulary: Vocabulary, prepared: Prepared) -> Words:
-    return Words.of(vocabulary, prepared.lexicon.labels, prepared.train.texts)
+@dataclass(frozen=True, eq=False)
+class Remembered(Words):
+    """Words that rank the same texts once: they are the same for every encoder."""
+
+    ranked: dict[Any, list[Ranking]] = field(default_factory=dict)
+
+    def rankings(self, texts: Texts, labels_of_points: Csr, k: int) -> list[Ranking]:
+        """Rank texts, or say what came of it before."""
+        key = tuple(texts.uids)
+        if key not in self.ranked:
+            self.ranked[key] = super().rankings(texts, labels_of_points, k)
+        return self.ranked[key]
 
 
 def line(row: dict[str, Any]) -> str:
