@@ -180,7 +180,7 @@ def add_lora(backbone: nn.Module, rank: int) -> None:
     """
     expect_positive("lora", rank)
     try:
-        import peft
+        import peft  # pyright: ignore[reportMissingImports]
     except ImportError:
         fail("lora", "the package peft", "none installed", "pip install 'shoal[lora]'")
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear")
