@@ -32,7 +32,7 @@ ROLES = (
     "document title", "document opening", "document rest",
     "label title", "label opening", "label rest",
 )  # fmt: skip
-# where the rest begins; 4, 6, 10: docs/LOG.md
+# where the rest begins: the only length tried (docs/LOG.md)
 _OPENING = 6
 
 
