@@ -20,7 +20,7 @@ demo: setup ## train on the shipped WordNet: random against NGAME batches, then 
 	$(BIN)/python examples/demo.py
 
 test: setup ## the suite; outside data is used where SHOAL_DATA names it
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
 test-slow: setup ## checks that need outside data or minutes
 	$(BIN)/python -m pytest -q -m slow
@@ -38,7 +38,7 @@ test-browser: setup ## the page of shoal serve in a real, headless Chromium
 test-lowest: ## the suite at the lowest torch that pyproject.toml admits, in an environment of its own
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --editable '.[test]' --constraint constraints/lowest.txt
-	.venv-lowest/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto --maxprocesses 8
 
 lint: setup
 	$(BIN)/ruff format --check .
