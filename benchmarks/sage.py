@@ -26,7 +26,8 @@ from torch.nn import functional
 from shoal.block import Block
 from shoal.data.nodes import NodeData
 from shoal.job import Budget
-from shoal.models.sage import Sage, full_graph
+from shoal.models.layered import full_graph
+from shoal.models.sage import Sage
 from shoal.run import Run
 from shoal.settings import Train
 from shoal.tasks import nodes

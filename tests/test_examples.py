@@ -57,3 +57,12 @@ def test_a_foreign_trainer(
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("P@1")]
     _, before, _, after = line.split()
     assert float(after) > 2 * float(before) > 0
+
+
+def test_pyg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A plain PyG script with shoal's loader learns what neighbors tell."""
+    pytest.importorskip("torch_geometric", reason="needs the extra pyg")
+    monkeypatch.setattr(sys, "argv", ["", "--nodes", "1200", "--epochs", "3"])
+    runpy.run_path(str(EXAMPLES / "with_pyg.py"), run_name="__main__")
+    _, before, _, after = capsys.readouterr().out.split()
+    assert float(after) > max(70, 1.5 * float(before))

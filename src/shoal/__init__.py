@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shoal.losses import decoupled_softmax as decoupled_softmax
     from shoal.losses import hardest_triplets as hardest_triplets
     from shoal.models.bag import BagEncoder as BagEncoder
+    from shoal.models.gat import Gat as Gat
     from shoal.models.labeler import Labeler as Labeler
     from shoal.models.new_labels import with_labels as with_labels
     from shoal.models.sage import Sage as Sage
@@ -72,6 +73,7 @@ _HOMES = {
     "BagEncoder": "models.bag",
     "TransformerEncoder": "models.transformer",
     "Sage": "models.sage",
+    "Gat": "models.gat",
     "Objective": "objectives",
     "in_batch": "objectives",
     "node_cross_entropy": "objectives",

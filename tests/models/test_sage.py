@@ -12,7 +12,8 @@ from torch import Tensor
 
 from shoal._checks import InputError
 from shoal.csr import Csr
-from shoal.models.sage import Sage, full_graph, mean_over
+from shoal.models.layered import full_graph
+from shoal.models.sage import Sage, mean_over
 from shoal.sample.expand import NeighborSampler, expand
 from tests.strategies import csrs
 
@@ -46,7 +47,7 @@ def random_graph(n: int = 30, p: float = 0.1) -> Csr:
 
 @settings(max_examples=20)
 @given(csrs(min_rows=1), st.integers(1, 3), st.sampled_from([1, 3, 100]))
-def test_three_paths_agree(csr: Csr, layers: int, chunk: int) -> None:
+def test_three_paths_agree(csr: Csr, layers: int, entries: int) -> None:
     """Blocks of full fan-out, layer-wise inference and the dense formula give the same rows."""
     n = csr.n_rows
     graph = Csr(csr.indptr, csr.indices % n, n)
@@ -56,7 +57,10 @@ def test_three_paths_agree(csr: Csr, layers: int, chunk: int) -> None:
     seeds = torch.randperm(n, generator=seeded())
     blocks = NeighborSampler(graph, [None] * layers)(seeds, seeded())
     torch.testing.assert_close(sage(blocks, rows[blocks[0].src]), expected[seeds])
-    torch.testing.assert_close(full_graph(sage, graph, rows, chunk), expected)
+    torch.testing.assert_close(full_graph(sage, graph, rows, entries=entries), expected)
+    some = seeds[: n // 2 + 1].repeat(2)
+    found = full_graph(sage, graph, rows, some, entries)
+    torch.testing.assert_close(found, expected[some])
 
 
 def test_sampled_means_are_unbiased() -> None:
@@ -167,8 +171,12 @@ def test_sampled_training_learns_what_full_training_learns() -> None:
             "features: expected a row a node, 30, got 29",
         ),
         (
-            lambda: full_graph(model(), random_graph(), torch.ones(30, 5), chunk=0),
-            "chunk: expected a whole number of at least 1, got 0",
+            lambda: full_graph(model(), random_graph(), torch.ones(30, 5), entries=0),
+            "entries: expected a whole number of at least 1, got 0",
+        ),
+        (
+            lambda: full_graph(model(), random_graph(), torch.ones(30, 5), torch.tensor([30])),
+            r"ids: expected ids in \[0, 30\), got 30",
         ),
         (
             lambda: full_graph(model(), Csr.from_lists([[1]], n_cols=2), torch.ones(1, 5)),

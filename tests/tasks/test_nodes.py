@@ -13,7 +13,8 @@ from shoal._checks import InputError
 from shoal.csr import Csr
 from shoal.data.nodes import NodeData
 from shoal.data.planted import one_hop_accuracy, planted_graph
-from shoal.models.sage import Sage, full_graph
+from shoal.models.layered import full_graph
+from shoal.models.sage import Sage
 from shoal.run import Run
 from shoal.settings import Train
 from shoal.tasks import nodes

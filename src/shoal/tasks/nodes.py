@@ -17,7 +17,8 @@ from shoal.data.nodes import NodeData
 from shoal.fetch.loader import Loader
 from shoal.fetch.unified import UnifiedTensor
 from shoal.job import Job
-from shoal.models.sage import Sage, full_graph
+from shoal.models.layered import full_graph
+from shoal.models.sage import Sage
 from shoal.objectives import Objective, node_cross_entropy
 from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
