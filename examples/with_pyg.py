@@ -42,7 +42,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     data = planted(asked.nodes)
-    data.x = UnifiedTensor.of(data.x)  # the other line; pyright: ignore[reportArgumentType]
+    data.x = UnifiedTensor.of(data.x)  # the other line  # pyright: ignore[reportArgumentType]
     loaders = {
         name: NeighborLoader(
             data,
