@@ -11,6 +11,7 @@ import torch
 from shoal import checkpoint
 from shoal._checks import InputError
 from shoal.csr import Csr
+from shoal.data import load
 from shoal.data.texts import Texts
 from shoal.models.labeler import BagRows, Labeler, Lexicon, embed
 from shoal.models.roles import RoleVocabulary
@@ -83,20 +84,34 @@ def test_a_lexicon_keeps_roles(tmp_path: Path) -> None:
     again = Lexicon.open(tmp_path / "lexicon")
     assert isinstance(again.vocabulary, RoleVocabulary)
     assert torch.equal(again.vocabulary.seen, ROLES.seen)
+    assert torch.equal(again.vocabulary.counts, ROLES.counts)
     rows = torch.randn(len(ROLES), 4, generator=torch.Generator().manual_seed(0))
     one, other = (Labeler(x, BagRows(rows)) for x in (lexicon, again))
     assert torch.equal(one.encode(DOCUMENTS), other.encode(DOCUMENTS))
 
 
-def test_a_text_too_long_for_a_title_is_read_as_a_content() -> None:
-    """Longer than the label titles; but always a title where no document had a content."""
+def test_a_text_is_read_by_the_words_it_has() -> None:
+    """As a content where those are likelier in contents; as a title where no document had one."""
     lexicon = Lexicon(ROLES, LABELS, ROLES.labels(LABELS))
-    read = lexicon.read(["tea", "it holds tea"])
-    assert (read.titles, read.contents) == (["tea", ""], ["", "it holds tea"])
+    read = lexicon.read(["red cup", "tea", "for tea"])
+    assert read.titles == ["red cup", "", ""]
+    assert read.contents == ["", "tea", "for tea"]
     bare = RoleVocabulary.of(WORDS, Texts.of(["red cup", "tea pot"]), LABELS, least=1)
-    assert not bare.knows_contents
-    read = Lexicon(bare, LABELS, bare.labels(LABELS)).read(["it holds tea"])
-    assert read.titles == ["it holds tea"]
+    read = Lexicon(bare, LABELS, bare.labels(LABELS)).read(["for tea"])
+    assert read.titles == ["for tea"]
+
+
+@pytest.mark.slow
+def test_wordnets_own_titles_and_contents_are_told_apart() -> None:
+    """Of 1,000 test points nine in ten titles are read as titles, and as many contents as such."""
+    data = load("wordnet")
+    words = learn(data.train.texts.all(), n_pieces=2000)
+    roles = RoleVocabulary.of(words, data.train.texts, data.labels)
+    generator = torch.Generator().manual_seed(0)
+    some = data.test.texts.subset(torch.randperm(len(data.test), generator=generator)[:1000])
+    as_titles = sum(title != "" for title in roles.read(some.titles).titles)
+    as_contents = sum(content != "" for content in roles.read(some.contents).contents)
+    assert as_titles >= 900 and as_contents >= 900
 
 
 def test_the_plain_labeler_is_the_one_without_roles() -> None:
@@ -113,7 +128,9 @@ def test_the_plain_labeler_is_the_one_without_roles() -> None:
 def test_damage_is_named(tmp_path: Path) -> None:
     """Pairs of another vocabulary, or a file that is none."""
     with pytest.raises(InputError, match="seen: expected rising numbers below"):
-        RoleVocabulary(WORDS, torch.tensor([3, 2]))
+        RoleVocabulary(WORDS, torch.tensor([3, 2]), torch.tensor([1, 1]), 1)
+    with pytest.raises(InputError, match="counts: expected 2, as seen, got 1"):
+        RoleVocabulary(WORDS, torch.tensor([2, 3]), torch.tensor([1]), 1)
     Lexicon(ROLES, LABELS, ROLES.labels(LABELS)).save(tmp_path / "lexicon")
     path = tmp_path / "lexicon" / "matrices.safetensors"
     path.write_bytes(b"no")

@@ -119,26 +119,10 @@ class Lexicon:
         shape, got = (len(self.labels), len(self.vocabulary)), self.label_bags.shape
         expect(got == shape, "label_bags", f"a Csr of {shape}", got, "take all parts from one run")
 
-    @cached_property
-    def _longest_title(self) -> float:
-        """Words of nearly every title; without a bound where documents had no contents."""
-        vocabulary = self.vocabulary
-        if not isinstance(vocabulary, RoleVocabulary) or not vocabulary.knows_contents:
-            return float("inf")
-        counts = sorted(len(title.split()) for title in self.labels.titles)
-        return float(counts[len(counts) * 99 // 100])
-
     def read(self, texts: Sequence[str]) -> Texts:
-        """Plain texts as documents: titles, and contents where they are too long for a title.
-
-        Too long is longer than 99 of 100 label titles; only documents that had contents in training
-        are read so, since their words have rows for where they stand.
-        """
-        contents = [len(text.split()) > self._longest_title for text in texts]
-        uids = [str(i) for i in range(len(texts))]
-        titles = ["" if long else text for text, long in zip(texts, contents, strict=True)]
-        rest = [text if long else "" for text, long in zip(texts, contents, strict=True)]
-        return Texts(uids, titles, rest)
+        """Plain texts as documents: titles, or what the roles of their words make them."""
+        vocabulary = self.vocabulary
+        return vocabulary.read(texts) if isinstance(vocabulary, RoleVocabulary) else Texts.of(texts)
 
     def save(self, folder: str | Path) -> None:
         """Write the labels, the vocabulary and, as ``matrices.safetensors``, what is of numbers.
@@ -159,7 +143,7 @@ class Lexicon:
             else:
                 words = vocabulary
                 if isinstance(vocabulary, RoleVocabulary):
-                    words, matrices["roles"] = vocabulary.words, vocabulary.seen
+                    words, matrices["roles"] = vocabulary.words, vocabulary.state_dict()
                 assert isinstance(words, Vocabulary)
                 matrices["pieces"] = words.pieces.state_dict()
                 (folder / "tokenizer.json").write_text(words.save(), encoding="utf-8")
@@ -198,7 +182,7 @@ def _of_bag(folder: Path, state: dict[str, Any]) -> Vocabulary | RoleVocabulary:
     except (OSError, UnicodeDecodeError) as error:
         fail(str(path), "the JSON of a tokenizer", error, "train the model again")
     words = Vocabulary.load(tokenizer, Csr.of_state(state["pieces"]))
-    return RoleVocabulary(words, state["roles"]) if "roles" in state else words
+    return RoleVocabulary(words, **state["roles"]) if "roles" in state else words
 
 
 @dataclass(frozen=True)

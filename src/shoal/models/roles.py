@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +35,7 @@ ROLES = (
 )  # fmt: skip
 # where the rest begins: the only length tried (docs/LOG.md)
 _OPENING = 6
+_OWN = ("seen", "counts", "documents_seen")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,8 @@ class RoleVocabulary:
     Attributes:
         words: finds tokens and their pieces.
         seen: int64 ``[m]``, rising: the (role, token) pairs that have a row, as role · V + token.
+        counts: how often each of them was seen.
+        documents_seen: how many there were.
 
     Example:
         The label's "red" is the document's "red" and a row of its own; its "hat" was not seen.
@@ -60,12 +64,14 @@ class RoleVocabulary:
 
     words: Vocabulary
     seen: Int[Tensor, " m"]
+    counts: Int[Tensor, " m"]
+    documents_seen: int
 
     def __post_init__(self) -> None:
         """Check that the pairs are some of this vocabulary's.
 
         Raises:
-            InputError: if they are those of another.
+            InputError: if they are those of another, or not one count each.
         """
         most = len(ROLES) * len(self.words)
         good = self.seen.numel() == 0 or bool((self.seen.diff() > 0).all())
@@ -73,6 +79,8 @@ class RoleVocabulary:
             self.seen.numel() == 0 or 0 <= int(self.seen[0]) <= int(self.seen[-1]) < most
         )
         expect(good, "seen", f"rising numbers below {most}", self.seen[-1:].tolist(), "train again")
+        same = self.counts.shape == self.seen.shape
+        expect(same, "counts", f"{len(self.seen)}, as seen", len(self.counts), "train again")
 
     @staticmethod
     def of(words: Vocabulary, documents: Texts, labels: Texts, least: int = 3) -> RoleVocabulary:
@@ -83,17 +91,16 @@ class RoleVocabulary:
         """
         pairs = (_pairs(words, texts, first) for texts, first in ((documents, 0), (labels, 3)))
         most = len(ROLES) * len(words)
-        count = sum(torch.bincount(part.indices, minlength=most) for part in pairs)
-        return RoleVocabulary(words, (torch.as_tensor(count) >= least).nonzero().squeeze(1))
+        count = torch.stack([torch.bincount(part.indices, minlength=most) for part in pairs]).sum(0)
+        seen = (count >= least).nonzero().squeeze(1)
+        return RoleVocabulary(words, seen, count[seen], len(documents))
 
     def __len__(self) -> int:
         return len(self.words) + len(self.seen)
 
-    @cached_property
-    def knows_contents(self) -> bool:
-        """Whether a document had a content when this was made."""
-        role = self.seen // len(self.words)
-        return bool(((role == 1) | (role == 2)).any())
+    def state_dict(self) -> dict[str, Any]:
+        """All but the words, for a checkpoint."""
+        return {name: value for name, value in vars(self).items() if name in _OWN}
 
     @cached_property
     def _row(self) -> Int[Tensor, " r"]:
@@ -105,6 +112,47 @@ class RoleVocabulary:
     def tokens(self, texts: Sequence[str]) -> Csr:
         """Known tokens of each text in order."""
         return self.words.tokens(texts)
+
+    def read(self, texts: Sequence[str]) -> Texts:
+        """Plain texts as documents: each a title or a content, whichever its words are likelier in.
+
+        Σ ln p(token | content) against Σ ln p(token | title), as the documents of training had them
+        (naive Bayes; Maron, "Automatic indexing", 1961). The end of a text is a token too, so that
+        the short ones lean to titles, and each is counted once more in both. Where no document had
+        a content, everything is a title.
+
+        Example:
+            >>> from shoal.models.vocabulary import learn
+            >>> documents = Texts(["a", "b"], ["cup", "hat"], ["the one with tea", "the other one"])
+            >>> words = learn(documents.all() * 2, n_pieces=60)
+            >>> roles = RoleVocabulary.of(words, documents, Texts.of([]), least=1)
+            >>> read = roles.read(["hat", "one with the hat"])
+            >>> read.titles, read.contents
+            (['hat', ''], ['', 'one with the hat'])
+        """
+        tokens = self.tokens(texts)
+        leaning, end = self._leaning[:-1], self._leaning[-1]
+        total = end.repeat(len(texts))
+        total.index_add_(0, tokens.row_ids(), leaning[tokens.indices.long()])
+        content = (total > 0).tolist()
+        titles = [
+            "" if is_content else text for text, is_content in zip(texts, content, strict=True)
+        ]
+        rest = [text if is_content else "" for text, is_content in zip(texts, content, strict=True)]
+        return Texts([str(i) for i in range(len(texts))], titles, rest)
+
+    @cached_property
+    def _leaning(self) -> Float[Tensor, " v_plus_1"]:
+        """ln p(token | content) − ln p(token | title) of each token of a document, and its end."""
+        count = torch.zeros(len(ROLES) * len(self.words), dtype=torch.float64)
+        count[self.seen] = self.counts.double()
+        title, opening, rest = count.view(len(ROLES), -1)[:3]
+        if not bool((opening + rest).any()):
+            return torch.zeros(len(title) + 1, dtype=title.dtype)
+        title, content = (
+            pad(x, (0, 1), value=self.documents_seen) for x in (title, opening + rest)
+        )
+        return ((content + 1) / (content + 1).sum()).log() - ((title + 1) / (title + 1).sum()).log()
 
     def documents(self, texts: Texts) -> Csr:
         """Bags of documents."""
