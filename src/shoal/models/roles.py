@@ -143,7 +143,7 @@ class RoleVocabulary:
 
     @cached_property
     def _leaning(self) -> Float[Tensor, " v_plus_1"]:
-        """ln p(token | content) − ln p(token | title) of each token of a document, and its end."""
+        """How much likelier in a content, ln p − ln p, each token of a document is, and its end."""
         count = torch.zeros(len(ROLES) * len(self.words), dtype=torch.float64)
         count[self.seen] = self.counts.double()
         title, opening, rest = count.view(len(ROLES), -1)[:3]
