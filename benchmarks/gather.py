@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from shoal.fetch.gather import gather_mean
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam, RowSGD
 
 Times = dict[str, dict[str, float]]
@@ -63,7 +63,7 @@ def gathers(n: int, count: int, repeats: int) -> Times:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(n, 128, generator=generator)
     ids = torch.randint(n, (count,), generator=generator)
-    table, out = UnifiedTensor.of(rows), torch.empty(count, 128)
+    table, out = unified(rows), torch.empty(count, 128)
     array, indices, buffer = rows.numpy(), ids.numpy(), out.numpy()
     return race(
         {
@@ -136,7 +136,7 @@ def updates(n: int, touched: int, width: int, repeats: int, dense: bool) -> Time
 def overhead() -> dict[str, float]:
     """Microseconds a call beyond index_select, for 8 ids, where a call is all there is."""
     rows, ids = torch.zeros(1000, 16), torch.arange(8)
-    table = UnifiedTensor.of(rows)
+    table = unified(rows)
 
     def each(read: Callable[[], object], count: int = 1000) -> float:
         start = time.process_time()

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from shoal.block import Block
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam
 from shoal.losses import decoupled_softmax
 from shoal.models.head import Head
@@ -60,7 +60,7 @@ def memory_child(optimizer: str, n_labels: int, dim: int) -> None:
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # the product's own buffers
     bare = status("VmRSS")
     rows = torch.empty(n_labels, dim).uniform_(-0.05, 0.05)
-    head = Head(UnifiedTensor.of(rows, OPTIMIZERS[optimizer](1e-3)))
+    head = Head(unified(rows, OPTIMIZERS[optimizer](1e-3)))
     block = every_label(64, n_labels)
     for _ in range(2):
         head_step(head, torch.randn(64, dim), block)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from shoal.data.codes import PlantedCodes, code_accuracy, planted_codes
 from shoal.fetch.loader import Loader
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam
 from shoal.job import Budget, Job
 from shoal.losses import decoupled_softmax
@@ -90,7 +90,7 @@ def encoder_rows(data: PlantedCodes, dim: int, steps: int, seed: int = 0) -> Ten
     rows = torch.randn(data.train.n_cols, dim, generator=generator) / dim**0.5
     hop = Hop(data.train.stack(data.labels))
     blocks = Chain(ShortlistSampler(data.train_labels), hop, partial(dst_then_src, offset=n))
-    table = UnifiedTensor.of(rows, RowAdam(0.02))
+    table = unified(rows, RowAdam(0.02))
     loader = Loader(RandomBatchSampler(n, min(1024, n), seed), blocks, table, seed=seed)
     criterion = in_batch(partial(decoupled_softmax, temperature=0.1))
     fit(Job(Objective(BagEncoder(), criterion), loader), Budget(steps=steps))
@@ -160,7 +160,7 @@ def planted(world: World) -> dict[str, Any]:
     found["encoder"] = hits(top_k(queries, embed(data.labels, rows), 1)[1], data)
     for name in world.optimizers:
         optimizer = OPTIMIZERS[name](RATES[name])
-        head = Head(UnifiedTensor.of(embed(data.labels, rows), optimizer), temperature=0.05)
+        head = Head(unified(embed(data.labels, rows), optimizer), temperature=0.05)
         seeds = RandomBatchSampler(n, min(2048, n), 0)
         blocks = ShortlistSampler(data.train_labels, extra=2048 if n_labels < 10**6 else 0)
         fit(head_job(head, points, seeds, blocks, dropout=0.0), Budget(epochs=world.epochs))

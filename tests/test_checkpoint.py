@@ -15,7 +15,7 @@ from torch import Tensor
 from shoal import checkpoint
 from shoal._checks import InputError
 from shoal.checkpoint import same_tensors
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 
 STATE = {"step": 3, "model": {"w": torch.arange(6.0).view(2, 3)}, "moments": {0: [torch.ones(2)]}}
 
@@ -60,7 +60,7 @@ def test_keys_that_look_alike_stay_apart(path: Path) -> None:
 def test_memory_that_tensors_share_is_written_for_each(path: Path) -> None:
     """Views, ties, transposes, shared memory and a unified tensor come back with their values."""
     rows = torch.arange(12.0).view(3, 4)
-    table = UnifiedTensor.of(rows)
+    table = unified(rows)
     state = {
         "all": rows,
         "tied": rows,

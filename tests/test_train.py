@@ -20,7 +20,7 @@ from shoal.block import Batch, Block
 from shoal.checkpoint import same_tensors
 from shoal.data.planted import planted_graph, planted_labels
 from shoal.fetch.loader import Loader
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.fetch.update import RowSGD
 from shoal.interrupts import interrupts
 from shoal.job import Budget, Job
@@ -219,7 +219,7 @@ def test_minutes_stop_by_the_clock() -> None:
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     """Rows of gradient one move by lr·min(1, (t+1)/warmup)·(1 - t/T) in step t of T."""
-    table = UnifiedTensor.of(torch.zeros(1, 1), RowSGD(lr=8.0))
+    table = unified(torch.zeros(1, 1), RowSGD(lr=8.0))
     loader = Loader([torch.zeros(1, dtype=torch.int64)] * 4, _alone, table, seed=0)  # pyright: ignore[reportArgumentType]
     seen: list[float] = []
     objective = Objective(_Rows(), lambda outputs, batch: outputs.sum())
@@ -271,7 +271,7 @@ def test_checkpoint_of_another_job_is_refused(tmp_path: Path) -> None:
     """Other shapes, another seed, another kind of job, no run: one line that names the file."""
     run = new_run(tmp_path / "run")
     fit(node_job(), Budget(steps=1), run)
-    table = UnifiedTensor.of(torch.zeros(180, 12), RowSGD(lr=0.0))
+    table = unified(torch.zeros(180, 12), RowSGD(lr=0.0))
     learning = Loader([], NeighborSampler(planted_graph(18).graph, (1,)), table, seed=0)
     cases: list[tuple[Job, str]] = [
         (node_job(hidden=4), "expected a checkpoint of this job, got size mismatch"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shoal.csr import Csr as Csr
     from shoal.fetch.loader import Loader as Loader
     from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
+    from shoal.fetch.unified import unified as unified
     from shoal.fetch.update import RowAdagrad as RowAdagrad
     from shoal.fetch.update import RowAdam as RowAdam
     from shoal.fetch.update import RowSGD as RowSGD
@@ -64,6 +65,7 @@ _HOMES = {
     "ShortlistSampler": "sample.expand",
     "NeighborSampler": "sample.expand",
     # how their rows arrive, and learn
+    "unified": "fetch.unified",
     "UnifiedTensor": "fetch.unified",
     "Loader": "fetch.loader",
     "RowAdam": "fetch.update",

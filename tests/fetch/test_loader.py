@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, RandomSampler
 from shoal._checks import InputError
 from shoal.block import Batch, Block
 from shoal.fetch.loader import Loader, batch_generator
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdam
 
 N = 50
@@ -103,7 +103,7 @@ def test_threads_of_torch_are_shared_and_given_back() -> None:
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_the_transpose_comes_with_rows_that_learn(prefetch: int) -> None:
     """It is made with the batch, not in the step; rows without a gradient need none."""
-    learning = UnifiedTensor.of(ROWS.clone(), RowAdam(0.1))
+    learning = unified(ROWS.clone(), RowAdam(0.1))
     for table, made in ((learning, True), (ROWS, False)):
         for batch in Loader(Shuffled(), three_random_rows, table, seed=3, prefetch=prefetch):
             (block,) = batch.blocks
@@ -172,7 +172,7 @@ def test_generators_are_distinct_and_fixed() -> None:
 @pytest.mark.parametrize("prefetch", [0, 1, 4])
 def test_rows_that_learn_are_never_stale(prefetch: int) -> None:
     """Each batch of a learning table holds the rows as the step before left them."""
-    table = UnifiedTensor.of(ROWS.clone(), RowAdam(0.1))
+    table = unified(ROWS.clone(), RowAdam(0.1))
     for batch in Loader(Shuffled(), three_random_rows, table, seed=3, prefetch=prefetch, workers=2):
         ids = batch.blocks[0].src
         assert torch.equal(batch.src, (table + 0)[ids])
@@ -301,7 +301,7 @@ def test_batches_on_a_device_are_those_of_the_host() -> None:
     expected = stream(loader())
     for prefetch in (0, 1, 4):
         assert stream(loader(prefetch=prefetch, device="cuda")) == expected
-    table = UnifiedTensor.of(ROWS.clone(), RowAdam(0.1))
+    table = unified(ROWS.clone(), RowAdam(0.1))
     for batch in Loader(Shuffled(), three_random_rows, table, seed=3, device="cuda"):
         ids = batch.blocks[0].src
         assert batch.src.is_cuda and torch.equal(batch.src.cpu(), (table + 0)[ids.cpu()])

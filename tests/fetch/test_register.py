@@ -1,115 +1,81 @@
-"""Registration: once a storage, undone once, in the right order; by a stand-in for the driver."""
+"""Registration: every page once, undone once, in the right order; by a stand-in for the driver."""
 
 from __future__ import annotations
 
-import ctypes
 import gc
+import itertools
+import mmap
 import os
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from shoal.fetch import register
-from shoal.fetch.register import DeviceRows, Registration, RegistrationRefused, device_view
+from shoal.fetch.device_rows import device_view
+from shoal.fetch.register import Registration, RegistrationRefused, pages_of, registration, touch
+from tests.fetch.standin import FAR, Driver
+
+PAGE = mmap.PAGESIZE
 
 
-class Driver:
-    """Stands in for torch.cuda: keeps a journal, and registers until `room` bytes are locked."""
-
-    def __init__(self, room: int = 1 << 40) -> None:
-        self.room = room
-        self.locked: dict[int, int] = {}
-        self.journal: list[str] = []
-
-    def cudaHostRegister(self, pointer: int, nbytes: int, flags: int) -> int:
-        assert flags == 3 and nbytes > 0
-        self.journal.append("register")
-        for start, size in self.locked.items():
-            if pointer < start + size and start < pointer + nbytes:
-                return 712  # already registered
-        if sum(self.locked.values()) + nbytes > self.room:
-            return 2  # out of memory
-        self.locked[pointer] = nbytes
-        return 0
-
-    def cudaHostUnregister(self, pointer: int) -> int:
-        self.journal.append("unregister")
-        del self.locked[pointer]
-        return 0
-
-    def synchronize(self) -> None:
-        self.journal.append("synchronize")
+def pages(count: int) -> torch.Tensor:
+    """A tensor that begins and ends on a page's boundary, in memory that outlives it."""
+    return torch.frombuffer(mmap.mmap(-1, count * PAGE), dtype=torch.uint8)
 
 
-def see(interface: register._Interface, device: torch.device) -> Tensor:
-    """Stands in for torch: a tensor over the memory that the interface describes, holding it."""
-    about = interface.__cuda_array_interface__
-    width = int(about["typestr"][2:])
-    steps = [step // width for step in about["strides"]]
-    last = sum((size - 1) * step for size, step in zip(about["shape"], steps, strict=True))
-    memory = (ctypes.c_char * (width * (last + 1))).from_address(about["data"][0])
-    memory.held = interface
-    flat = torch.frombuffer(memory, dtype=register._SAME_WIDTH[width])
-    return flat.as_strided(about["shape"], steps)
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
-    """A stand-in driver; the CPU plays the device."""
-    driver = Driver()
-    monkeypatch.setattr(register, "_as_device_tensor", see)
-    monkeypatch.setattr(register, "_cudart", lambda: driver)
-    monkeypatch.setattr(register, "_synchronize", driver.synchronize)
-    monkeypatch.setattr(register, "_stage", lambda table, ids: table[ids].clone())
-    return driver
-
-
-CPU = torch.device("cpu")
-IDS = torch.tensor([3, 0, 3])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.complex64])
-def test_the_view_is_the_tables_memory(driver: Driver, dtype: torch.dtype) -> None:
-    """Rows, columns of rows and later rows are seen in place, for every width of element."""
-    rows = (torch.arange(40) % 2).view(5, 8).to(dtype)
-    for table in (rows, rows[:, 2:7], rows[1:], rows.T[:4]):
-        reads = DeviceRows(table)
-        assert torch.equal(reads.gather(IDS), table[IDS])
-        out = torch.empty_like(table[IDS])
-        assert torch.equal(reads.gather(IDS, out), out) and torch.equal(out, table[IDS])
-    view = device_view(rows, CPU)
-    rows[0, 0] = 1
-    assert bool(view[0, 0] == 1) and driver.journal.count("register") >= 1
-
-
-def test_registered_once_and_undone_once_after_a_synchronise(driver: Driver) -> None:
-    """Views of one storage share a registration; the last of them ends it, when work has ended."""
+def test_views_of_one_storage_share_a_registration(driver: Driver) -> None:
+    """Columns and later rows of one tensor are registered once, until the last of them ends."""
     rows = torch.ones(6, 4)
-    first, second = DeviceRows(rows), DeviceRows(rows[2:])
-    for _ in range(2):
-        first.gather(IDS), second.gather(IDS)
+    views = [device_view(part, FAR) for part in (rows, rows[:, 2:], rows[:, :2], rows[3:])]
     assert driver.journal == ["register"] and len(driver.locked) == 1
-    del first
-    gc.collect()
-    assert driver.journal == ["register"]
-    kept = device_view(rows, CPU)
-    second.forget()
-    gc.collect()
-    assert driver.journal == ["register"]
-    del kept
+    while len(views) > 1:
+        views.pop()
+        gc.collect()
+        assert driver.journal == ["register"]
+    views.clear()
     gc.collect()
     assert driver.journal == ["register", "synchronize", "unregister"] and not driver.locked
-    second.gather(IDS)
+    held = device_view(rows, FAR)
     assert driver.journal[3:] == ["register"]
+    del held
+
+
+def test_storages_that_share_pages_register_each_page_once(driver: Driver) -> None:
+    """Arrays over one buffer, overlapping ones too: what is locked already is held on to."""
+    whole = pages(4).numpy()
+    parts = [torch.from_numpy(whole[first * PAGE : last * PAGE]) for first, last in PARTS]
+    held = [registration(part.untyped_storage()) for part in parts]
+    begin, _ = pages_of(torch.from_numpy(whole).untyped_storage())
+    assert driver.locked == {begin + PAGE: PAGE, begin: PAGE, begin + 2 * PAGE: 2 * PAGE}
+    assert all(registration(part.untyped_storage()) in held for part in parts)
+    del held[0]  # the others hold on to its page
+    gc.collect()
+    assert len(driver.locked) == 3
+    held.clear()
+    gc.collect()
+    assert not driver.locked and driver.journal.count("unregister") == 3
+
+
+PARTS = [(1, 2), (0, 4), (1, 3)]
+
+
+def test_small_tables_on_one_page_do_not_collide(driver: Driver) -> None:
+    """Whole pages are locked, so a neighbor's bytes on the same page are registered with them."""
+    page = pages(1).numpy()
+    held = [
+        registration(torch.from_numpy(page[a:b]).untyped_storage()) for a, b in ((0, 8), (8, 9))
+    ]
+    assert held[0] is held[1] and list(driver.locked.values()) == [PAGE]
 
 
 def test_memory_outlives_its_registration(driver: Driver) -> None:
     """A view whose table is long gone still reads the rows: it holds their storage."""
     rows = torch.full((1 << 12, 64), 7.0)
     storage = weakref.ref(rows.untyped_storage())
-    view = device_view(rows, CPU)
+    view = device_view(rows, torch.device("cpu"))
     del rows
     gc.collect()
     assert storage() is not None and bool((view == 7.0).all())
@@ -118,58 +84,63 @@ def test_memory_outlives_its_registration(driver: Driver) -> None:
     assert storage() is None and not driver.locked
 
 
-def test_large_storages_are_registered_in_chunks() -> None:
-    """Chunks cover the storage without overlap, and a chunk refused undoes those before it."""
-    storage = torch.zeros(100, dtype=torch.uint8).untyped_storage()
+def test_large_storages_are_registered_in_chunks_of_whole_pages() -> None:
+    """Chunks cover the pages without overlap, and a chunk refused undoes those before it."""
+    storage = torch.zeros(9 * PAGE, dtype=torch.uint8).untyped_storage()
+    begin, end = pages_of(storage)
     driver = Driver()
-    registration = Registration(storage, driver, driver.synchronize, chunk_bytes=30)
-    assert sorted(driver.locked.values()) == [10, 30, 30, 30]
-    assert min(driver.locked) == storage.data_ptr()
-    del registration
+    held = Registration(storage, driver, driver.synchronize, chunk_bytes=4 * PAGE)
+    reach = sorted(driver.locked.items())
+    assert [size for _, size in reach] == [4 * PAGE, 4 * PAGE, end - begin - 8 * PAGE]
+    assert reach[0][0] == begin <= storage.data_ptr()
+    assert all(a + size == b for (a, size), (b, _) in itertools.pairwise(reach))
+    assert all(pointer % PAGE == 0 for pointer in driver.locked)
+    del held
     assert not driver.locked
-    small = Driver(room=70)
-    with pytest.raises(RegistrationRefused, match="40 bytes: error 2"):
-        Registration(storage, small, small.synchronize, chunk_bytes=40)
+    small = Driver(room=7 * PAGE)
+    with pytest.raises(RegistrationRefused, match=r"error 2, no more memory .* ulimit -l"):
+        Registration(storage, small, small.synchronize, chunk_bytes=4 * PAGE)
     assert not small.locked and small.journal.count("unregister") == 1
 
 
-def test_refusal_falls_back_to_staging_with_one_warning(driver: Driver) -> None:
-    """A driver that says no costs speed and one warning, not rows."""
-    driver.room = 8
-    rows = torch.arange(20.0).view(5, 4)
-    reads = DeviceRows(rows)
-    with pytest.warns(UserWarning, match="staged through pinned memory .* error 2"):
-        assert torch.equal(reads.gather(IDS), rows[IDS])
-    out = torch.empty(3, 4)
-    assert torch.equal(reads.gather(IDS, out), out) and torch.equal(out, rows[IDS])
-    assert driver.journal == ["register"]
-
-
-def test_mapped_and_empty_rows_are_never_registered(driver: Driver) -> None:
-    """Registering a mapped file would read all of it; the driver takes no empty range."""
-    rows = torch.arange(20.0).view(5, 4)
-    assert torch.equal(DeviceRows(rows, mapped=True).gather(IDS), rows[IDS])
-    assert DeviceRows(rows[:0]).gather(IDS[:0]).shape == (0, 4)
-    assert driver.journal == []
-
-
-def test_elements_without_an_integer_of_their_width_are_staged(driver: Driver) -> None:
-    """complex128 has no spelling in the protocol: staged, and said so."""
-    rows = torch.ones(5, 2, dtype=torch.complex128)
-    with pytest.warns(UserWarning, match="no way to show torch.complex128"):
-        assert torch.equal(DeviceRows(rows).gather(IDS), rows[IDS])
+def test_a_registration_that_fails_halfway_can_be_tried_again(driver: Driver) -> None:
+    """What was refused for want of room is registered once there is room."""
+    rows = torch.ones(PAGE)
+    driver.room = PAGE
+    with pytest.raises(RegistrationRefused):
+        device_view(rows, FAR)
+    driver.room = 1 << 40
+    view = device_view(rows, FAR)
+    assert len(driver.locked) == 1
+    del view
 
 
 def test_a_forked_child_leaves_the_pages_to_its_parent(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In another process than the one that registered, the end of a view undoes nothing."""
-    view = device_view(torch.ones(4, 4), CPU)
+    view = device_view(torch.ones(4, 4), FAR)
     with monkeypatch.context() as child:
         child.setattr(os, "getpid", lambda: -1)
         del view
         gc.collect()
     assert driver.journal == ["register"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are counted in /proc")
+def test_touched_pages_are_resident_and_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Touching backs fresh memory by pages, before the driver would, and changes no byte."""
+    monkeypatch.setattr(register, "_TOUCH_BYTES", 1 << 20)
+    fresh = pages(4096)  # 16 MB, of which nothing is resident yet
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+    before = resident()
+    fresh[5] = 9
+    touch(*pages_of(fresh.untyped_storage()))
+    assert resident() - before > 0.9 * fresh.numel()
+    assert int(fresh.sum()) == int(fresh[5]) == 9
 
 
 @pytest.mark.gpu
@@ -181,3 +152,14 @@ def test_registration_on_a_device() -> None:
         ids = torch.randint(0, len(rows), (4096,))
         assert view.is_cuda and torch.equal(view[ids.cuda()].cpu(), rows[ids])
         del view, rows
+
+
+@pytest.mark.gpu
+def test_pages_that_tables_share_on_a_device() -> None:
+    """Two columns, overlapping arrays and neighbors on one page: the real driver takes them all."""
+    whole = pages(4).numpy()
+    parts = [torch.from_numpy(whole[first * PAGE : last * PAGE]) for first, last in PARTS]
+    small = [torch.from_numpy(whole[a:b]) for a, b in ((10, 90), (90, 200))]
+    for part in [*parts, *small]:
+        part[3] = 7
+        assert int(device_view(part, torch.device("cuda", 0))[3]) == 7

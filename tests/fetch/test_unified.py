@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from shoal._checks import InputError
-from shoal.fetch import unified
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch import unified as module
+from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam, RowSGD
 from tests.fetch.test_gather import tables
 from tests.strategies import ids_below
@@ -26,7 +26,7 @@ from tests.strategies import ids_below
 @given(tables(), ids_below(10**6))
 def test_every_spelling_of_a_read_is_plain_indexing(rows: Tensor, ids: Tensor) -> None:
     """x[ids], gather, index_select and embedding give the rows that a plain tensor gives."""
-    table, ids = UnifiedTensor.of(rows), ids % len(rows)
+    table, ids = unified(rows), ids % len(rows)
     expected = rows[ids]
     reads = [
         table[ids],
@@ -55,8 +55,8 @@ def test_reads_go_our_way(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(len(ids))
         return torch.index_select(table, 0, ids)
 
-    monkeypatch.setattr(unified, "gather_rows", counting)
-    table, ids = UnifiedTensor.of(torch.ones(4, 2)), torch.tensor([1, 2, 3])
+    monkeypatch.setattr(module, "gather_rows", counting)
+    table, ids = unified(torch.ones(4, 2)), torch.tensor([1, 2, 3])
     _ = table[ids], table.index_select(0, ids), torch.index_select(table, 0, ids)
     functional.embedding(ids, table)
     assert calls == [3, 3, 3, 3]
@@ -65,7 +65,7 @@ def test_reads_go_our_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_operations_are_torchs_and_give_plain_tensors() -> None:
     """Slices, masks, numbers, lists, arithmetic, writes and torch.gather behave as on a tensor."""
     rows = torch.arange(12.0).view(4, 3)
-    table = UnifiedTensor.of(rows.clone())
+    table = unified(rows.clone())
     mask = torch.tensor([True, False, True, False])
     for index in (slice(1, 3), mask, 2, [0, 3], (torch.tensor([0, 1]), torch.tensor([2, 0])), None):
         assert type(table[index]) is Tensor and torch.equal(table[index], rows[index])
@@ -83,27 +83,27 @@ def test_other_operations_are_torchs_and_give_plain_tensors() -> None:
 def test_rows_are_in_place() -> None:
     """The table and the tensor or array that it was made of are the same memory."""
     host = torch.zeros(3, 2)
-    table = UnifiedTensor.of(host)
+    table = unified(host)
     assert isinstance(table, Tensor) and table.data_ptr() == host.data_ptr()
     assert table.device.type == "cpu" and table.shape == (3, 2)
-    assert UnifiedTensor.of(table) is table
+    assert unified(table) is table
     array = np.zeros((3, 2), dtype=np.float32)
-    UnifiedTensor.of(array)[0] = 1.0
+    unified(array)[0] = 1.0
     assert array[0].tolist() == [1.0, 1.0]
 
 
 def test_a_gradient_still_flows_through_a_table_that_requires_one() -> None:
     """requires_grad_ leaves reads to torch, whose autograd knows them."""
-    table = UnifiedTensor.of(torch.ones(3, 2)).requires_grad_()
+    table = unified(torch.ones(3, 2)).requires_grad_()
     table[torch.tensor([1, 1])].sum().backward()
     assert table.grad is not None and table.grad.tolist() == [[0, 0], [2, 2], [0, 0]]
 
 
 def test_large_gathers_reuse_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A result that nobody holds any more is where the next one is written; held ones are safe."""
-    monkeypatch.setattr(unified, "LENT_BYTES", 1)
+    monkeypatch.setattr(module, "LENT_BYTES", 1)
     rows = torch.arange(40.0).view(10, 4)
-    table = UnifiedTensor.of(rows)
+    table = unified(rows)
     first = table[torch.arange(8)]
     second = table[torch.arange(2, 10)]
     assert torch.equal(first, rows[:8]) and torch.equal(second, rows[2:])
@@ -114,7 +114,7 @@ def test_large_gathers_reuse_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gather_mean_reads_the_table() -> None:
     """The fused mean is that of the function."""
-    table = UnifiedTensor.of(torch.tensor([[1.0], [3.0]]))
+    table = unified(torch.tensor([[1.0], [3.0]]))
     bags = torch.tensor([0, 1, 1]), torch.tensor([0, 2, 3])
     assert table.gather_mean(*bags).tolist() == [[2.0], [3.0]]
     assert table.gather_mean(*bags, torch.tensor([3.0, 1, 1])).tolist() == [[1.5], [3.0]]
@@ -126,17 +126,17 @@ def test_gather_mean_reads_the_table() -> None:
 def test_update_is_the_optimizers_step() -> None:
     """update() moves the table's own memory as its optimizer would, doubles summed."""
     host = torch.ones(4, 2)
-    table = UnifiedTensor.of(host, RowSGD(0.5))
-    assert table.learns and not UnifiedTensor.of(torch.ones(1)).learns
+    table = unified(host, RowSGD(0.5))
+    assert table.learns and not unified(torch.ones(1)).learns
     table.update(torch.tensor([2, 2]), torch.ones(2, 2))
     assert host.tolist() == [[1, 1], [1, 1], [0, 0], [1, 1]]
-    frozen = UnifiedTensor.of(host)
+    frozen = unified(host)
     with pytest.raises(InputError, match="table: expected an optimizer"):
         frozen.update(torch.tensor([0]), torch.ones(1, 2))
 
 
 def learned() -> UnifiedTensor:
-    table = UnifiedTensor.of(torch.ones(4, 2), RowAdam(0.1))
+    table = unified(torch.ones(4, 2), RowAdam(0.1))
     table.update(torch.tensor([1, 3]), torch.ones(2, 2))
     return table
 
@@ -179,51 +179,51 @@ def test_open_maps_npy_and_safetensors(tmp_path: Path) -> None:
     save_file({"a": rows.bfloat16(), "b": rows}, tmp_path / "two.safetensors")
     ids = torch.tensor([5, 0, 5])
     for path in (tmp_path / "rows.npy", tmp_path / "rows.safetensors"):
-        table = UnifiedTensor.open(path)
+        table = unified(path)
         assert torch.equal(table[ids], rows[ids])
         table[0] = 0.0
-        assert torch.equal(UnifiedTensor.open(path)[ids], rows[ids])
-    two = UnifiedTensor.open(tmp_path / "two.safetensors", "a")
+        assert torch.equal(unified(path)[ids], rows[ids])
+    two = unified(tmp_path / "two.safetensors", name="a")
     assert torch.equal(two[ids], rows[ids].bfloat16())
 
 
 def test_a_memory_map_is_taken_in_place(tmp_path: Path) -> None:
     """A numpy memory map with mode "c" is a table; a read-only one is refused with the remedy."""
     np.save(tmp_path / "rows.npy", np.arange(6.0).reshape(3, 2))
-    table = UnifiedTensor.of(np.load(tmp_path / "rows.npy", mmap_mode="c"))
+    table = unified(np.load(tmp_path / "rows.npy", mmap_mode="c"))
     assert table[torch.tensor([2])].tolist() == [[4.0, 5.0]]
     with pytest.raises(InputError, match='read-only one; open the map with mode="c"'):
-        UnifiedTensor.of(np.load(tmp_path / "rows.npy", mmap_mode="r"))
+        unified(np.load(tmp_path / "rows.npy", mmap_mode="r"))
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
     """Missing, foreign, truncated and ambiguous files: one line that names the file."""
     with pytest.raises(InputError, match=r"absent.npy: expected a file .* got nothing there"):
-        UnifiedTensor.open(tmp_path / "absent.npy")
+        unified(tmp_path / "absent.npy")
     (tmp_path / "rows.csv").write_text("1,2")
     with pytest.raises(InputError, match=r"expected a .npy or .safetensors file, got .csv"):
-        UnifiedTensor.open(tmp_path / "rows.csv")
+        unified(tmp_path / "rows.csv")
     np.save(tmp_path / "rows.npy", np.ones((50, 4)))
     save_file({"a": torch.ones(50, 4), "b": torch.ones(2)}, tmp_path / "rows.safetensors")
     with pytest.raises(InputError, match=r"expected name, one of \['a', 'b'\], got None"):
-        UnifiedTensor.open(tmp_path / "rows.safetensors")
+        unified(tmp_path / "rows.safetensors")
     for name in ("rows.npy", "rows.safetensors"):
         path = tmp_path / name
         path.write_bytes(path.read_bytes()[:-8])
         with pytest.raises(InputError, match=f"{name}: expected a whole"):
-            UnifiedTensor.open(path, "a")
+            unified(path, name="a")
     np.save(tmp_path / "words.npy", np.array(["a", "b"]))
     with pytest.raises(InputError, match=r"words.npy: expected a whole .npy file of numbers"):
-        UnifiedTensor.open(tmp_path / "words.npy")
+        unified(tmp_path / "words.npy")
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_rows_that_are_not_host_rows_are_refused() -> None:
     """Rows elsewhere, or a lone number."""
     with pytest.raises(InputError, match=r"rows: expected host memory, got meta"):
-        UnifiedTensor.of(torch.empty(3, device="meta"))
+        unified(torch.empty(3, device="meta"))
     with pytest.raises(InputError, match="rows: expected at least one axis"):
-        UnifiedTensor.of(torch.tensor(1.0))
+        unified(torch.tensor(1.0))
 
 
 # -- a device ------------------------------------------------------------------------------------
@@ -235,20 +235,20 @@ def test_cuda_ids_give_cuda_rows(tmp_path: Path) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
         rows = torch.randint(0, 2, (1000, 33)).to(dtype)
         ids = torch.randint(0, 1000, (500,))
-        table = UnifiedTensor.of(rows)
+        table = unified(rows)
         there = ids.cuda()
         reads = [table[there], table.gather(there), table.index_select(0, there)]
         for read in [*reads, functional.embedding(there, table)]:
             assert read.is_cuda and torch.equal(read.cpu(), rows[ids])
     np.save(tmp_path / "rows.npy", np.ones((10, 4)))
-    staged = UnifiedTensor.open(tmp_path / "rows.npy").gather(torch.tensor([3]).cuda())
+    staged = unified(tmp_path / "rows.npy").gather(torch.tensor([3]).cuda())
     assert staged.is_cuda and staged.tolist() == [[1.0] * 4]
 
 
 @pytest.mark.gpu
 def test_updates_from_the_device_are_read_by_the_device() -> None:
     """A row moved by a device's gradient is what the device reads next."""
-    table = UnifiedTensor.of(torch.ones(8, 2), RowSGD(1.0))
+    table = unified(torch.ones(8, 2), RowSGD(1.0))
     ids = torch.tensor([5, 1]).cuda()
     assert table[ids].tolist() == [[1, 1], [1, 1]]
     table.update(ids, torch.ones(2, 2).cuda())

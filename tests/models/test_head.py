@@ -17,7 +17,7 @@ from torch.nn import functional
 from shoal._checks import InputError
 from shoal.block import Batch, Block
 from shoal.csr import Csr
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam, RowSGD
 from shoal.job import Budget, Job
 from shoal.losses import decoupled_softmax
@@ -272,7 +272,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match="chunk: expected a whole number"):
         Head.of(w, RowSGD(1.0), chunk=0)
     with pytest.raises(InputError, match="table: expected an optimizer"):
-        Head(UnifiedTensor.of(w))
+        Head(unified(w))
     with pytest.raises(InputError, match="label_rows: expected finite rows"):
         Head.of(w * torch.nan, RowSGD(1.0))
     head = Head.of(w, RowSGD(1.0))

@@ -30,7 +30,7 @@ from shoal._checks import expect, expect_positive
 from shoal.block import Batch, Block
 from shoal.fetch.gather import gather_rows
 from shoal.fetch.threads import pool
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 
 
 @runtime_checkable
@@ -129,7 +129,7 @@ class Loader:
         expect_positive("workers", workers)
         self.batch_sampler = batch_sampler
         self.block_sampler = block_sampler
-        self.table = UnifiedTensor.of(table) if isinstance(table, Tensor | np.ndarray) else table
+        self.table = unified(table) if isinstance(table, Tensor | np.ndarray) else table
         self.target = target
         self.seed, self.prefetch, self.workers = seed, prefetch, workers
         self.epoch, self.position = 0, 0

@@ -1,37 +1,43 @@
-"""Host rows that a CUDA device reads itself, by ordinary kernels on an ordinary-looking tensor.
+"""Pages of host memory that devices may read, registered where they lie and given back once.
 
-The pages of a table are registered once (``cudaHostRegister``: they stay where they are, and every
-device may map them), and torch is shown the same memory as a CUDA tensor through
-``__cuda_array_interface__``. Indexing that view on the device moves only the rows that it reads,
-over the bus, with no copy on the host: PyTorch-Direct (Min et al., 2021, arXiv 2101.07956) without
-a fork.
+``cudaHostRegister`` locks pages and lets every device map them; nothing is copied. Whole pages are
+registered, since whole pages are locked, and each page once, however many tables share it: the
+driver refuses a page twice. What is registered already is only held on to, so two views of one
+tensor, two arrays over one buffer and two small tables on one page all work.
 
-Where registration is refused (a lock limit, a sandbox, memory that belongs to a mapped file), rows
-are gathered on the host into pinned memory and copied: slower, and equal.
-
-This module's order of calls is tested against a stand-in; *it has not yet been run on a device.*
-Assumption: host and device address of registered memory are the same, as under unified addressing
-on 64-bit Linux. The CPU and the device see each other's writes only after a synchronise.
+Pages are touched first, by several threads: the driver faults them in one by one while it holds its
+lock. Assumption: host and device address of registered memory are the same, as under unified
+addressing on 64-bit Linux. The order of calls is tested against a stand-in for the driver; *it has
+not yet been run on a device.*
 """
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
+import sys
 import threading
-import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int, Shaped
-from torch import Tensor
 
-from shoal.fetch.gather import gather_rows
+from shoal.fetch.threads import for_each
+
+Range = tuple[int, int]  # first address and the one behind the last
 
 _PORTABLE_MAPPED = 1 | 2  # any context may use the pages; the device may address them
 _CHUNK_BYTES = 64 << 30  # recent drivers refuse single calls of 512 GiB and more
-_SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_TOUCH_BYTES = 64 << 20  # one thread's piece: long enough that sharing out costs nothing
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14: fault pages in, change nothing
+_REASONS = {
+    1: "the driver cannot map this kind of memory",
+    2: "no more memory may be locked: see ulimit -l; Windows and WSL lock half of it at most",
+    712: "another library has registered these pages",
+    801: "this device, MIG slice or driver does not map host memory",
+}
 
 
 class RegistrationRefused(RuntimeError):
@@ -48,7 +54,8 @@ class Registration:
         storage: the host memory.
         cudart: ``torch.cuda.cudart()``, or what stands in for it.
         synchronize: waits for all devices.
-        chunk_bytes: largest piece for one call of the driver.
+        others: registrations that hold a part of the pages; they live as long as this one.
+        chunk_bytes: largest piece for one call of the driver, a multiple of the page.
 
     Raises:
         RegistrationRefused: if a piece is refused; those before it are unregistered again.
@@ -59,131 +66,94 @@ class Registration:
         storage: torch.UntypedStorage,
         cudart: Any,
         synchronize: Callable[[], None],
+        others: Sequence[Registration] = (),
         chunk_bytes: int = _CHUNK_BYTES,
     ) -> None:
+        self._others = tuple(others)
+        self.pages = pages_of(storage)
         done: list[int] = []
         try:
-            for pointer, nbytes in _chunks(storage.data_ptr(), storage.nbytes(), chunk_bytes):
-                error = int(cudart.cudaHostRegister(pointer, nbytes, _PORTABLE_MAPPED))
-                if error:
-                    raise RegistrationRefused(f"cudaHostRegister of {nbytes} bytes: error {error}")
-                done.append(pointer)
+            for begin, end in _free(self.pages, [other.pages for other in others]):
+                touch(begin, end)
+                for first, last in _cut(begin, end, chunk_bytes):
+                    _register(cudart, first, last - first)
+                    done.append(first)
         except BaseException:
             _unregister(cudart, lambda: None, done, storage, os.getpid())
             raise
-        end = weakref.finalize(self, _unregister, cudart, synchronize, done, storage, os.getpid())
-        end.atexit = False  # the process's end frees the pages; the driver may be gone by then
+        end_ = weakref.finalize(self, _unregister, cudart, synchronize, done, storage, os.getpid())
+        end_.atexit = False  # the process's end frees the pages; the driver may be gone by then
+
+    def covers(self, pages: Range) -> bool:
+        """Whether these pages are all registered."""
+        return self.pages[0] <= pages[0] and pages[1] <= self.pages[1]
 
 
-class DeviceRows:
-    """The rows of one host table, as the devices read them.
-
-    Args:
-        table: rows in host memory.
-        mapped: whether they belong to a mapped file. Such rows are never registered, since that
-            would pull the whole file into memory; they are staged.
-    """
-
-    def __init__(self, table: Shaped[Tensor, "n ..."], mapped: bool = False) -> None:
-        self._table = table
-        self._staged = mapped or table.numel() == 0  # the driver takes no empty range
-        self._views: dict[torch.device, Tensor] = {}
-
-    def gather(
-        self, ids: Int[Tensor, " s"], out: Shaped[Tensor, "s ..."] | None = None
-    ) -> Shaped[Tensor, "s ..."]:
-        """Return ``table[ids]`` on the device of `ids`.
-
-        The device does not look whether ids are in range before it reads: an id beyond the table
-        ends the process's use of the device, as it does for any CUDA tensor.
-        """
-        view = self._view(ids.device)
-        if view is None:
-            rows = _stage(self._table, ids)
-            return rows if out is None else out.copy_(rows)
-        if out is None:
-            return torch.index_select(view, 0, ids)
-        return torch.index_select(view, 0, ids, out=out)
-
-    def forget(self) -> None:
-        """Let go of all views, as the table's memory is about to move."""
-        self._views.clear()
-
-    def _view(self, device: torch.device) -> Tensor | None:
-        if self._staged:
-            return None
-        if device not in self._views:
-            try:
-                self._views[device] = device_view(self._table, device)
-            except RegistrationRefused as refused:
-                self._staged = True
-                _clear_error(device)
-                reason = (
-                    f"rows are staged through pinned memory instead of read in place: {refused}"
-                )
-                warnings.warn(reason, stacklevel=4)
-                return None
-        return self._views[device]
-
-
-def device_view(table: Shaped[Tensor, "n ..."], device: torch.device) -> Shaped[Tensor, "n ..."]:
-    """Return a CUDA tensor over the very memory of a host table.
-
-    Views of one storage share one registration, which lives as long as any of them.
-
-    Raises:
-        RegistrationRefused: if the driver does not take the pages.
-    """
-    if table.element_size() not in _SAME_WIDTH:
-        raise RegistrationRefused(f"no way to show {table.dtype} to a device in place")
-    return _as_device_tensor(_Interface(table, _registration(table)), device).view(table.dtype)
-
-
-class _Interface:
-    """What torch reads to take host memory for a device's; torch holds it as long as the view."""
-
-    def __init__(self, table: Tensor, registration: Registration) -> None:
-        self.registration = registration
-        # integers of the same width: the protocol has no name for bfloat16 and the 8-bit floats
-        raw = table.view(_SAME_WIDTH[table.element_size()])
-        self.__cuda_array_interface__ = {
-            "shape": tuple(raw.shape),
-            "typestr": f"{'|' if raw.element_size() == 1 else '<'}i{raw.element_size()}",
-            "strides": tuple(step * raw.element_size() for step in raw.stride()),
-            "data": (raw.data_ptr(), False),
-            "version": 3,
-        }
-
-
-# Registrations in use, by storage: registering a page twice is an error of the driver.
-_REGISTERED: weakref.WeakValueDictionary[tuple[int, int], Registration] = (
-    weakref.WeakValueDictionary()
-)
+_LIVE: weakref.WeakSet[Registration] = weakref.WeakSet()
 _LOCK = threading.Lock()
 
 
-def _registration(table: Tensor) -> Registration:
-    storage = table.untyped_storage()
-    key = (storage.data_ptr(), storage.nbytes())
+def registration(storage: torch.UntypedStorage) -> Registration:
+    """Return what keeps the pages of `storage` registered for as long as it is held.
+
+    Raises:
+        RegistrationRefused: if the driver does not take them.
+    """
+    pages = pages_of(storage)
     with _LOCK:
-        registration = _REGISTERED.get(key)
-        if registration is None:
-            registration = Registration(storage, _cudart(), _synchronize)
-            _REGISTERED[key] = registration
-        return registration
+        near = [one for one in _LIVE if one.pages[0] < pages[1] and pages[0] < one.pages[1]]
+        for one in near:
+            if one.covers(pages):
+                return one
+        made = Registration(storage, _cudart(), synchronize, near)
+        _LIVE.add(made)
+        return made
+
+
+def pages_of(storage: torch.UntypedStorage) -> Range:
+    """The pages that a storage lies on.
+
+    Example:
+        >>> begin, end = pages_of(torch.zeros(3).untyped_storage())
+        >>> begin % mmap.PAGESIZE, (end - begin) % mmap.PAGESIZE
+        (0, 0)
+    """
+    begin = storage.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+    end = -(-(storage.data_ptr() + storage.nbytes()) // mmap.PAGESIZE) * mmap.PAGESIZE
+    return begin, end
+
+
+def touch(begin: int, end: int) -> None:
+    """Let the system back pages with memory now, on all of torch's threads; no byte changes.
+
+    Where it has no such call (before Linux 5.14, elsewhere) nothing happens: whoever needs the
+    pages faults them in.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+
+    def populate(first: int, last: int) -> None:
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _POPULATE_WRITE)
+
+    for_each(populate, _cut(begin, end, _TOUCH_BYTES))
+
+
+def synchronize() -> None:
+    """Wait for all work of all CUDA devices."""
+    for index in range(torch.cuda.device_count()):
+        torch.cuda.synchronize(index)
 
 
 def _cudart() -> Any:
     return torch.cuda.cudart()
 
 
-def _synchronize() -> None:
-    for index in range(torch.cuda.device_count()):
-        torch.cuda.synchronize(index)
-
-
-def _as_device_tensor(interface: _Interface, device: torch.device) -> Tensor:
-    return torch.as_tensor(interface, device=device)
+def _register(cudart: Any, pointer: int, nbytes: int) -> None:
+    error = int(cudart.cudaHostRegister(pointer, nbytes, _PORTABLE_MAPPED))
+    if error:
+        reason = _REASONS.get(error, "see the driver's list of errors")
+        raise RegistrationRefused(f"cudaHostRegister of {nbytes} bytes: error {error}, {reason}")
 
 
 def _unregister(
@@ -201,19 +171,21 @@ def _unregister(
         cudart.cudaHostUnregister(pointer)
 
 
-def _chunks(pointer: int, nbytes: int, chunk_bytes: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, nbytes, chunk_bytes):
-        yield pointer + start, min(chunk_bytes, nbytes - start)
+def _free(pages: Range, taken: Sequence[Range]) -> Iterator[Range]:
+    """What of `pages` no range in `taken` covers.
+
+    Yields:
+        one range after the other.
+    """
+    begin, end = pages
+    for first, last in sorted(taken):
+        if begin < min(first, end):
+            yield begin, min(first, end)
+        begin = max(begin, last)
+    if begin < end:
+        yield begin, end
 
 
-def _stage(table: Tensor, ids: Tensor) -> Tensor:
-    rows = torch.empty((ids.numel(), *table.shape[1:]), dtype=table.dtype, pin_memory=True)
-    return gather_rows(table, ids.cpu(), out=rows).to(ids.device, non_blocking=True)
-
-
-def _clear_error(device: torch.device) -> None:
-    """Take the refusal out of the runtime's memory, where the next kernel launch would find it."""
-    try:
-        torch.zeros(1, device=device)
-    except RuntimeError:
-        return
+def _cut(begin: int, end: int, size: int) -> Iterator[Range]:
+    for first in range(begin, end, size):
+        yield first, min(first + size, end)

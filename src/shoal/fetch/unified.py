@@ -3,11 +3,12 @@
 :class:`UnifiedTensor` is a real CPU tensor, in place over memory that someone else allocated or a
 file maps, whose row reads are shoal's: on CPU ids, :func:`~shoal.fetch.gather.gather_rows` into
 reused memory; on CUDA ids, the device's own read of the host rows
-(:class:`~shoal.fetch.register.DeviceRows`). Everything else is torch's and gives plain tensors. The
-idea and the rule of placement, index on the device ⇒ rows on the device, are PyTorch-Direct's (Min
-et al., 2021, arXiv 2101.07956).
+(:class:`~shoal.fetch.device_rows.DeviceRows`). Other operations are torch's, computed where their
+operands are (:mod:`shoal.fetch.placement`), and give plain tensors. The idea is PyTorch-Direct's
+(Min et al., 2021, arXiv 2101.07956).
 
-With a row optimizer the rows learn: ``table.update(ids, grad)``.
+:func:`unified` makes one of rows that exist; :meth:`UnifiedTensor.zeros` and its like make the rows
+too. With a row optimizer the rows learn: ``table.update(ids, grad)``.
 """
 
 from __future__ import annotations
@@ -21,36 +22,104 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
-from shoal._checks import InputError, expect, expect_file, fail
+from shoal._checks import expect, fail
+from shoal.fetch import device_rows
+from shoal.fetch.advice import advise
+from shoal.fetch.device_rows import DeviceRows
 from shoal.fetch.gather import LENT_BYTES, Buffers, gather_mean, gather_rows
-from shoal.fetch.register import DeviceRows
+from shoal.fetch.mapped import map_rows
+from shoal.fetch.placement import carry_out
+from shoal.fetch.spellings import SPELLINGS
 from shoal.fetch.update import RowOptimizer
 
+# Tables that were freed lend their memory to new ones of up to this size; more would be missed by
+# whoever freed it.
+_KEPT_BYTES = 1 << 30
+_FREED = Buffers(keep=2)
 
-class UnifiedTensor(Tensor):
-    """Host rows that arrive on the device of their ids. Make one by :meth:`of` or :meth:`open`.
+Device = torch.device | str | None
 
-    ``table[ids]``, ``table.index_select(0, ids)`` and ``torch.nn.functional.embedding(ids, table)``
-    read rows as :meth:`gather` does; all other operations are torch's on a CPU tensor.
 
-    Attributes:
-        optimizer: what moves the rows in :meth:`update`, or None for a table that does not learn.
+def unified(
+    rows: Shaped[Tensor, "n ..."] | np.ndarray | str | Path,
+    optimizer: RowOptimizer | None = None,
+    *,
+    name: str | None = None,
+    home: Device = None,
+    propagates: bool = False,
+) -> UnifiedTensor:
+    """Make a table over the memory of `rows`, without a copy.
+
+    Args:
+        rows: a CPU tensor, a numpy array or memory map, or a ``.npy`` or ``.safetensors`` file,
+            whose rows are read from disk when they are touched; writing to those changes this
+            process's copy. At least 1-d. A leaf that requires a gradient gives a table that does,
+            and a parameter a parameter. A unified tensor without new settings is returned as it is.
+        optimizer: moves the rows in :meth:`UnifiedTensor.update`.
+        name: which tensor of a safetensors file; not needed where it holds one.
+        home: a device to compute on where operands leave the place open (host ids, no other
+            operand); the host if None. A loader's workers and forked children stay on the host.
+        propagates: whether what is computed from unified operands alone is unified again.
+
+    Raises:
+        InputError: if the rows are not in host memory, have no rows, are read-only, or the file is
+            missing, truncated or of another kind.
 
     Example:
         >>> host = torch.arange(6.0).view(3, 2)
-        >>> table = UnifiedTensor.of(host)
+        >>> table = unified(host)
+        >>> host[0, 0] = 7.0  # the same memory
         >>> table[torch.tensor([2, 0])]
         tensor([[4., 5.],
-                [0., 1.]])
-        >>> host[0, 0] = 7.0  # the same memory
-        >>> table.gather(torch.tensor([0])).tolist()
-        [[7.0, 1.0]]
+                [7., 1.]])
+    """
+    settings = {"home": None if home is None else torch.device(home), "propagates": propagates}
+    if isinstance(rows, UnifiedTensor):
+        if optimizer is None and home is None and not propagates:
+            return rows
+        return _make(rows._plain, optimizer or rows.optimizer, rows._mapped, **settings)
+    if isinstance(rows, str | Path):
+        return _make(map_rows(rows, name), optimizer, mapped=True, **settings)
+    if isinstance(rows, np.ndarray):
+        remedy = 'open the map with mode="c" (changes stay in memory) or copy the array'
+        expect(rows.flags.writeable, "rows", "a writable array", "a read-only one", remedy)
+        mapped = isinstance(rows, np.memmap)
+        return _make(torch.from_numpy(rows), optimizer, mapped, **settings)
+    expect(rows.is_leaf, "rows", "a leaf of autograd", "a result of others", "call .detach()")
+    table = _make(rows.detach(), optimizer, mapped=False, **settings)
+    if isinstance(rows, nn.Parameter):
+        table._is_param = True
+    table.requires_grad_(rows.requires_grad)
+    return table
+
+
+class UnifiedTensor(Tensor):
+    """Host rows that arrive on the device of their ids. Make one by :func:`unified`.
+
+    ``table[ids]``, ``table.index_select(0, ids)`` and ``torch.nn.functional.embedding(ids, table)``
+    read rows as :meth:`gather` does, and ``table[ids] = rows``, ``index_copy_`` and ``index_add_``
+    write them from any device; all other operations are torch's.
+
+    Attributes:
+        optimizer: what moves the rows in :meth:`update`, or None for a table that does not learn.
+        home: where it computes when its operands leave that open, or None for the host.
+        propagates: whether results of unified operands alone are unified.
+        is_unified: true.
+
+    Example:
+        >>> table = UnifiedTensor.zeros(3, 2)
+        >>> table[torch.tensor([1])] = torch.tensor([[4.0, 5.0]])
+        >>> table.gather(torch.tensor([1, 0])).tolist()
+        [[4.0, 5.0], [0.0, 0.0]]
     """
 
+    is_unified = True
     optimizer: RowOptimizer | None
+    home: torch.device | None
+    propagates: bool
+    _is_param: bool
     _plain: Tensor
     _mapped: bool
     _row_bytes: int
@@ -58,49 +127,37 @@ class UnifiedTensor(Tensor):
     _device_rows: DeviceRows
 
     @staticmethod
-    def of(
-        rows: Shaped[Tensor, "n ..."] | np.ndarray, optimizer: RowOptimizer | None = None
-    ) -> UnifiedTensor:
-        """Make a table over the memory of `rows`, without a copy.
+    def empty(*shape: int, dtype: torch.dtype = torch.float32, **settings: Any) -> UnifiedTensor:
+        """Make a table whose rows hold anything, in the memory of one that was freed, if it fits.
 
         Args:
-            rows: a CPU tensor or a numpy array or memory map, at least 1-d; a unified tensor
-                without a new optimizer is returned as it is.
-            optimizer: moves the rows in :meth:`update`.
+            shape: rows, and the axes of a row.
+            dtype: of the numbers.
+            settings: those of :func:`unified`.
 
         Raises:
-            InputError: if the rows are not in host memory, have no rows, or are read-only.
+            InputError: if a size is negative or there is no axis of rows.
         """
-        if isinstance(rows, UnifiedTensor):
-            return rows if optimizer is None else _make(rows._plain, optimizer, rows._mapped)
-        if isinstance(rows, np.ndarray):
-            remedy = 'open the map with mode="c" (changes stay in memory) or copy the array'
-            expect(rows.flags.writeable, "rows", "a writable array", "a read-only one", remedy)
-            mapped = isinstance(rows, np.memmap)
-            return _make(torch.from_numpy(rows), optimizer, mapped)
-        return _make(rows.detach(), optimizer, mapped=False)
+        good = all(size >= 0 for size in shape)
+        expect(good, "shape", "sizes of at least 0", shape, "drop the sign")
+        nbytes = math.prod(shape) * dtype.itemsize
+        if LENT_BYTES <= nbytes <= _KEPT_BYTES:
+            return unified(_FREED.empty(shape, dtype), **settings)
+        return unified(torch.empty(shape, dtype=dtype), **settings)
 
     @staticmethod
-    def open(path: str | Path, name: str | None = None) -> UnifiedTensor:
-        """Map rows that lie in a file; they are read from disk when they are touched.
+    def full(*shape: int, value: float | int, **settings: Any) -> UnifiedTensor:
+        """Make a table of one number; `settings` are those of :meth:`empty`."""
+        table = UnifiedTensor.empty(*shape, **settings)
+        table._plain.fill_(value)
+        return table
 
-        Writing to the table changes this process's copy, never the file.
+    @staticmethod
+    def zeros(*shape: int, **settings: Any) -> UnifiedTensor:
+        """Make a table of zeros; `settings` are those of :meth:`empty`."""
+        return UnifiedTensor.full(*shape, value=0, **settings)
 
-        Args:
-            path: a ``.npy`` or ``.safetensors`` file.
-            name: which tensor of a safetensors file; not needed where it holds one.
-
-        Raises:
-            InputError: if the file is missing, truncated or of another kind.
-        """
-        path = expect_file(path, "rows, .npy or .safetensors")
-        kind = path.suffix
-        known = kind in (".npy", ".safetensors")
-        expect(known, str(path), "a .npy or .safetensors file", kind, "save it as one of them")
-        rows = _map_npy(path) if kind == ".npy" else _map_safetensors(path, name)
-        return _make(rows, None, mapped=True)
-
-    # -- reading -----------------------------------------------------------------------------
+    # -- reading and writing -----------------------------------------------------------------
 
     def gather(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, ids: Int[Tensor, " s"], out: Shaped[Tensor, "s ..."] | None = None
@@ -115,10 +172,12 @@ class UnifiedTensor(Tensor):
                 is used again when nobody holds the result any more.
 
         Raises:
-            InputError: if an id is out of range or `out` does not fit.
+            InputError: if an id is out of range or `out` does not fit. A device's id is looked at
+                by the device: the next call, or the next that waits for the device, raises.
         """
-        if ids.is_cuda:
+        if not ids.is_cpu:
             return self._device_rows.gather(ids, out)
+        self._device_rows.settle()
         if out is None:
             out = self._lent(ids.numel())
         return gather_rows(self._plain, ids, out)
@@ -134,7 +193,27 @@ class UnifiedTensor(Tensor):
         Raises:
             InputError: if an id is out of range, or offsets or weights do not fit.
         """
+        self._device_rows.settle()
         return gather_mean(self._plain, indices, offsets, weights)
+
+    def put(
+        self, ids: Int[Tensor, " s"], rows: Shaped[Tensor, "s ..."], add: bool = False
+    ) -> UnifiedTensor:
+        """Write rows, or add them; from a device, the device writes into host memory by itself.
+
+        Args:
+            ids: each in ``[0, n)``, on any device. With `add`, doubles add up; without, one wins.
+            rows: one an id, of the table's dtype.
+            add: whether to add to what is there.
+
+        Raises:
+            InputError: if an id is out of range; nothing is written then.
+        """
+        if rows.is_cpu or not self._device_rows.put(ids, rows, add):
+            self.settle(writes=True)
+            ids, rows = ids.cpu(), rows.cpu()
+            (self._plain.index_add_ if add else self._plain.index_copy_)(0, ids, rows)
+        return self
 
     def _lent(self, count: int) -> Tensor | None:
         if count * self._row_bytes < LENT_BYTES:
@@ -151,6 +230,9 @@ class UnifiedTensor(Tensor):
     def update(self, ids: Int[Tensor, " s"], grad: Float[Tensor, "s ..."]) -> None:
         """Move rows `ids` along their gradients, by the table's optimizer; doubles are summed once.
 
+        Gradients on a device are applied there, to rows and state in host memory, where the device
+        reaches them and the optimizer is one of shoal's; on the host otherwise.
+
         Args:
             ids: rows of the gradients, as they were gathered; on any device.
             grad: one gradient an id, scaled and clipped already.
@@ -159,7 +241,15 @@ class UnifiedTensor(Tensor):
             InputError: if the table has no optimizer, or ids or gradients do not fit it.
         """
         if self.optimizer is None:
-            fail("table", "an optimizer", None, "make it with UnifiedTensor.of(rows, RowAdam())")
+            fail("table", "an optimizer", None, "make it with shoal.unified(rows, RowAdam())")
+        device = grad.device
+        if device.type != "cpu" and getattr(self.optimizer, "reaches", lambda *_: False)(
+            self._plain, device
+        ):
+            rows = self._device_rows.view(device, writes=True)
+            if rows is not None:
+                return self.optimizer.step(rows, device_rows.to_device(ids, device), grad)
+        self.settle(writes=True)
         self.optimizer.step(self._plain, ids.cpu(), grad.cpu())
 
     # -- being a tensor ----------------------------------------------------------------------
@@ -172,14 +262,25 @@ class UnifiedTensor(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Read rows our way, do everything else torch's way on plain tensors."""
+        """Read and write rows our way, do everything else torch's way on plain tensors."""
         with torch._C.DisableTorchFunctionSubclass():
-            read = _READS.get(func)
-            if read is not None:
-                rows = read(*args, **(kwargs or {}))
-                if rows is not None:
-                    return rows
-            return func(*args, **(kwargs or {}))
+            spelling = SPELLINGS.get(func)
+            if spelling is not None:
+                answer = spelling(*args, **(kwargs or {}))
+                if answer is not None:
+                    return answer
+            return carry_out(func, args, kwargs or {})
+
+    def advise(self, advice: str) -> None:
+        """Tell the system how the rows will be read: see :func:`shoal.fetch.advice.advise`."""
+        advise(self._plain, advice, self._mapped)
+
+    def settle(self, writes: bool = False) -> None:
+        """Wait for what devices wrote and, where the host is about to write, for their reads.
+
+        Operations do so by themselves; needed before memory is used in other ways, by numpy say.
+        """
+        self._device_rows.settle(writes)
 
     def share_memory_(self) -> UnifiedTensor:
         """Move the rows to memory that other processes see; devices map them anew."""
@@ -187,21 +288,44 @@ class UnifiedTensor(Tensor):
         self._plain.share_memory_()
         return self
 
+    def face(self) -> UnifiedTensor:
+        """Another tensor over all that this one is, without its gradient: what detach() gives."""
+        other = torch.Tensor._make_subclass(UnifiedTensor, self._plain)
+        vars(other).update(vars(self))
+        vars(other).pop("_is_param", None)
+        return other
+
+    def like(self, rows: Shaped[Tensor, "n ..."]) -> UnifiedTensor:
+        """A table of other rows, from wherever they are, with this one's home and propagation."""
+        return unified(rows.cpu(), home=self.home, propagates=self.propagates)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> UnifiedTensor:
         if id(self) not in memo:
+            self.settle()
             optimizer = copy.deepcopy(self.optimizer, memo)
-            memo[id(self)] = _make(self._plain.clone(), optimizer, mapped=False)
+            memo[id(self)] = _rebuilt(self._plain.clone(), optimizer, self._settings(mapped=False))
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return UnifiedTensor.of, (self._plain, self.optimizer)
+        self.settle()
+        return _rebuilt, (self._plain, self.optimizer, self._settings(mapped=False))
+
+    def _settings(self, mapped: bool) -> dict[str, Any]:
+        kind = {"requires_grad": self.requires_grad, "parameter": getattr(self, "_is_param", False)}
+        return {"mapped": mapped, "home": self.home, "propagates": self.propagates, **kind}
 
 
-def _make(rows: Tensor, optimizer: RowOptimizer | None, mapped: bool) -> UnifiedTensor:
-    expect(rows.device.type == "cpu", "rows", "host memory", rows.device, "move them with .cpu()")
+def _make(
+    rows: Tensor,
+    optimizer: RowOptimizer | None,
+    mapped: bool,
+    home: torch.device | None,
+    propagates: bool,
+) -> UnifiedTensor:
+    expect(rows.is_cpu, "rows", "host memory", rows.device, "move them with .cpu()")
     expect(rows.dim() >= 1, "rows", "at least one axis", "a number", "stack the rows")
     table = torch.Tensor._make_subclass(UnifiedTensor, rows)
-    table.optimizer = optimizer
+    table.optimizer, table.home, table.propagates = optimizer, home, propagates
     table._plain = rows
     table._mapped = mapped
     table._row_bytes = math.prod(rows.shape[1:]) * rows.element_size()
@@ -210,58 +334,12 @@ def _make(rows: Tensor, optimizer: RowOptimizer | None, mapped: bool) -> Unified
     return table
 
 
-def _map_npy(path: Path) -> Tensor:
-    try:
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
-    except (OSError, ValueError, TypeError) as error:
-        fail(str(path), "a whole .npy file of numbers", error, "save it again")
-
-
-def _map_safetensors(path: Path, name: str | None) -> Tensor:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            one = name in names or (name is None and len(names) == 1)
-            expect(one, str(path), f"name, one of {names}", name, "pass the name of the rows")
-            return file.get_tensor(names[0] if name is None else name)
-    except (OSError, SafetensorError) as error:
-        fail(str(path), "a whole .safetensors file", error, "save it again")
-
-
-# -- torch's spellings of a row read; None leaves it to torch ----------------------------------
-
-
-def _getitem(table: Any, index: Any) -> Tensor | None:
-    is_ids = isinstance(index, Tensor) and index.dtype in (torch.int32, torch.int64)
-    if not is_ids or not isinstance(table, UnifiedTensor) or table.requires_grad:
-        return None
-    try:
-        if index.dim() == 1:
-            return table.gather(index)
-        return table.gather(index.reshape(-1)).view(*index.shape, *table._plain.shape[1:])
-    except InputError:
-        return None  # negative ids count from the end, and torch words its own errors
-
-
-def _index_select(
-    input: Any, dim: Any, index: Tensor, *, out: Tensor | None = None
-) -> Tensor | None:
-    if dim != 0 or out is not None or index.dim() != 1:
-        return None
-    return _getitem(input, index)
-
-
-def _embedding(
-    input: Any, weight: Any, padding_idx: Any = None, max_norm: Any = None, *_: Any, **__: Any
-) -> Tensor | None:
-    return _getitem(weight, input) if max_norm is None else None
-
-
-_READS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
-    Tensor.__getitem__: _getitem,
-    Tensor.index_select: _index_select,
-    torch.index_select: _index_select,
-    functional.embedding: _embedding,
-}
+def _rebuilt(
+    rows: Tensor, optimizer: RowOptimizer | None, settings: dict[str, Any]
+) -> UnifiedTensor:
+    grad, parameter = settings.pop("requires_grad"), settings.pop("parameter")
+    table = _make(rows, optimizer, **settings)
+    if parameter:
+        table._is_param = True
+    table.requires_grad_(grad)
+    return table

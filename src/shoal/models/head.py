@@ -21,7 +21,7 @@ from torch import Tensor
 
 from shoal._checks import expect, expect_finite, expect_positive
 from shoal.csr import Csr
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowOptimizer
 from shoal.search import top_k
 
@@ -89,7 +89,7 @@ class Head:
         """
         expect_finite("label_rows", label_rows)
         rows = label_rows.detach().to("cpu", copy=True).contiguous()
-        return Head(UnifiedTensor.of(rows, optimizer), kind, **settings)
+        return Head(unified(rows, optimizer), kind, **settings)
 
     @property
     def weights(self) -> Float[Tensor, "l d"]:

@@ -25,7 +25,7 @@ from shoal._checks import expect
 from shoal.block import Batch, Block
 from shoal.csr import Csr
 from shoal.fetch.loader import BatchSampler, BlockSampler, Loader
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.job import Job
 from shoal.models.bag import unit
 from shoal.models.head import Head
@@ -132,7 +132,7 @@ def head_job(
     width = head.table.shape[1]
     got = tuple(x.shape)
     expect(x.dim() == 2 and x.shape[1] == width, "x", f"rows of {width}", got, "align it")
-    points = x if x.is_cuda else UnifiedTensor.of(x)
+    points = x if x.is_cuda else unified(x)
     hops = Apart(blocks) if loss is None else blocks
     criterion = partial(_criterion, head) if loss is None else partial(_by_cosine, loss)
     loader = Loader(seeds, hops, head.table, seed=seed, prefetch=prefetch, device=device)

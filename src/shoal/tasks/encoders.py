@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from shoal._checks import expect, fail
 from shoal.csr import Csr
 from shoal.data.texts import Texts
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam
 from shoal.files import expect_no_pickle
 from shoal.models.bag import BagEncoder
@@ -179,7 +179,7 @@ def learner_of(
             first = begun.encoder.rows
         else:
             first = vocabulary.first_rows(tokens, settings.dim, settings.seed)
-        table = UnifiedTensor.of(first, RowAdam(lr=lr))
+        table = unified(first, RowAdam(lr=lr))
         rows = BagRows(table.as_subclass(Tensor))
         return Learner(BagEncoder(), (rows,), settings.dim, table)
     if begun is None:

@@ -15,7 +15,7 @@ from shoal._checks import fail
 from shoal.data import nodes as readers
 from shoal.data.nodes import NodeData
 from shoal.fetch.loader import Loader
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.job import Job
 from shoal.models.layered import full_graph
 from shoal.models.sage import Sage
@@ -112,7 +112,7 @@ def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job
     loader = Loader(
         seeds,
         NeighborSampler(data.graph, settings.fanouts),
-        UnifiedTensor.of(rows),
+        unified(rows),
         data.target,
         seed=settings.seed,
         prefetch=settings.prefetch,
