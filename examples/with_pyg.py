@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data  # pyright: ignore[reportMissingImports]
 from torch_geometric.nn import SAGEConv  # pyright: ignore[reportMissingImports]
 
-from shoal import UnifiedTensor
+from shoal import unified
 from shoal.data.planted import planted_graph
 from shoal.integrations.pyg import NeighborLoader  # was: from torch_geometric.loader import …
 
@@ -42,7 +42,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     data = planted(asked.nodes)
-    data.x = UnifiedTensor.of(data.x)  # the other line  # pyright: ignore[reportArgumentType]
+    data.x = unified(data.x)  # the other line  # pyright: ignore[reportArgumentType]
     loaders = {
         name: NeighborLoader(
             data,

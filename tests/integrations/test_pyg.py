@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal._checks import InputError
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.integrations.pyg import LinkNeighborLoader, NeighborLoader, PygSampler, graph_of
 from shoal.models.layered import ConvLayer, Layered, full_graph
 from shoal.sample.expand import NeighborSampler
@@ -59,7 +59,7 @@ def test_layers_on_blocks_are_the_full_graphs(kind: str) -> None:
     expected = layers[1](hidden, data.edge_index, *([] if rows is None else [rows]))
 
     graph, order = graph_of(data)
-    of_entries = None if rows is None else UnifiedTensor.of(rows[order])
+    of_entries = None if rows is None else unified(rows[order])
     model = Layered([ConvLayer(conv, of_entries) for conv in layers], nn.ReLU())
     seeds = torch.tensor([7, 0, 33])
     blocks = NeighborSampler(graph, [None, None])(seeds, seeded())
@@ -88,10 +88,10 @@ def plain_script(loader: Any, epochs: int = 2) -> list[Tensor]:
 def test_the_two_lines_change_no_number() -> None:
     """Unchanged model code trains to the same weights on a unified data.x, with 0 or 2 workers."""
     asked: dict[str, Any] = {"num_neighbors": [4, 3], "batch_size": 16, "shuffle": True}
-    data, unified = made(), made()
-    unified.x = UnifiedTensor.of(unified.x)
+    data, other = made(), made()
+    other.x = unified(other.x)
     found = []
-    for source, workers in ((data, 0), (unified, 0), (unified, 2)):
+    for source, workers in ((data, 0), (other, 0), (other, 2)):
         loader = NeighborLoader(source, **asked, num_workers=workers, generator=seeded())
         found.append(plain_script(loader))
     assert all(
@@ -103,7 +103,7 @@ def test_the_two_lines_change_no_number() -> None:
 def test_a_batch_holds_the_graphs_own_rows_and_edges(workers: int) -> None:
     """Rows, edge rows, edges of a batch are those of its ids; seeds come first, fan-outs hold."""
     data = made()
-    data.x = UnifiedTensor.of(data.x)
+    data.x = unified(data.x)
     loader = NeighborLoader(data, [3, 2], torch.arange(40), batch_size=16, num_workers=workers)
     batches = list(loader)
     assert torch.equal(torch.cat([b.n_id[: b.batch_size] for b in batches]), torch.arange(40))

@@ -122,9 +122,7 @@ def carry_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     return result if lead is None or result.dim() == 0 else lead.like(result)
 
 
-def _device(
-    name: str, at: Place, operands: list[Tensor], tables: list[Any]
-) -> torch.device | None:
+def _device(name: str, at: Place, operands: list[Tensor], tables: list[Any]) -> torch.device | None:
     """The device that computes, or None for the host."""
     if at is Place.HOME:
         home = next((x.home for x in tables if x.home is not None), None)
