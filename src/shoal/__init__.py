@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shoal.block import Block as Block
     from shoal.csr import Csr as Csr
     from shoal.fetch.loader import Loader as Loader
+    from shoal.fetch.tiered import TieredTable as TieredTable
     from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
     from shoal.fetch.unified import unified as unified
     from shoal.fetch.update import RowAdagrad as RowAdagrad
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from shoal.sample.seeds import ClusterBatchSampler as ClusterBatchSampler
     from shoal.sample.seeds import EmbeddingBank as EmbeddingBank
     from shoal.sample.seeds import RandomBatchSampler as RandomBatchSampler
+    from shoal.sample.touch import touch_probability as touch_probability
     from shoal.search import top_k as top_k
     from shoal.tasks.fusing import load as load
     from shoal.train import fit as fit
@@ -67,6 +69,8 @@ _HOMES = {
     # how their rows arrive, and learn
     "unified": "fetch.unified",
     "UnifiedTensor": "fetch.unified",
+    "TieredTable": "fetch.tiered",
+    "touch_probability": "sample.touch",
     "Loader": "fetch.loader",
     "RowAdam": "fetch.update",
     "RowAdagrad": "fetch.update",

@@ -95,7 +95,7 @@ def gather_rows(
                 [1, 2]])
     """
     if out is not None:
-        _expect_out(table, ids, out)
+        expect_out(table.shape, table.dtype, ids, out)
     try:
         return torch.index_select(table.detach(), 0, ids, out=out)
     except (IndexError, RuntimeError) as error:
@@ -151,11 +151,18 @@ def _shares(weights: Float[Tensor, " e"], offsets: Int[Tensor, " b_plus_1"]) -> 
     return weights / sums.repeat_interleave(offsets.diff(), output_size=weights.numel())
 
 
-def _expect_out(table: Tensor, ids: Tensor, out: Tensor) -> None:
-    shape = (ids.numel(), *table.shape[1:])
-    if out.shape != shape or out.dtype != table.dtype:
+def expect_out(table: torch.Size, dtype: torch.dtype, ids: Tensor, out: Tensor) -> None:
+    """Raise unless `out` has room for rows `ids` of a table of shape `table`.
+
+    Raises:
+        InputError: if it has not.
+    """
+    shape = (ids.numel(), *table[1:])
+    if out.shape != shape or out.dtype != dtype:
         got = f"{tuple(out.shape)} {out.dtype}"
-        fail("out", f"{shape} {table.dtype}", got, "allocate it with torch.empty")
+        fail("out", f"{shape} {dtype}", got, "allocate it with torch.empty")
+    there = out.device == ids.device
+    expect(there, "out", f"the device of the ids, {ids.device}", out.device, "allocate it there")
 
 
 def _expect_bags(table: Tensor, indices: Tensor, offsets: Tensor, weights: Tensor | None) -> None:

@@ -56,7 +56,10 @@ BlockSampler = Callable[[Tensor, torch.Generator], Sequence[Block]]
 
 @runtime_checkable
 class Table(Protocol):
-    """How rows arrive. A table with ``learns`` true is read at hand-over, not ahead."""
+    """How rows arrive. A table with ``learns`` true is read at hand-over, not ahead.
+
+    Its ``refresh()``, where it has one, is called at the end of each epoch, when nothing is read.
+    """
 
     def gather(self, ids: Int[Tensor, " s"]) -> Shaped[Tensor, "s ..."]:
         """Rows `ids`."""
@@ -176,6 +179,9 @@ class Loader:
                 self.position = index + 1
                 yield batch
         self.epoch, self.position = epoch + 1, 0
+        refresh = getattr(self.table, "refresh", None)
+        if refresh is not None:
+            refresh()
 
     def _seeds(self, epoch: int) -> Iterator[tuple[int, Tensor]]:
         set_epoch = getattr(self.batch_sampler, "set_epoch", None)

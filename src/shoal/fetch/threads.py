@@ -12,8 +12,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,11 +49,21 @@ def pool(workers: int, name: str, torch_threads: int = 1) -> ThreadPoolExecutor:
     return executor
 
 
-def for_each(function: Callable[..., None], pieces: Iterable[tuple[Any, ...]]) -> None:
-    """Call ``function(*piece)`` for every piece, on as many threads as torch has here.
+def for_each(
+    function: Callable[..., None],
+    pieces: Iterable[tuple[Any, ...]],
+    workers: int | None = None,
+) -> None:
+    """Call ``function(*piece)`` for every piece, on several threads.
 
     Each call runs in one thread, whatever their number; where pieces write to different memory the
     result is therefore the same for every number of threads.
+
+    Args:
+        function: what is called.
+        pieces: its arguments; handed out in order.
+        workers: how many threads; as many as torch has here if None. More than there are cores
+            help where calls wait, as reads of a disk do.
 
     Example:
         >>> out = torch.zeros(3)
@@ -61,7 +72,7 @@ def for_each(function: Callable[..., None], pieces: Iterable[tuple[Any, ...]]) -
         [5.0, 0.0, 7.0]
     """
     todo = list(pieces)
-    workers = torch.get_num_threads()
+    workers = torch.get_num_threads() if workers is None else workers
     if workers == 1:
         for piece in todo:
             function(*piece)
@@ -83,3 +94,48 @@ def for_each(function: Callable[..., None], pieces: Iterable[tuple[Any, ...]]) -
 def _shared_pool(workers: int, process: int) -> ThreadPoolExecutor:
     # threads do not survive a fork: a child process makes its own
     return pool(workers, "shoal-pieces")
+
+
+class ManyOrOne:
+    """Many threads read together, or one changes what they read.
+
+    Example:
+        >>> gate = ManyOrOne()
+        >>> with gate.many(), gate.many():
+        ...     "both read"
+        'both read'
+        >>> with gate.one():
+        ...     "alone"
+        'alone'
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._readers = 0
+
+    @contextmanager
+    def many(self) -> Iterator[None]:
+        """Read: not while somebody changes.
+
+        Yields:
+            nothing.
+        """
+        with self._free:
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._readers -= 1
+                self._free.notify_all()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Change: when all who read are done, and nobody begins.
+
+        Yields:
+            nothing.
+        """
+        with self._free:
+            self._free.wait_for(lambda: self._readers == 0)
+            yield

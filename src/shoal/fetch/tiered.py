@@ -1,0 +1,284 @@
+"""One table over several memories: hot rows on a device, others in host memory, the rest on disk.
+
+    table.gather(ids)  =  rows[ids],   bit for bit, wherever each row lies
+
+A batch's ids are looked up once in a map from rows to slots; each tier then gives its own. Where
+rows lie changes nothing but time: neither results nor the order of anything depends on it.
+
+Rows are placed by scores, once; or, without scores, by how often they were asked for, anew between
+epochs (:meth:`TieredTable.refresh`). Each tier's predicted share of the rows read stands next to
+the measured one.
+
+*The device's tier has been run with the CPU in the device's place only.*
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, Real, Shaped
+from torch import Tensor
+
+from shoal._checks import expect, expect_ids
+from shoal.fetch.cache import HeldRows, expect_scores, hottest, share
+from shoal.fetch.disk import DiskRows
+from shoal.fetch.gather import expect_out, gather_rows
+from shoal.fetch.threads import ManyOrOne
+from shoal.fetch.unified import UnifiedTensor
+
+
+@dataclass(frozen=True)
+class TierUse:
+    """What one tier holds and serves.
+
+    Attributes:
+        rows: rows that it holds; the last tier has all, and counts those that no other holds.
+        predicted: share of the rows read that it serves by the scores, in [0, 1]; None where rows
+            were not placed by scores yet.
+        measured: share that it served, in [0, 1]; None before the first read.
+    """
+
+    rows: int
+    predicted: float | None
+    measured: float | None
+
+    def __str__(self) -> str:
+        """Rows and both shares."""
+        predicted, measured = (
+            "unknown" if x is None else f"{100 * x:.1f} %" for x in (self.predicted, self.measured)
+        )
+        return f"{self.rows} rows, predicted {predicted}, measured {measured}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Tier:
+    """Held rows, the number of their first slot among all tiers', and how they are read."""
+
+    held: HeldRows
+    base: int
+    read: Callable[[Tensor, Tensor | None], Tensor]
+    everywhere: bool
+
+    def serves(self, device: torch.device) -> bool:
+        """Whether ids on `device` find their rows here."""
+        return self.everywhere or device == self.held.rows.device
+
+    def has(self, slots: Tensor) -> Tensor:
+        """Which of `slots` are this tier's."""
+        return (slots >= self.base) & (slots < self.base + len(self.held))
+
+    def hold(self, ids: Tensor, read: Callable[[Tensor], Tensor]) -> None:
+        """Hold other rows, once the device has read the present ones."""
+        if self.held.rows.is_cuda:
+            torch.cuda.synchronize(self.held.rows.device)
+        self.held.hold(ids, read)
+
+
+def _tiers(
+    table: UnifiedTensor | DiskRows, device_rows: int, host_rows: int, device: torch.device
+) -> dict[str, _Tier]:
+    """The tiers above a table that hold anything, the fastest first."""
+    hot = HeldRows(min(device_rows, len(table)), table.shape, table.dtype, device)
+    left = min(host_rows, len(table) - len(hot))
+    warm = HeldRows(left, table.shape, table.dtype, torch.device("cpu"))
+    tiers = {
+        "device": _Tier(hot, 0, partial(gather_rows, hot.rows), everywhere=False),
+        "host": _Tier(warm, len(hot), UnifiedTensor.of(warm.rows).gather, everywhere=True),
+    }
+    return {name: tier for name, tier in tiers.items() if len(tier.held)}
+
+
+class TieredTable:
+    """A table whose rows lie on a device, in host memory and in a file, read by one gather.
+
+    Args:
+        rows: all rows: a tensor, array or unified table in host memory; :class:`DiskRows` or a
+            path, for a file.
+        scores: how often each row is read, in any unit (``shoal.touch_probability`` of a graph and
+            its sampler, or degrees); None places rows by what is asked for, from the first
+            :meth:`refresh` on. Until then nothing is held.
+        device_rows: hot rows to copy to `device`; fewer, with a warning, if it has no room.
+        host_rows: the next rows, to copy from a file to host memory.
+        device: where ids that come from the same device find the hot rows. Other ids do without
+            them: rows arrive where their ids are.
+
+    Raises:
+        InputError: if a count is negative, scores do not fit, `rows` learn, or `host_rows` are
+            asked for and all rows are in host memory.
+
+    Example:
+        >>> rows = torch.arange(8.0).view(4, 2)
+        >>> table = TieredTable(rows, torch.tensor([1.0, 6.0, 2.0, 1.0]), device_rows=1)
+        >>> table.gather(torch.tensor([3, 1])).tolist()
+        [[6.0, 7.0], [2.0, 3.0]]
+        >>> print(table)
+        TieredTable of (4, 2) torch.float32
+          device: 1 rows, predicted 60.0 %, measured 50.0 %
+          host: 3 rows, predicted 40.0 %, measured 50.0 %
+    """
+
+    learns = False
+
+    def __init__(
+        self,
+        rows: UnifiedTensor | Shaped[Tensor, "n ..."] | np.ndarray | DiskRows | str | Path,
+        scores: Real[Tensor, " n"] | None = None,
+        *,
+        device_rows: int = 0,
+        host_rows: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._below = _table(rows)
+        on_disk = isinstance(self._below, DiskRows)
+        self._last = "disk" if on_disk else "host"
+        self.shape, self.dtype = self._below.shape, self._below.dtype
+        for name, count in (("device_rows", device_rows), ("host_rows", host_rows)):
+            expect(count >= 0, name, "at least 0", count, "raise it")
+        idle = on_disk or host_rows == 0
+        expect(idle, "host_rows", "0, as all rows are in host memory", host_rows, "leave it out")
+        self._tiers = _tiers(self._below, device_rows, host_rows, torch.device(device))
+        self._slots = torch.full((len(self),), -1, dtype=torch.int32)
+        self._scores, self._observes = scores, scores is None
+        self._seen = torch.zeros(len(self) if scores is None else 0, dtype=torch.int32)
+        self._served = {"device": 0, "host": 0, "disk": 0}
+        self._there: dict[torch.device, Tensor] = {}
+        self._gate, self._counting = ManyOrOne(), threading.Lock()
+        if scores is not None:
+            expect_scores(scores, len(self))
+            self._place(scores)
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        """Shape and dtype, and a line a tier."""
+        lines = [f"  {name}: {use}" for name, use in self.use().items()]
+        return "\n".join([f"TieredTable of {tuple(self.shape)} {self.dtype}", *lines])
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def gather(
+        self, ids: Int[Tensor, " s"], out: Shaped[Tensor, "s ..."] | None = None
+    ) -> Shaped[Tensor, "s ..."]:
+        """Return rows `ids` on the device of `ids`.
+
+        Args:
+            ids: int32 or int64, each in ``[0, n)``; repeats allowed.
+            out: where to write, of the result's shape, dtype and device; lent memory if None.
+
+        Raises:
+            InputError: if an id is out of range, `out` does not fit, or the file under the table is
+                not what it was.
+        """
+        with self._gate.many():
+            if ids.is_cuda:
+                # the device would not say so itself; dividing the batch waits for it anyway
+                expect_ids("ids", ids, len(self))
+            slots = gather_rows(self._slots_on(ids.device), ids)
+            parts = self._divided(ids, slots)
+            rows = self._joined(ids, parts, out)
+        with self._counting:
+            for name, (at, _) in parts.items():
+                self._served[name] += len(at)
+            if self._observes:
+                self._seen.index_add_(0, ids.cpu(), torch.ones(len(ids), dtype=self._seen.dtype))
+        return rows
+
+    def _divided(self, ids: Tensor, slots: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Positions of the batch that each tier serves, and the tier's ids for them; none empty."""
+        parts: dict[str, tuple[Tensor, Tensor]] = {}
+        below = torch.ones_like(slots, dtype=torch.bool)
+        for name, tier in self._tiers.items():
+            if not tier.serves(ids.device):
+                continue
+            inside = tier.has(slots)
+            at = inside.nonzero().squeeze(1)
+            parts[name] = at, slots[at] - tier.base
+            below &= ~inside
+        at = below.nonzero().squeeze(1)
+        parts[self._last] = at, ids[at]
+        return {name: part for name, part in parts.items() if len(part[0])}
+
+    def _joined(
+        self, ids: Tensor, parts: dict[str, tuple[Tensor, Tensor]], out: Tensor | None
+    ) -> Tensor:
+        """The batch's rows in its order."""
+        if out is not None:
+            expect_out(self.shape, self.dtype, ids, out)
+        if len(parts) <= 1:  # one tier has them all: no further copy
+            local = next((local for _, local in parts.values()), ids)
+            return self._read(next(iter(parts), self._last), local, out)
+        if out is None:
+            out = torch.empty((len(ids), *self.shape[1:]), dtype=self.dtype, device=ids.device)
+        for name, (at, local) in parts.items():
+            out.index_copy_(0, at, self._read(name, local, None))
+        return out
+
+    def _read(self, name: str, local: Tensor, out: Tensor | None) -> Tensor:
+        read = self._below.gather if name == self._last else self._tiers[name].read
+        return read(local, out)
+
+    def _slots_on(self, device: torch.device) -> Tensor:
+        if device.type == "cpu":
+            return self._slots
+        if device not in self._there:
+            self._there[device] = self._slots.to(device)
+        return self._there[device]
+
+    # -- placing -----------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Place rows anew by how often they were asked for; with scores, leave them where they are.
+
+        Between epochs: it waits until no gather is under way, and those that come meanwhile wait
+        for it. Counting of what tiers serve begins anew; counts of rows go on.
+        """
+        if self._observes and bool(self._seen.any()):
+            with self._gate.one():
+                self._scores = self._seen.double()
+                self._place(self._scores)
+                self._served = dict.fromkeys(self._served, 0)
+
+    def _place(self, scores: Tensor) -> None:
+        tiers = list(self._tiers.values())
+        self._there.clear()
+        for tier, ids in zip(tiers, hottest(scores, [len(t.held) for t in tiers]), strict=True):
+            # should reading fail, rows of this tier are read from below
+            self._slots[tier.has(self._slots)] = -1
+            tier.hold(ids, self._below.gather)
+            self._slots[tier.held.ids] = torch.arange(len(ids), dtype=torch.int32) + tier.base
+
+    def use(self) -> dict[str, TierUse]:
+        """What each tier holds, and the shares of the rows read that it should serve and did."""
+        held = {name: tier.held.ids[tier.held.ids >= 0] for name, tier in self._tiers.items()}
+        none = torch.empty(0, dtype=torch.int64)
+        counts = {name: len(ids) for name, ids in held.items()}
+        counts[self._last] = len(self) - sum(counts.values())
+        shares: dict[str, float] = {}
+        if self._scores is not None:
+            shares = {name: share(self._scores, ids) for name, ids in held.items()}
+            shares[self._last] = 1 - share(self._scores, torch.cat([none, *held.values()]))
+        total = sum(self._served.values())
+        return {
+            name: TierUse(count, shares.get(name), self._served[name] / total if total else None)
+            for name, count in counts.items()
+        }
+
+
+def _table(rows: object) -> UnifiedTensor | DiskRows:
+    if isinstance(rows, str | Path):
+        return DiskRows(rows)
+    if isinstance(rows, Tensor | np.ndarray):
+        rows = UnifiedTensor.of(rows)
+        still = not rows.learns
+        expect(still, "rows", "rows that do not learn", "an optimizer", "leave the tiers out")
+    kinds = "a tensor, an array, DiskRows or a path"
+    expect(isinstance(rows, UnifiedTensor | DiskRows), "rows", kinds, type(rows), "pass one")
+    return rows  # pyright: ignore[reportReturnType]
