@@ -18,7 +18,7 @@ from shoal.fetch.cache import HeldRows, hottest, share
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.loader import Loader, Table
 from shoal.fetch.tiered import TieredTable
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.fetch.update import RowSGD
 from tests.fetch.test_disk import rows_of
 from tests.strategies import ids_below
@@ -262,7 +262,7 @@ def test_bad_input_is_named(path: Path) -> None:
         (lambda: TieredTable(7), "rows: expected a tensor, an array, DiskRows or a path"),
         (lambda: TieredTable("absent.npy"), "absent.npy: expected a file"),
         (
-            lambda: TieredTable(UnifiedTensor.of(ROWS.clone(), RowSGD(1.0))),
+            lambda: TieredTable(unified(ROWS.clone(), RowSGD(1.0))),
             "rows: expected rows that do not learn",
         ),
         (lambda: TieredTable(path).gather(torch.tensor([N])), r"ids: expected ids in \[0, 200\)"),

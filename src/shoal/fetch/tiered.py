@@ -30,7 +30,7 @@ from shoal.fetch.cache import HeldRows, expect_scores, hottest, share
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.gather import expect_out, gather_rows
 from shoal.fetch.threads import ManyOrOne
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import UnifiedTensor, unified
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _tiers(
     warm = HeldRows(left, table.shape, table.dtype, torch.device("cpu"))
     tiers = {
         "device": _Tier(hot, 0, partial(gather_rows, hot.rows), everywhere=False),
-        "host": _Tier(warm, len(hot), UnifiedTensor.of(warm.rows).gather, everywhere=True),
+        "host": _Tier(warm, len(hot), unified(warm.rows).gather, everywhere=True),
     }
     return {name: tier for name, tier in tiers.items() if len(tier.held)}
 
@@ -276,7 +276,7 @@ def _table(rows: object) -> UnifiedTensor | DiskRows:
     if isinstance(rows, str | Path):
         return DiskRows(rows)
     if isinstance(rows, Tensor | np.ndarray):
-        rows = UnifiedTensor.of(rows)
+        rows = unified(rows)
         still = not rows.learns
         expect(still, "rows", "rows that do not learn", "an optimizer", "leave the tiers out")
     kinds = "a tensor, an array, DiskRows or a path"
