@@ -6,7 +6,7 @@ the time of one. Runs of rows end at multiples of 128 KiB, so that a dense batch
 the threads as well. The system is told that reads are random: reading ahead, as it does for a
 mapped file, would fetch megabytes for each row. What was read stays in its page cache.
 
-The file is never mapped, as it is by ``UnifiedTensor.open``: a mapped file that is cut short kills
+The file is never mapped, as it is by ``shoal.unified``: a mapped file that is cut short kills
 the process that touches it. And it is never registered with a device, which would pull it into
 memory whole. A file that is cut, changed or replaced while it is open ends in an error that names
 it: size, time of change and identity are compared before and after every batch, so rows that were
