@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from shoal._checks import expect, expect_positive, fail
 from shoal.block import Batch, Block
-from shoal.fetch.update import coalesce
+from shoal.fetch.stepping import coalesce
 from shoal.objectives import Objective
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -11,13 +11,18 @@ from hypothesis import given
 from torch import Tensor
 
 from shoal._checks import InputError
-from shoal.fetch import update
-from shoal.fetch.update import RowAdagrad, RowAdam, RowOptimizer, RowSGD, coalesce
+from shoal.fetch import stepping
+from shoal.fetch.rounding import noise_like, round_stochastically
+from shoal.fetch.stepping import Rows, coalesce
+from shoal.fetch.unified import unified
+from shoal.fetch.update import RowAdagrad, RowAdam, RowSGD
+from tests.fetch.standin import Driver, far
 from tests.strategies import ids_below
 
-MAKERS: list[Callable[[], RowOptimizer]] = [
+MAKERS: list[Callable[[], Rows]] = [
     lambda: RowSGD(0.3),
     lambda: RowAdagrad(0.1),
+    lambda: RowAdagrad(0.1, per_row=False),
     lambda: RowAdam(0.1, betas=(0.8, 0.9)),
 ]
 
@@ -72,11 +77,12 @@ def test_sgd_moves_each_row_as_torch_moves_it() -> None:
         torch.testing.assert_close(table, oracle(ids, grad))
 
 
-def test_adagrad_of_width_one_is_torch_adagrad() -> None:
-    """With one number a row, the mean over the row is that number: torch.optim.Adagrad."""
-    table, optimizer = start(d=1), RowAdagrad(0.1)
+@pytest.mark.parametrize(("d", "per_row"), [(1, True), (3, False)])
+def test_adagrad_is_torch_adagrad(d: int, per_row: bool) -> None:
+    """With one number a row, its mean is that number; without per_row, at any width."""
+    table, optimizer = start(d=d), RowAdagrad(0.1, per_row=per_row)
     oracle = dense_by_row(table, lambda p: torch.optim.Adagrad(p, 0.1))
-    for ids, grad in steps(d=1):
+    for ids, grad in steps(d=d):
         optimizer.step(table, ids, grad)
         torch.testing.assert_close(table, oracle(ids, grad))
 
@@ -120,7 +126,7 @@ def test_adam_is_sparse_adam_on_rows_of_every_step() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_order_doubles_pieces_and_widths_do_not_matter(
-    make: Callable[[], RowOptimizer], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Rows], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shuffled ids, gradients split over double ids, int32 ids, many pieces: the same rows."""
     plain, other = start(), start()
@@ -130,17 +136,17 @@ def test_order_doubles_pieces_and_widths_do_not_matter(
         shuffled = torch.randperm(len(ids) * 2, generator=torch.Generator().manual_seed(5))
         doubled = torch.cat([0.25 * grad, 0.75 * grad])[shuffled]
         with monkeypatch.context() as patch:
-            patch.setattr(update, "_PIECE_BYTES", 1)
+            patch.setattr(stepping, "_PIECE_BYTES", 1)
             two.step(other, ids.repeat(2)[shuffled].int(), doubled)
         torch.testing.assert_close(plain, other)
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_the_number_of_threads_does_not_matter(
-    make: Callable[[], RowOptimizer], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Rows], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One thread or three, pieces of rows of odd width: the same bits."""
-    monkeypatch.setattr(update, "_PIECE_BYTES", 16 * 7 * 4)
+    monkeypatch.setattr(stepping, "_PIECE_BYTES", 16 * 7 * 4)
     count, tables = torch.get_num_threads(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
@@ -153,7 +159,7 @@ def test_the_number_of_threads_does_not_matter(
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_resume_is_bit_equal(make: Callable[[], RowOptimizer]) -> None:
+def test_resume_is_bit_equal(make: Callable[[], Rows]) -> None:
     """A fresh optimizer that loads a state continues as the one that saved it."""
     table, optimizer = start(), make()
     history = list(steps())
@@ -170,7 +176,7 @@ def test_resume_is_bit_equal(make: Callable[[], RowOptimizer]) -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("shape", [(5,), (5, 2, 3)])
-def test_rows_of_any_shape(make: Callable[[], RowOptimizer], shape: tuple[int, ...]) -> None:
+def test_rows_of_any_shape(make: Callable[[], Rows], shape: tuple[int, ...]) -> None:
     """A row may be a number (a bias a label) or a matrix; the rest of the table stays."""
     table, ids = torch.zeros(shape), torch.tensor([3, 1])
     make().step(table, ids, torch.ones(2, *shape[1:]))
@@ -179,7 +185,7 @@ def test_rows_of_any_shape(make: Callable[[], RowOptimizer], shape: tuple[int, .
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_zero_lr_zero_gradients_and_no_ids_move_nothing(make: Callable[[], RowOptimizer]) -> None:
+def test_zero_lr_zero_gradients_and_no_ids_move_nothing(make: Callable[[], Rows]) -> None:
     """A warm-up that begins at zero, a gradient of zeros and an empty batch are harmless."""
     table, optimizer = torch.ones(4, 2), make()
     ids = torch.tensor([2, 0])
@@ -188,6 +194,125 @@ def test_zero_lr_zero_gradients_and_no_ids_move_nothing(make: Callable[[], RowOp
     optimizer.lr = 0.0
     optimizer.step(table, ids, torch.ones(2, 2))
     assert torch.equal(table, torch.ones(4, 2))
+
+
+# -- bfloat16 ------------------------------------------------------------------------------------
+
+
+def test_rounding_is_unbiased_and_to_a_neighbor() -> None:
+    """Each number becomes one of its two neighbors, itself where it is one, and E[round(x)] = x."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 1, generator=generator).mul(torch.logspace(-30, 30, 64)[:, None])
+    count = 40_000
+    wide = x.expand(64, count).contiguous()
+    rounded = round_stochastically(wide, noise_like(wide, seed=1)).float()
+    low = (x.view(torch.int32) >> 16 << 16).view(torch.float32)  # towards zero
+    gap = ((x.view(torch.int32) >> 16) + 1 << 16).view(torch.float32) - low
+    assert bool(((rounded == low) | (rounded == low + gap)).all())
+    share = ((rounded - low) / gap).double().mean(1)
+    expected = ((x - low) / gap).double().squeeze(1)
+    assert 0.1 < float(expected.min()) + 0.5 and float((share - expected).abs().max()) < 5 / 400
+    exact = x.bfloat16().float()
+    assert torch.equal(round_stochastically(exact, noise_like(exact, 2)).float(), exact)
+
+
+def test_rounding_keeps_infinity_and_every_nan() -> None:
+    """Also the NaN of all ones, to which random bits would add up to minus zero."""
+    x = torch.tensor([[float("inf"), float("-inf"), float("nan"), 0.0]])
+    x = torch.cat([x, torch.tensor([[0x7FFFFFFF, -1]], dtype=torch.int32).view(torch.float32)], 1)
+    for seed in range(8):
+        rounded = round_stochastically(x, noise_like(x, seed)).float()
+        torch.testing.assert_close(rounded, x, equal_nan=True)
+
+
+def test_small_steps_of_a_bfloat16_table_survive() -> None:
+    """300 steps of 2⁻¹¹ from 1 arrive in the mean; rounded to the nearest they stay at 1."""
+    table, ids = torch.ones(8, 512, dtype=torch.bfloat16), torch.arange(7)
+    optimizer, plain = RowSGD(2**-11), torch.ones((), dtype=torch.bfloat16)
+    for _ in range(300):
+        optimizer.step(table, ids, torch.ones(7, 512))
+        plain = plain - 2**-11
+    moved = table[:7].float()
+    assert float(plain) == 1.0 and torch.equal(table[7:].float(), torch.ones(1, 512))
+    assert abs(float(moved.mean()) - (1 - 300 * 2**-11)) < 5 * float(moved.std()) / 3584**0.5
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_bfloat16_table_follows_a_float32_one(make: Callable[[], Rows]) -> None:
+    """Many tables of bfloat16 are in the mean the one of float32, by gradients of either dtype."""
+    exact = torch.ones(4, 1)
+    many = torch.ones(4, 4096, dtype=torch.bfloat16)
+    one, other, generator = make(), make(), torch.Generator().manual_seed(3)
+    for _ in range(20):
+        grad = torch.randn(3, 1, generator=generator).bfloat16()
+        one.step(exact, torch.tensor([0, 3, 1]), grad.float())
+        other.step(many, torch.tensor([0, 3, 1]), grad.expand(3, 4096).contiguous())
+    assert all(x.dtype is not torch.bfloat16 for x in other.state.values())
+    error = (many.float().mean(1) - exact.squeeze(1)).abs().max()
+    assert error < 1e-3 and not torch.equal(exact[:2], torch.ones(2, 1))
+
+
+def test_a_bfloat16_table_resumes_bit_equal_and_by_its_seed() -> None:
+    """The random bits are a function of seed and step; another seed rounds otherwise."""
+
+    def run(optimizer: Rows, split: bool = False) -> Tensor:
+        table = start(20, 40).bfloat16()
+        for i, (ids, grad) in enumerate(steps(20, 40, dtype=torch.float32)):
+            if split and i == 6:
+                state, optimizer = copy.deepcopy(optimizer.state_dict()), RowSGD(0.9, seed=5)
+                optimizer.load_state_dict(state)
+            optimizer.step(table, ids, grad)
+        return table
+
+    assert torch.equal(run(RowSGD(0.3, seed=5)), run(RowSGD(0.3, seed=5), split=True))
+    assert not torch.equal(run(RowSGD(0.3, seed=5)), run(RowSGD(0.3, seed=6)))
+
+
+# -- a device ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("room", [1 << 40, 8192, 0])
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.filterwarnings("ignore:rows are staged")
+def test_a_device_steps_as_the_host_does(
+    make: Callable[[], Rows], room: int, driver: Driver
+) -> None:
+    """Gradients and ids far away, doubles among them, move host rows and host state alike.
+
+    Also where the driver takes the table but not all of the state, or nothing at all.
+    """
+    driver.room = room
+    here, there = unified(start(40, 30), make()), unified(start(40, 30), make())
+    for step, (ids, grad) in enumerate(steps(40, 30)):
+        ids = torch.cat([ids, ids[:3]])
+        grad = torch.cat([grad, grad[:3]])
+        here.update(ids, grad)
+        there.update(ids if step % 2 else far(ids), far(grad))
+        torch.testing.assert_close(there[torch.arange(40)], here[torch.arange(40)])
+    states = [table.optimizer.state_dict() for table in (here, there)]  # pyright: ignore
+    torch.testing.assert_close(states[0], states[1])
+    on_device = room > 8192 and "synchronize" in driver.journal
+    assert on_device == (room > 8192)
+
+
+def test_an_optimizer_of_ones_own_is_stepped_on_the_host(driver: Driver) -> None:
+    """It need not know of devices: it gets host tensors."""
+
+    class Signed:
+        lr = 1.0
+
+        def step(self, table: Tensor, ids: Tensor, grad: Tensor) -> None:
+            assert table.is_cpu and ids.is_cpu and grad.is_cpu
+            table[ids] -= self.lr * grad.sign()
+
+        def state_dict(self) -> dict[str, object]:
+            return {}
+
+        def load_state_dict(self, state: object) -> None: ...
+
+    table = unified(torch.zeros(3, 2), Signed())
+    table.update(far(torch.tensor([1])), far(torch.tensor([[3.0, -2.0]])))
+    assert table[torch.tensor([1])].tolist() == [[-1.0, 1.0]] and driver.journal == []
 
 
 @given(ids_below(6))
@@ -210,7 +335,7 @@ def test_bad_updates_are_named() -> None:
         optimizer.step(table, ids, torch.ones(1, 3))
     with pytest.raises(InputError, match=r"grad: expected torch\.float32"):
         optimizer.step(table, ids, torch.ones(1, 2, dtype=torch.float64))
-    with pytest.raises(InputError, match="table: expected contiguous float32 or float64"):
+    with pytest.raises(InputError, match="table: expected contiguous float32, float64 or bfloat16"):
         optimizer.step(table.half(), ids, torch.ones(1, 2).half())
     with pytest.raises(InputError, match="not contiguous"):
         optimizer.step(torch.ones(2, 4).T, ids, torch.ones(1, 2))
