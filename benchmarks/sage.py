@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from shoal.block import Block
+from shoal.data.graphs import load_nodes
 from shoal.data.nodes import NodeData
 from shoal.job import Budget
 from shoal.models.layered import full_graph
@@ -31,6 +32,7 @@ from shoal.models.sage import Sage
 from shoal.run import Run
 from shoal.settings import Train
 from shoal.tasks import nodes
+from shoal.tasks.graphs import feature_rows
 from shoal.train import fit
 
 
@@ -45,10 +47,10 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick:
         asked.epochs, asked.full_epochs, asked.seeds = 1, 2, [0]
-    data = nodes.load(asked.source)
+    data = load_nodes(asked.source)
     rows: list[dict[str, Any]] = []
     for seed in asked.seeds:
-        features = nodes.feature_rows(data, seed)
+        features = feature_rows(data.features, seed)
         for system, train in (("sampled", sampled), ("full graph", full)):
             wall, cpu = time.perf_counter(), time.process_time()
             accuracy = train(data, features, asked, seed)

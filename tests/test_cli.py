@@ -72,7 +72,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = str(folder / "planted")
     assert cli.run(Train(source=source, out=runs / "a", cluster_size=4, dim=8, **options)) == 0
     source = str(folder / "graph.npz")
-    assert cli.run(Train(source=source, out=runs / "b", hidden=4, fanouts=(2,), **options)) == 0
+    small: dict[str, Any] = {"source": source, "hidden": 4, "fanouts": (2,), **options}
+    assert cli.run(Train(out=runs / "b", **small)) == 0
+    assert cli.run(Train(out=runs / "c", task="links", **small)) == 0
+    (folder / "nodes.txt").write_text("0\n7\n")
     return folder
 
 
@@ -92,7 +95,19 @@ VERBS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "train": (["train", "planted", "--steps", "2", *SMALL], {"run", "loss", "test"}),
     "train nodes": (["train", "graph.npz", "--steps", "2", *GRAPH], {"run", "loss", "test"}),
+    "train links": (
+        ["train", "graph.npz", "--task", "links", "--steps", "2", *GRAPH],
+        {"run", "loss", "test"},
+    ),
+    "train attention": (
+        ["train", "graph.npz", "--model", "gat", "--heads", "2", "--steps", "2", *GRAPH],
+        {"run", "loss", "test"},
+    ),
     "evaluate": (["evaluate", "runs/a"], {"test"}),
+    "evaluate links": (["evaluate", "runs/c"], {"test"}),
+    "report of links": (["report", "runs/c"], {"run", "report"}),
+    "predict classes": (["predict", "runs/b", "nodes.txt"], {"nodes", "predictions"}),
+    "predict links": (["predict", "runs/c", "nodes.txt"], {"nodes", "predictions"}),
     "evaluate nodes": (["evaluate", "runs/b"], {"test"}),
     "report": (["report", "runs/a"], {"run", "report"}),
     "report of nodes": (["report", "runs/b"], {"run", "report"}),
@@ -192,6 +207,15 @@ BAD: dict[str, list[str]] = {
     "hidden 0": [*NODES_TRAIN, "--hidden", "0"],
     "dropout 1": [*NODES_TRAIN, "--dropout", "1"],
     "option of nodes for labels": [*SMALL_TRAIN, "--fanouts", "3", "2"],
+    "option of links for nodes": [*NODES_TRAIN, "--negatives", "uniform"],
+    "option of graphs for labels": [*SMALL_TRAIN, "--task", "links"],
+    "heads for sage": [*NODES_TRAIN, "--heads", "2"],
+    "heads that do not divide": [*NODES_TRAIN, "--model", "gat", "--heads", "3"],
+    "predict no node": ["predict", "runs/b", "nodes.txt", "--source", "absent.npz"],
+    "predict nodes by a graph of search": ["predict", "runs/b", "nodes.txt", "--search", "hnsw"],
+    "predict texts of a graph": ["predict", "runs/a", "texts.txt", "--source", "graph.npz"],
+    "query of nodes": ["query", "w1", "--run", "runs/b"],
+    "export of nodes": ["export", "runs/b", "runs/x"],
     "option of labels for nodes": [*NODES_TRAIN, "--temperature", "0.2"],
     "out below a file": [*SMALL_TRAIN, "--out", "texts.txt/sub"],
     "out is a file": [*SMALL_TRAIN, "--out", "texts.txt"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,18 @@ from torch.nn import functional
 
 from shoal._checks import InputError
 from shoal.block import Batch, Block
+from shoal.csr import Csr
 from shoal.gradients import trained
 from shoal.losses import decoupled_softmax
 from shoal.models.bag import BagEncoder
-from shoal.objectives import Objective, in_batch, node_cross_entropy
+from shoal.objectives import (
+    Objective,
+    in_batch,
+    link_binary_cross_entropy,
+    link_softmax,
+    node_binary_cross_entropy,
+    node_cross_entropy,
+)
 from tests.test_train import node_job
 
 
@@ -61,3 +70,40 @@ def test_node_cross_entropy() -> None:
     torch.testing.assert_close(node_cross_entropy(logits, batch), torch.tensor(2.0).log())
     with pytest.raises(InputError, match="target: expected one class a seed, got None"):
         node_cross_entropy(logits, replace(batch, target=None))
+
+
+def test_link_softmax_leaves_oneself_out() -> None:
+    """Against a loop: each link among the nodes that are not linked with its source, nor it."""
+    rows = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    links = Csr.from_lists([[1, 2], [3]], n_cols=4)
+    ids = torch.arange(4)
+    block = Block(ids[:2], ids, links.indptr, links.indices, links.indices, dst_in_src=True)
+    expected = 0.0
+    for u, v, others, share in ((0, 1, [3], 2), (0, 2, [3], 2), (1, 3, [0, 2], 1)):
+        scores = (rows[[v, *others]] @ rows[u]).float()
+        expected -= float(scores.log_softmax(0)[0]) / share / 2
+    batch = Batch(ids[:2], (block,), rows)
+    torch.testing.assert_close(link_softmax(rows, batch).item(), expected, rtol=1e-5, atol=0)
+
+
+def test_link_binary_cross_entropy_weighs_both_sides_the_same() -> None:
+    """One link and two negatives of score 0: log 2, and the gradient pulls and pushes alike."""
+    rows = torch.zeros(4, 2, requires_grad=True)
+    ids, edges = torch.arange(4), torch.tensor([0, -1, -1])
+    block = Block(ids[:1], ids, torch.tensor([0, 3]), ids[1:], edges, dst_in_src=True)
+    loss = link_binary_cross_entropy(rows, Batch(ids[:1], (block,), rows))
+    torch.testing.assert_close(loss.item(), math.log(2))
+    with torch.no_grad():
+        rows[0, 0] = 1.0
+    link_binary_cross_entropy(rows, Batch(ids[:1], (block,), rows)).backward()
+    assert rows.grad is not None
+    assert rows.grad[1:, 0].tolist() == [-0.25, 0.125, 0.125]
+
+
+def test_node_binary_cross_entropy() -> None:
+    """Logits of 0 cost log 2 for every class; a batch without truth is refused."""
+    logits = torch.zeros(2, 3)
+    batch = Batch(torch.arange(2), (), logits, torch.eye(3)[:2].bool())
+    torch.testing.assert_close(node_binary_cross_entropy(logits, batch).item(), math.log(2))
+    with pytest.raises(InputError, match="target: expected one truth value"):
+        node_binary_cross_entropy(logits, replace(batch, target=None))

@@ -52,7 +52,7 @@ def node_job(**options: Any) -> Job:
     data = planted_graph(n=180, classes=3, dim=12)
     options = {"batch_size": 18, "fanouts": (3, 2), "hidden": 8, "valid_every": 1} | options
     settings = Train(source="planted.npz", **options)
-    return nodes.make_job(data, nodes.feature_rows(data, settings.seed), settings)
+    return nodes.make_job(data, nodes.feature_rows(data.features, settings.seed), settings)
 
 
 def interrupted(job: Job, step: int) -> Job:

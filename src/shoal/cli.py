@@ -119,9 +119,9 @@ def _expect_device(name: str) -> None:
 def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
     """The verb's function; jobs import torch, so it is looked up only now."""
     if isinstance(verb, asked.Train) and is_graph(verb.source):
-        from shoal.tasks import nodes
+        from shoal.tasks import links, nodes
 
-        return nodes.train
+        return links.train if verb.task == "links" else nodes.train
     from shoal.data.formats import convert
     from shoal.report import report
     from shoal.serve import server

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from shoal._checks import fail
 from shoal.block import Batch, Block
+from shoal.losses import decoupled_softmax
 
 Params = Mapping[str, Tensor]
 
@@ -82,3 +84,49 @@ def node_cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Float[Ten
     if batch.target is None:
         fail("target", "one class a seed", None, "give the loader a target")
     return functional.cross_entropy(outputs.float(), batch.target)
+
+
+def node_binary_cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Float[Tensor, ""]:
+    """Binary cross-entropy of the seeds' logits with their truth values, mean over all classes.
+
+    For nodes that may have several classes, or none: ``batch.target`` is ``[b, c]``.
+
+    Raises:
+        InputError: if the batch carries no target.
+    """
+    if batch.target is None:
+        fail("target", "one truth value a seed and class", None, "give the loader a target")
+    logits = outputs.float()
+    return functional.binary_cross_entropy_with_logits(logits, batch.target.to(logits.dtype))
+
+
+def link_softmax(outputs: Float[Tensor, "s d"], batch: Batch) -> Float[Tensor, ""]:
+    """Softmax of each link against all nodes of the batch that its source is not linked with.
+
+    The last block is an induced shortlist over the graph that begins with its `dst`: outputs are
+    embeddings of its `src`, scores their inner products. A node competes with all others but itself
+    (:func:`~shoal.losses.decoupled_softmax` at temperature 1).
+    """
+    block = batch.blocks[-1]
+    b = block.dst.numel()
+    scores = (outputs[:b] @ outputs.T).float()
+    itself = torch.eye(b, len(outputs), dtype=torch.bool, device=scores.device)
+    # finite, not -inf: a node whose only candidate is itself must not turn into 0/0
+    scores = scores.masked_fill(itself, torch.finfo(scores.dtype).min / 2)
+    return decoupled_softmax(scores, block, temperature=1.0)
+
+
+def link_binary_cross_entropy(outputs: Float[Tensor, "s d"], batch: Batch) -> Float[Tensor, ""]:
+    """Binary cross-entropy of listed pairs, links and negatives weighing the same in total.
+
+    The last block lists the pairs that are scored, as :class:`~shoal.sample.links.PairSampler`
+    makes it: an entry is a link where its edge is at least 0.
+    """
+    block = batch.blocks[-1]
+    row, col = block.csr.row_ids(), block.indices.long()
+    logits = (outputs[row] * outputs[col]).sum(1).float()
+    linked = (block.edges >= 0).to(logits.dtype)
+    losses = functional.binary_cross_entropy_with_logits(logits, linked, reduction="none")
+    of_links = (losses * linked).sum() / linked.sum().clamp(min=1)
+    of_others = (losses * (1 - linked)).sum() / (1 - linked).sum().clamp(min=1)
+    return (of_links + of_others) / 2

@@ -30,7 +30,7 @@ class Data(Common):
     """Describe a data set: points, labels, frequencies, what is empty."""
 
     source: Source
-    """wordnet, an XC folder, or a .csv, .tsv or .jsonl file of texts and labels."""
+    """wordnet, an XC folder, a .csv, .tsv or .jsonl file of texts and labels, or a graph."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,10 @@ class Convert(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Common):
-    """Train on a data set: an encoder of texts and labels, or GraphSAGE on a graph."""
+    """Train on a data set: an encoder of texts and labels, or a network on a graph."""
 
     source: Source
-    """wordnet, an XC folder, or a .csv, .tsv or .jsonl file: labels; wordnet-graph, .npz: nodes."""
+    """wordnet, an XC folder, a .csv, .tsv or .jsonl: labels; wordnet-graph, .npz, OGB: a graph."""
     recipe: Literal["shoal", "ngame"] = "shoal"
     """Labels: whose settings hold where none is given: shoal's own, or the published ones."""
     out: Path | None = None
@@ -69,7 +69,7 @@ class Train(Common):
     steps: int | None = None
     """Stop after so many optimizer steps."""
     epochs: int | None = None
-    """Stop after so many passes over the points; without any limit 6 (labels) or 10 (nodes)."""
+    """Stop after so many passes over the points; without any limit 6 (labels) or 10 (graphs)."""
     minutes: float | None = None
     """Stop after so many minutes of training."""
     patience: int | None = None
@@ -77,9 +77,9 @@ class Train(Common):
     seed: int = 0
     """Of everything random."""
     batch_size: int | None = None
-    """Points a batch: 1024 for labels (256 with a transformer), 512 for nodes."""
+    """Points a batch: 1024 for labels (256 with a transformer), 512 for graphs."""
     lr: float | None = None
-    """Peak learning rate: 0.1 for labels (2e-4 with a transformer), 0.03 for nodes."""
+    """Peak learning rate: 0.1 for labels (2e-4 with a transformer), 0.03 nodes, 0.003 links."""
     clip: float | None = None
     """Upper bound of the gradient's norm; none by default."""
     accumulate: int = 1
@@ -158,12 +158,20 @@ class Train(Common):
     words: bool = True
     """Labels: leave names, matching words and the points that share them out of the evidence."""
 
+    task: Literal["nodes", "links"] = "nodes"
+    """Graphs: tell the classes of nodes, or predict links."""
+    model: Literal["sage", "gat"] = "sage"
+    """Graphs: GraphSAGE, or graph attention."""
     fanouts: tuple[int, ...] = (15, 10)
-    """Nodes: neighbors drawn a node, one number a layer, the seeds' own first."""
+    """Graphs: neighbors drawn a node, one number a layer, the seeds' own first."""
     hidden: int = 256
-    """Nodes: width of hidden layers."""
+    """Graphs: width of hidden layers, and of the embeddings that predict links."""
+    heads: int = 8
+    """Graphs: attention heads a layer of gat; must divide the width."""
     dropout: float = 0.5
-    """Nodes: share of activations dropped."""
+    """Graphs: share of activations dropped."""
+    negatives: Literal["batch", "uniform"] = "batch"
+    """Links: every other node of the batch is a negative, or five uniform ones a link."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +204,7 @@ class Predicting:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Predicting, Common):
-    """Judge a run on its data's test points."""
+    """Judge a run on its data's test points, nodes or links."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
@@ -238,18 +246,20 @@ class Add(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(Predicting, Common):
-    """Predict labels for a file of texts, one a line, or .jsonl with a "text" each."""
+    """Predict labels for a file of texts, or classes or links for a file of nodes."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
     texts: Annotated[Path, tyro.conf.Positional]
-    """The file."""
+    """The file: a text a line, or .jsonl with a "text" each; of a run on a graph, a node a line."""
+    source: str | None = None
+    """Graphs: another graph with the same features, such as one that has grown; else the run's."""
     out: Path | None = None
     """Where to write JSON lines; standard output by default."""
     k: int = 5
-    """Labels a text."""
+    """Labels a text; classes or links a node."""
     threshold: float | None = None
-    """Only labels with at least this score: a probability where the run was fused."""
+    """Only those of at least this score: a probability of classes, or where the run was fused."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,12 +49,15 @@ def test_read_keeps_every_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"y": None}, r"ring\.npz: expected arrays .*no \['y'\]"),
+        ({"y": None}, r"ring\.npz: arrays: expected features and classes, got no \['y'\]"),
         ({"indices": np.full(10, 10)}, r"ring\.npz: indices: expected ids in \[0, 10\), got 10"),
         ({"indptr": np.arange(11)[::-1].copy()}, r"ring\.npz: indptr"),
         ({"x_shape": np.array([10, 2])}, r"ring\.npz: indices: expected ids in \[0, 2\), got 2"),
         ({"x_data": np.full(10, np.nan, np.float32)}, r"ring\.npz: x_data: expected finite rows"),
-        ({"y": np.full(10, -1)}, r"ring\.npz: target: expected"),
+        (
+            {"y": np.full(10, -1)},
+            r"ring\.npz: y: expected at least three nodes with a class, got 0",
+        ),
         ({"y": np.zeros(9, np.int64)}, r"ring\.npz: "),
         ({"indptr": np.array([{}], dtype=object)}, r"ring\.npz: expected a whole \.npz"),
     ],

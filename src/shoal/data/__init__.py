@@ -14,8 +14,16 @@ if TYPE_CHECKING:
 
 
 def is_graph(source: str) -> bool:
-    """Whether `source` names a graph whose nodes have classes, rather than points with labels."""
-    return source == "wordnet-graph" or source.endswith(".npz")
+    """Whether `source` names a graph, rather than points with labels.
+
+    Graphs are ``wordnet-graph``, ``.npz`` and ``.safetensors`` files, and the folders of OGB and
+    Planetoid, told by ``raw`` beside ``split`` and by ``ind.NAME.graph``.
+    """
+    if source == "wordnet-graph" or source.endswith((".npz", ".safetensors")):
+        return True
+    folder = Path(source)
+    ogb = (folder / "raw").is_dir() and (folder / "split").is_dir()
+    return ogb or any(folder.glob("ind.*.graph"))
 
 
 def load(source: str | Path, encoding: str = "utf-8") -> LabelData:

@@ -1,7 +1,7 @@
-"""The noun of the node job: a graph whose nodes have features and one class each.
+"""The noun of the node job: a graph whose nodes have features and classes, one each or several.
 
-Also :func:`read` for graphs kept as plain arrays in one ``.npz``, and :func:`tf_idf` for nodes
-whose features are texts: the value of word w in document d is count(w, d) ln(n / documents with w),
+Also :func:`read` for graphs kept as plain arrays in one file, and :func:`tf_idf` for nodes whose
+features are texts: the value of word w in document d is count(w, d) ln(n / documents with w),
 rows are scaled to length 1 (Salton and Buckley, "Term-weighting approaches in automatic text
 retrieval", 1988).
 """
@@ -16,14 +16,13 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from shoal._checks import InputError, expect, expect_finite, expect_ids
+from shoal._checks import expect, expect_ids
 from shoal.csr import Csr
+from shoal.data import arrays as files
 from shoal.data.lines import as_tensor
-from shoal.data.matrix import read_arrays
-from shoal.data.texts import random_split
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +32,9 @@ class NodeData:
     Attributes:
         name: what reports call it.
         graph: ``[n, n]``; row v lists the nodes that v reads.
-        features: ``[n, f]``, sparse, float values: a bag of words or the like.
-        target: the class of each node, int64 ``[n]``.
+        features: ``[n, f]``: sparse with float values, a bag of words or the like, or dense.
+        target: the class of each node, int64 ``[n]``, -1 where it is not known; or bool ``[n, c]``,
+            where a node may have any number of classes.
         train: ids of the nodes to learn from.
         valid: ids of the nodes to choose by.
         test: ids of the nodes to be judged on; no id stands in two of the three.
@@ -43,8 +43,8 @@ class NodeData:
 
     name: str
     graph: Csr
-    features: Csr
-    target: Int[Tensor, " n"]
+    features: Csr | Float[Tensor, "n f"]
+    target: Int[Tensor, " n"] | Bool[Tensor, "n c"]
     train: Int[Tensor, " n_train"]
     valid: Int[Tensor, " n_valid"]
     test: Int[Tensor, " n_test"]
@@ -54,28 +54,45 @@ class NodeData:
         """Check that the parts agree.
 
         Raises:
-            InputError: if sizes differ, a class has no name, or splits overlap.
+            InputError: if sizes differ, a class has no name, a node of a split has no class, or
+                splits overlap.
         """
         n = len(self.target)
         expect(self.graph.shape == (n, n), "graph", f"{n} x {n}", self.graph.shape, "align it")
-        rows = self.features.n_rows
+        rows = self.features.shape[0]
         expect(rows == n, "features", f"{n} rows, one a node", rows, "align them")
-        expect_ids("target", self.target, len(self.class_names))
         splits = torch.cat([self.train, self.valid, self.test])
         expect_ids("train, valid, test", splits, n)
         twice = len(splits) - len(splits.unique())
         expect(twice == 0, "train, valid, test", "no id twice", f"{twice} repeats", "split again")
+        for name in ("train", "valid", "test"):
+            expect(len(getattr(self, name)) > 0, name, "at least one node", "none", "split again")
+        classes = len(self.class_names)
+        if self.multi_label:
+            columns = self.target.shape[1]
+            expect(columns == classes, "target", f"{classes} columns", columns, "name each class")
+            return
+        expect_ids("target", self.target[self.target >= 0], classes)
+        lacks = splits[self.target[splits] < 0]
+        got = f"none for node {int(lacks[0])}" if len(lacks) else ""
+        remedy = "leave nodes without a class out of the splits"
+        expect(not len(lacks), "target", "a class for each node of the splits", got, remedy)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a node may have several classes, or none."""
+        return self.target.dim() == 2
 
 
 def read(path: str | Path, *, valid: float = 0.2, test: float = 0.2, seed: int = 0) -> NodeData:
-    """Read a graph from an ``.npz`` of plain arrays.
+    """Read a graph from an ``.npz`` or ``.safetensors`` of plain arrays.
 
-    Keys: ``indptr``, ``indices`` (the graph, row = source, as stored), ``x_indptr``, ``x_indices``,
-    ``x_data``, ``x_shape`` (the features), ``y`` (the classes, counted from 0, named by number).
+    Keys: those of :mod:`shoal.data.arrays` in either layout, and ``y``, the classes counted from 0
+    and named by number, or a matrix of truth values.
 
     Args:
         path: the file.
-        valid: share of the nodes to choose by, in (0, 1).
+        valid: share of the nodes to choose by, in (0, 1), where the file has no masks.
         test: share of the nodes to be judged on, in (0, 1); 60/20/20 is usual for these graphs.
         seed: of the random split.
 
@@ -86,24 +103,33 @@ def read(path: str | Path, *, valid: float = 0.2, test: float = 0.2, seed: int =
         InputError: naming the file and the key, if one is missing or damaged, or a feature is NaN.
     """
     path = Path(path)
-    keys = ("indptr", "indices", "x_indptr", "x_indices", "x_data", "x_shape", "y")
-    arrays = {key: torch.from_numpy(array) for key, array in read_arrays(path, keys).items()}
-    try:
-        graph = _csr(arrays, "", len(arrays["y"]))
-        features = _csr(arrays, "x_", int(arrays["x_shape"][1]), arrays["x_data"].float())
-        expect_finite("x_data", arrays["x_data"])
-        target = arrays["y"].long()
-        rest, held = random_split(len(target), test, seed)
-        kept, chosen = random_split(len(rest), valid / (1 - test), seed + 1)
-        names = tuple(str(i) for i in range(int(target.max()) + 1))
-        return NodeData(path.stem, graph, features, target, rest[kept], rest[chosen], held, names)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    with files.naming(path):
+        return of_arrays(path.stem, files.read(path), valid=valid, test=test, seed=seed)
 
 
-def _csr(arrays: dict[str, Tensor], prefix: str, n_cols: int, values: Tensor | None = None) -> Csr:
-    indptr, indices = arrays[f"{prefix}indptr"], arrays[f"{prefix}indices"]
-    return Csr(indptr.long(), indices.long(), n_cols, values).validate()
+def of_arrays(
+    name: str, arrays: files.Arrays, *, valid: float = 0.2, test: float = 0.2, seed: int = 0
+) -> NodeData:
+    """Put named arrays together, as :func:`read` does with those of a file.
+
+    Raises:
+        InputError: naming the key, if one is missing or does not fit.
+    """
+    graph = files.graph_of(arrays)
+    features = files.features_of(arrays, graph.n_rows)
+    missing = [key for key, value in {"x": features, "y": arrays.get("y")}.items() if value is None]
+    remedy = "add them; links need no y (--task links), and features can be torch.eye(n)"
+    expect(not missing, "arrays", "features and classes", f"no {missing}", remedy)
+    assert features is not None
+    target = files.target_of(arrays["y"])
+    known = torch.ones(len(target), dtype=torch.bool) if target.dim() == 2 else target >= 0
+    same = len(known) == graph.n_rows
+    expect(same, "y", f"{graph.n_rows}, one a node", len(known), "align them")
+    few = int(known.sum())
+    expect(few >= 3, "y", "at least three nodes with a class", few, "add classes")
+    classes = target.shape[1] if target.dim() == 2 else int(target.max()) + 1
+    splits = files.splits_of(arrays, known, valid, test, seed)
+    return NodeData(name, graph, features, target, *splits, tuple(map(str, range(classes))))
 
 
 def tf_idf(texts: list[str], min_documents: int = 2) -> Csr:

@@ -16,6 +16,8 @@ _ENDS = {
     "patience": "stopped for want of better validation",
     "interrupt": "interrupted",
 }
+# metrics of nodes and links that are no metrics of labels
+_OF_GRAPHS = ("accuracy", "micro_F1", "MRR", "AUC")
 _TENTHS = [str(i) for i in range(1, 11)]
 _STAGES = {
     "prepare": "Prepare",
@@ -29,7 +31,8 @@ _STAGES = {
 
 def page(name: str, story: Story, head: Story) -> str:
     """The report of a run called `name`; `head` is that of its stage of classifiers, if any."""
-    graph = bool(story.names("validate", "valid_accuracy") or story.names("test", "accuracy"))
+    told = [*story.names("validate", ""), *story.names("test", "")]
+    graph = any(name.removeprefix("valid_") in _OF_GRAPHS for name in told)
     shown = [_loss, _validation, _stages]
     shown[2:2] = [] if graph else [_deciles, _hardness, _clusters]
     body = tag(
@@ -71,7 +74,7 @@ def _header(name: str, story: Story) -> Markup:
 
 def _tiles(story: Story) -> Markup:
     test = story.last("test")
-    names = ("P@1", "P@5", "PSP@1", "R@5", "accuracy")
+    names = ("P@1", "P@5", "PSP@1", "R@5", "hits@10", *_OF_GRAPHS)
     tiles = [(name, f"{test[name]:.2f}", "%") for name in names if name in test]
     tiles.append(("Training", *_duration(story.seconds)))
     tiles += [(name, f"{peak / 1024:.2f}", "GiB") for name, peak in story.peak_mib.items()]
@@ -233,7 +236,7 @@ def _metrics(story: Story) -> Markup:
     kinds: dict[str, dict[str, Number]] = {}
     for name, value in test.items():
         kind, at, k = name.partition("@")
-        if at or name == "accuracy":
+        if at or name in _OF_GRAPHS:
             kinds.setdefault(kind, {})[k] = value
     if not kinds:
         return tag("p", "Not recorded: the run was not judged on its test split.", class_="quiet")

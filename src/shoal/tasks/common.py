@@ -24,7 +24,7 @@ _FREE = {"steps", "epochs", "minutes", "patience", "out", "resume", "json", "pre
 _FREE |= {"track"}
 
 
-# Options that say nothing about the other job's data; given for it, they would be ignored.
+# Options that say nothing about the other jobs; given for one of them, they would be ignored.
 OPTIONS_OF = {
     "labels": {
         "recipe",
@@ -63,8 +63,10 @@ OPTIONS_OF = {
         "roles",
         "from_",
     },
-    "nodes": {"fanouts", "hidden", "dropout"},
+    "graphs": {"task", "model", "fanouts", "hidden", "heads", "dropout"},
+    "links": {"negatives"},
 }
+_READ_BY = {"labels": {"labels"}, "nodes": {"graphs"}, "links": {"graphs", "links"}}
 # Options that the other kind of encoder would ignore.
 _OPTIONS_OF_ENCODER = {
     "bag": {"dim"},
@@ -97,14 +99,17 @@ def expect_settings(settings: Train) -> None:
     expect(0 <= settings.valid < 1, "valid", "a share in [0, 1)", settings.valid, "try 0.05")
     _expect_head(settings)
     _expect_fits(settings)
+    heads = settings.model == "gat" or not _given(settings, "heads")
+    expect(heads, "heads", "an option of --model gat", settings.model, "leave it out")
     warm = settings.warm_epochs
     expect(warm >= 0, "warm_epochs", "at least 0 epochs", warm, "raise it")
-    mine, other = ("nodes", "labels") if is_graph(settings.source) else ("labels", "nodes")
+    mine = settings.task if is_graph(settings.source) else "labels"
+    owner_of = {name: owner for owner, names in OPTIONS_OF.items() for name in names}
     for option in fields(settings):
-        given = _given(settings, option.name)
-        wrong = option.name in OPTIONS_OF[other] and given
-        want = f"an option for {mine}, since that is what {settings.source} has"
-        expect(not wrong, option.name, want, f"one for {other}", "leave it out")
+        given, owner = _given(settings, option.name), owner_of.get(option.name)
+        wrong = given and owner is not None and owner not in _READ_BY[mine]
+        want = f"an option for {mine}, since that is what {settings.source} is read for"
+        expect(not wrong, option.name, want, f"one for {owner}", "leave it out")
         encoder = "a transformer" if settings.encoder == "bag" else "bag"
         wrong = option.name in _OPTIONS_OF_ENCODER[encoder] and given
         want = f"an option of --encoder {settings.encoder}"

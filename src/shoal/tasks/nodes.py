@@ -1,4 +1,4 @@
-"""The node job: GraphSAGE on sampled neighborhoods, judged by layer-wise inference on all nodes."""
+"""The node job: classes learned on sampled neighborhoods, judged by layer-wise inference."""
 
 from __future__ import annotations
 
@@ -11,90 +11,42 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shoal._checks import fail
-from shoal.data import nodes as readers
+from shoal import graph_metrics
+from shoal._checks import expect, expect_ids, expect_positive
+from shoal.data.graphs import load_features, load_nodes
 from shoal.data.nodes import NodeData
 from shoal.fetch.loader import Loader
 from shoal.fetch.unified import unified
 from shoal.job import Job
-from shoal.models.layered import full_graph
-from shoal.models.sage import Sage
-from shoal.objectives import Objective, node_cross_entropy
+from shoal.models.layered import Layered, full_graph
+from shoal.objectives import Objective, node_binary_cross_entropy, node_cross_entropy
 from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.seeds import RandomBatchSampler
 from shoal.settings import Train
-from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
+from shoal.tasks.common import autocast_pays, budget_of, finish, open_run, settings_of
+from shoal.tasks.graphs import Picked, feature_rows, model_of, restore
 from shoal.train import fit
 
 # The rate by validation on the WordNet graph (docs/LOG.md): rows of length one want it large.
 BATCH_SIZE, LEARNING_RATE, EPOCHS = 512, 0.03, 10
-# wider features are projected at random to this width, which keeps their cosines within 1/√d
-WIDTH = 256
-
-
-def load(source: str) -> NodeData:
-    """Load a graph: ``wordnet-graph``, or an ``.npz`` of plain arrays.
-
-    Raises:
-        InputError: if the file is missing or damaged.
-    """
-    if source == "wordnet-graph":
-        from shoal.data import wordnet
-
-        return wordnet.graph()
-    return readers.read(source)
-
-
-def describe(data: NodeData) -> dict[str, Any]:
-    """Count what `data` holds; the result can be written as JSON."""
-    degrees = data.graph.degrees()
-    sizes = data.target.bincount(minlength=len(data.class_names)).tolist()
-    return {
-        "name": data.name,
-        "nodes": data.graph.n_rows,
-        "edges": data.graph.nnz,
-        "edges_per_node": round(float(degrees.double().mean()), 3),
-        "nodes_without_edges": int((degrees == 0).sum()),
-        "features": data.features.n_cols,
-        "features_per_node": round(data.features.nnz / data.features.n_rows, 3),
-        **{name: len(getattr(data, name)) for name in ("train", "valid", "test")},
-        "classes": dict(zip(data.class_names, sizes, strict=True)),
-    }
-
-
-def feature_rows(data: NodeData, seed: int) -> Float[Tensor, "n d"]:
-    """Dense feature rows of all nodes, at most :data:`WIDTH` wide, each row of length about one."""
-    sparse = data.features
-    width = min(sparse.n_cols, WIDTH)
-    if width == sparse.n_cols:
-        return sparse.to_dense().float()
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(sparse.n_cols, width, generator=generator) / width**0.5
-    return torch.nn.functional.embedding_bag(
-        sparse.indices.long(),
-        directions,
-        sparse.indptr,
-        mode="sum",
-        per_sample_weights=None if sparse.values is None else sparse.values.float(),
-        include_last_offset=True,
-    )
 
 
 def train(settings: Train) -> dict[str, Any]:
     """Run ``shoal train`` on a graph: train, keep the best model, judge it on the test nodes.
 
     Returns:
-        what the command prints: accuracy in per cent, steps and seconds.
+        what the command prints: accuracy or micro-averaged F1 in per cent, steps and seconds.
 
     Raises:
         InputError: for any bad setting or input; finished work stays.
     """
     run = open_run(settings)
     begin = time.monotonic()
-    data = load(settings.source)
-    rows = feature_rows(data, settings.seed)
-    run.write("start", {"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
+    data = load_nodes(settings.source)
+    rows = feature_rows(data.features, settings.seed)
+    facts = {"data": data.name, "classes": list(data.class_names), "several": data.multi_label}
+    run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, rows, settings)
     progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
     return finish(run, settings, progress, lambda: _judge(run, data, rows))
@@ -106,9 +58,9 @@ def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job
     Raises:
         InputError: if batch size, fan-outs or another setting does not fit the data.
     """
-    model = _model(data, rows.shape[1], settings.hidden, len(settings.fanouts), settings)
+    model = model_of(settings, rows.shape[1], len(data.class_names))
     size = settings.batch_size or BATCH_SIZE
-    seeds = _Picked(data.train, RandomBatchSampler(len(data.train), size, settings.seed))
+    seeds = Picked(data.train, RandomBatchSampler(len(data.train), size, settings.seed))
     loader = Loader(
         seeds,
         NeighborSampler(data.graph, settings.fanouts),
@@ -118,8 +70,9 @@ def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job
         prefetch=settings.prefetch,
         device=None if settings.device == "cpu" else settings.device,
     )
+    criterion = node_binary_cross_entropy if data.multi_label else node_cross_entropy
     return Job(
-        Objective(model, node_cross_entropy),
+        Objective(model, criterion),
         loader,
         torch.optim.Adam(model.parameters(), lr=settings.lr or LEARNING_RATE),
         clip=settings.clip,
@@ -131,52 +84,71 @@ def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job
     )
 
 
-class _Picked:
-    """A batch sampler over some ids: positions become ids."""
-
-    def __init__(self, ids: Int[Tensor, " n"], positions: RandomBatchSampler) -> None:
-        self.ids, self.positions = ids, positions
-        self.set_epoch = positions.set_epoch
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self.ids[batch] for batch in self.positions)
-
-
-def _model(data: NodeData, width: int, hidden: int, layers: int, settings: Train) -> Sage:
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        model = Sage(width, hidden, len(data.class_names), layers, settings.dropout)
-    return model.to(settings.device)
-
-
-def _validate(model: Sage, data: NodeData, rows: Tensor) -> dict[str, float]:
-    return {"valid_accuracy": _accuracy(model, data, rows, data.valid)}
+def _validate(model: Layered, data: NodeData, rows: Tensor) -> dict[str, float]:
+    return {f"valid_{k}": x for k, x in _metrics(model, data, rows, data.valid).items()}
 
 
 def judge(run: Run, source: str) -> dict[str, float]:
-    """Accuracy of a run's best model on the test nodes of a graph, in per cent.
+    """Accuracy or F1 of a run's best model on the test nodes of a graph, in per cent.
 
     Raises:
         InputError: if the run is not one of the node job, or the graph has other features.
     """
-    data = load(source)
-    return _judge(run, data, feature_rows(data, run.settings["seed"]))
+    data = load_nodes(source)
+    return _judge(run, data, feature_rows(data.features, settings_of(run).seed))
 
 
 def _judge(run: Run, data: NodeData, rows: Tensor) -> dict[str, float]:
-    asked, state = run.settings, run.load_model()["model"]
-    model = Sage(rows.shape[1], asked["hidden"], len(data.class_names), len(asked["fanouts"]))
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        fail(str(run.folder), "a model of this graph's size", reason, "use the run's own data")
-    return {"accuracy": _accuracy(model, data, rows, data.test)}
+    model = _model(run, rows.shape[1], len(data.class_names))
+    return _metrics(model, data, rows, data.test)
 
 
-def _accuracy(model: Sage, data: NodeData, rows: Tensor, ids: Tensor) -> float:
-    logits = full_graph(model, data.graph, rows)[ids]
-    return 100 * float((logits.argmax(1) == data.target[ids]).float().mean())
+def _model(run: Run, width: int, classes: int) -> Layered:
+    """The best model of a run."""
+    model = model_of(settings_of(run), width, classes)
+    restore(run, model, run.load_model()["model"])
+    return model
+
+
+def _metrics(model: Layered, data: NodeData, rows: Tensor, ids: Tensor) -> dict[str, float]:
+    logits = full_graph(model, data.graph, rows, ids)
+    if data.multi_label:
+        return {"micro_F1": graph_metrics.micro_f1(logits, data.target[ids])}
+    return {"accuracy": graph_metrics.accuracy(logits, data.target[ids])}
+
+
+def predictions(
+    run: Run, source: str, ids: Int[Tensor, " b"], k: int, threshold: float | None
+) -> Iterator[dict[str, Any]]:
+    """The k best classes of some nodes, also of ones that training never saw.
+
+    Args:
+        run: of the node job.
+        source: a graph with the features of the run's; classes are not needed.
+        ids: nodes of it.
+        k: classes a node; all where there are fewer.
+        threshold: only classes of at least this probability.
+
+    Yields:
+        a node, and its classes with their probabilities: of one each they sum to one.
+
+    Raises:
+        InputError: if the graph has other features, or k is below 1.
+    """
+    expect_positive("k", k)
+    start = next((e for e in run.record() if e["event"] == "start" and "classes" in e), None)
+    where = str(run.folder / "record.jsonl")
+    expect(start is not None, where, "the classes of the run", "none", "train it again")
+    assert start is not None
+    names, several = start["classes"], start["several"]
+    graph, features = load_features(source)
+    expect_ids("nodes", ids, graph.n_rows)
+    rows = feature_rows(features, settings_of(run).seed)
+    logits = full_graph(_model(run, rows.shape[1], len(names)), graph, rows, ids)
+    shares = logits.sigmoid() if several else logits.softmax(1)
+    best = shares.topk(min(k, len(names)), dim=1)
+    for node, scores, classes in zip(ids.tolist(), *(x.tolist() for x in best), strict=True):
+        found = zip(scores, classes, strict=True)
+        kept = [(s, c) for s, c in found if threshold is None or s >= threshold]
+        told = [{"class": c, "name": names[c], "score": round(s, 4)} for s, c in kept]
+        yield {"node": node, "classes": told}

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from shoal import settings as asked
@@ -16,7 +17,7 @@ from shoal.data.texts import describe
 from shoal.models.labeler import Prediction
 from shoal.progress import progress
 from shoal.run import Run
-from shoal.tasks import labels, nodes
+from shoal.tasks import graphs, labels, links, nodes
 from shoal.tasks.fusing import Predictor, predictor_of
 
 _TEXTS_AT_A_TIME = 4096
@@ -29,7 +30,7 @@ def data(settings: asked.Data) -> dict[str, Any]:
         InputError: if it is missing or damaged.
     """
     source = settings.source
-    return nodes.describe(nodes.load(source)) if is_graph(source) else describe(load(source))
+    return graphs.describe(source) if is_graph(source) else describe(load(source))
 
 
 def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
     same = is_graph(source) == is_graph(trained_on)
     expect(same, source, f"data of the kind of {trained_on}", "another", "evaluate on its own data")
     if is_graph(source):
-        test = nodes.judge(run, source)
+        test = _job_of(run).judge(run, source)
     else:
         labeler, loaded = predictor_of(run, settings.device, settings.search), load(source)
         same = loaded.labels.uids == labeler.lexicon.labels.uids
@@ -53,27 +54,51 @@ def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
     return {"run": str(run.folder), "data": source, "test": test}
 
 
+def _job_of(run: Run) -> ModuleType:
+    """The job of a run on a graph."""
+    return links if run.settings.get("task") == "links" else nodes
+
+
 def predict(settings: asked.Predict) -> dict[str, Any]:
     """Run ``shoal predict``: the best labels of each text of a file, one JSON line a text.
 
+    Of a run on a graph: the best classes or links of each node of a file.
+
     Returns:
-        how many texts there were, and where their lines lie; with ``--json`` and no file, the
-        predictions themselves. Nothing where the lines went to standard output.
+        how many texts or nodes there were, and where their lines lie; with ``--json`` and no file,
+        the predictions themselves. Nothing where the lines went to standard output.
 
     Raises:
         InputError: if the run is not whole, or the file is missing or damaged.
     """
-    labeler = predictor_of(Run.open(settings.run), settings.device, settings.search)
-    texts = list(_read_texts(settings.texts))
-    found = _predictions(labeler, texts, settings.k, settings.threshold)
+    run = Run.open(settings.run)
+    what = "nodes" if graphs.on_graph(run) else "texts"
+    count, found = _of_nodes(run, settings) if what == "nodes" else _of_texts(run, settings)
     if settings.out is not None:
         write_whole(settings.out, (json.dumps(line) + "\n" for line in found))
-        return {"texts": len(texts), "out": str(settings.out)}
+        return {what: count, "out": str(settings.out)}
     if settings.json:
-        return {"texts": len(texts), "predictions": list(found)}
+        return {what: count, "predictions": list(found)}
     for prediction in found:
         print(json.dumps(prediction))
     return {}
+
+
+def _of_texts(run: Run, settings: asked.Predict) -> tuple[int, Iterator[dict[str, Any]]]:
+    remedy = "leave it out: a run on labels predicts for texts"
+    expect(settings.source is None, "source", "an option for graphs", "one for labels", remedy)
+    labeler = predictor_of(run, settings.device, settings.search)
+    texts = list(_read_texts(settings.texts))
+    return len(texts), _predictions(labeler, texts, settings.k, settings.threshold)
+
+
+def _of_nodes(run: Run, settings: asked.Predict) -> tuple[int, Iterator[dict[str, Any]]]:
+    exact = settings.search == "exact"
+    expect(exact, "search", "exact for a run on a graph", settings.search, "leave it out")
+    source = settings.source or str(run.settings["source"])
+    ids = graphs.read_ids(settings.texts)
+    found = _job_of(run).predictions(run, source, ids, settings.k, settings.threshold)
+    return len(ids), found
 
 
 def query(settings: asked.Query) -> dict[str, Any]:

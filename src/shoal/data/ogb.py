@@ -1,0 +1,198 @@
+"""Folders of the Open Graph Benchmark (Hu et al., NeurIPS 2020), as its archives unpack.
+
+``raw/`` holds ``edge.csv.gz`` and perhaps ``node-feat.csv.gz``, ``edge-feat.csv.gz``,
+``node-label.csv.gz``, or all of it in ``data.npz``; ``split/KIND/`` holds ``{train,valid,test}``,
+ids of nodes in ``.csv.gz`` (ogbn-…) or links in ``.pt`` (ogbl-…), which torch reads with
+``weights_only``. Whether OGB itself adds the reverse of each edge is known to its package alone;
+here a node reads both ends' neighbors in every case.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from shoal._checks import expect, expect_file, expect_finite, expect_ids, fail
+from shoal.csr import Csr
+from shoal.data import arrays as files
+from shoal.data.links import LinkData, link_data
+from shoal.data.matrix import read_arrays
+from shoal.data.nodes import NodeData
+
+_PARTS = ("train", "valid", "test")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is laid out as OGB's."""
+    raw = any((path / "raw" / name).exists() for name in ("edge.csv.gz", "data.npz"))
+    return raw and (path / "split").is_dir()
+
+
+def read(folder: str | Path) -> NodeData:
+    """Read a folder of the node property benchmark, ogbn-arxiv, ogbn-products, ….
+
+    Where nodes have no features but edges do (ogbn-proteins), a node's are the mean of its edges',
+    as in OGB's own examples.
+
+    Raises:
+        InputError: naming the file, if one is missing or damaged, or the graph has several types.
+    """
+    folder = Path(folder)
+    raw = _Raw(folder)
+    y = _node_labels(folder / "raw")
+    features = raw.features if raw.features is not None else raw.mean_of_edges()
+    if features is None:
+        fail(str(folder), "features of nodes or edges", "none", "predict links: --task links")
+    split = _split(folder)
+    parts = (_numbers(split / f"{name}.csv.gz", np.int64).flatten() for name in _PARTS)
+    train, valid, test = parts
+    with files.naming(folder):
+        target = files.target_of(y)
+        classes = target.shape[1] if target.dim() == 2 else int(target.max()) + 1
+        names = tuple(map(str, range(classes)))
+        return NodeData(_name(folder), raw.graph, features, target, train, valid, test, names)
+
+
+def links(folder: str | Path) -> LinkData:
+    """Read a folder of the link property benchmark: ogbl-collab, ogbl-ppa, ogbl-citation2, ….
+
+    Messages pass along the training links only. OGB's own negatives are left out: links are judged
+    against all other nodes.
+
+    Raises:
+        InputError: naming the file, if one is missing or damaged, or links have types.
+    """
+    folder = Path(folder)
+    raw, split = _Raw(folder), _split(folder)
+    parts = [_pairs(split / f"{name}.pt") for name in _PARTS]
+    with files.naming(folder):
+        for name, pairs in zip(_PARTS, parts, strict=True):
+            expect_ids(name, pairs.flatten(), raw.graph.n_rows)
+        return link_data(_name(folder), raw.graph.n_rows, raw.features, *parts)
+
+
+class _Raw:
+    """What ``raw/`` holds: edges both ways, features of nodes and edges where there are any."""
+
+    graph: Csr
+    features: Float[Tensor, "n f"] | None
+
+    def __init__(self, folder: Path) -> None:
+        raw = folder / "raw"
+        typed = (raw / "triplet-type-list.csv.gz").exists()
+        remedy = "convert it to one type of nodes and edges"
+        expect(not typed, str(folder), "one type of nodes and edges", "several", remedy)
+        edges, self.features, self.edge_rows = _binary(raw) if _is_binary(raw) else _text(raw)
+        counts = raw / "num-node-list.csv.gz"
+        with files.naming(raw):
+            n = len(self.features) if self.features is not None else 0
+            n = n or (int(_numbers(counts, np.int64)[0, 0]) if counts.exists() else 0)
+            n = n or int(edges.max()) + 1
+            if self.features is not None:
+                expect_finite("node-feat", self.features)
+            expect_ids("edge", edges.flatten(), n)
+            self.edges = edges
+            both = torch.cat([edges, edges.flip(0)], 1)
+            self.graph = Csr.from_edge_index(both, n).coalesce()
+
+    def mean_of_edges(self) -> Float[Tensor, "n f"] | None:
+        """The mean of each node's edges' features, zeros where it has none."""
+        if self.edge_rows is None:
+            return None
+        n, ends = self.graph.n_rows, self.edges.flatten()
+        total = torch.zeros(n, self.edge_rows.shape[1])
+        total.index_add_(0, ends, self.edge_rows.repeat(2, 1))
+        return total / torch.bincount(ends, minlength=n).clamp(min=1).unsqueeze(1)
+
+
+Parts = tuple[Int[Tensor, "2 e"], Float[Tensor, "n f"] | None, Float[Tensor, "e f"] | None]
+
+
+def _is_binary(raw: Path) -> bool:
+    return (raw / "data.npz").exists()
+
+
+def _binary(raw: Path) -> Parts:
+    arrays = files.read(raw / "data.npz")
+    expect("edge_index" in arrays, str(raw / "data.npz"), "edge_index", list(arrays), "download it")
+    rows = [arrays[key].float() if key in arrays else None for key in ("node_feat", "edge_feat")]
+    return arrays["edge_index"].long(), rows[0], rows[1]
+
+
+def _text(raw: Path) -> Parts:
+    edges = _numbers(raw / "edge.csv.gz", np.int64)
+    pairs = edges.shape[1] == 2
+    expect(pairs, str(raw / "edge.csv.gz"), "two columns", edges.shape[1], "download it again")
+    paths = [raw / "node-feat.csv.gz", raw / "edge-feat.csv.gz"]
+    rows = [_numbers(path, np.float32) if path.exists() else None for path in paths]
+    return edges.T.contiguous(), rows[0], rows[1]
+
+
+def _node_labels(raw: Path) -> Tensor:
+    if (raw / "node-label.npz").exists():
+        return torch.from_numpy(read_arrays(raw / "node-label.npz", ("node_label",))["node_label"])
+    return _numbers(raw / "node-label.csv.gz", np.float32)
+
+
+def _numbers(path: Path, dtype: type[np.generic]) -> Tensor:
+    """A table of numbers without a header, ``[rows, columns]``.
+
+    Raises:
+        InputError: naming the file, if it is missing, damaged, or holds anything else.
+    """
+    path = expect_file(path, "numbers between commas")
+    try:
+        return torch.from_numpy(np.loadtxt(path, dtype=dtype, delimiter=",", ndmin=2))
+    except (OSError, EOFError, ValueError) as error:
+        fail(str(path), "numbers between commas", error, "download it again")
+
+
+def _split(folder: Path) -> Path:
+    kinds = sorted(path for path in (folder / "split").glob("*") if path.is_dir())
+    got = [path.name for path in kinds]
+    expect(len(kinds) == 1, str(folder / "split"), "the folder of one split", got, "keep one")
+    return kinds[0]
+
+
+def _pairs(path: Path) -> Int[Tensor, "2 e"]:
+    """Links of a part, sources above targets; negatives, weights and years are left out."""
+    part = _unsaved(path)
+    expect("relation" not in part, str(path), "links of one type", "relations", "choose other data")
+    try:
+        if "edge" in part:
+            return torch.as_tensor(part["edge"]).long().T.contiguous()
+        return torch.stack(
+            [torch.as_tensor(part[f"{end}_node"]).long() for end in ("source", "target")]
+        )
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        fail(str(path), "edge, or source_node and target_node", error, "download it again")
+
+
+def _unsaved(path: Path) -> dict[str, Any]:
+    path = expect_file(path, "links that torch saved")
+    try:
+        with torch.serialization.safe_globals(_numpy_arrays()):
+            part = torch.load(path, weights_only=True)
+    except Exception as error:  # pickle, zipfile, torch: each has its own
+        got = str(error).partition("\n")[0] or type(error).__name__
+        fail(str(path), "a dictionary of arrays, saved by torch", got, "download it again")
+    good = isinstance(part, dict)
+    expect(good, str(path), "a dictionary of arrays", type(part).__name__, "download it again")
+    return part
+
+
+def _numpy_arrays() -> list[Any]:
+    """What a pickled numpy array names; OGB's links are such arrays, or tensors."""
+    dtypes = [type(np.dtype(kind)) for kind in (np.int64, np.int32, np.float32, np.float64)]
+    rebuild = np.empty(0).__reduce__()[0]
+    legacy = (rebuild, "numpy.core.multiarray._reconstruct")
+    return [rebuild, legacy, np.ndarray, np.dtype, *dtypes]
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().name.replace("_", "-")

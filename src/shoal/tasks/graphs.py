@@ -1,0 +1,159 @@
+"""What the jobs on graphs share: rows of features, the model, seeds among some nodes, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from shoal._checks import expect, fail
+from shoal.csr import Csr
+from shoal.data import arrays, is_graph, ogb
+from shoal.data.graphs import load_links, load_nodes
+from shoal.data.lines import lines, shorten
+from shoal.data.links import LinkData
+from shoal.data.nodes import NodeData
+from shoal.fetch.loader import BatchSampler
+from shoal.models.gat import Gat
+from shoal.models.layered import Layered
+from shoal.models.sage import Sage
+from shoal.run import Run
+from shoal.settings import Train
+
+# sparse features wider than this are projected at random to it, which keeps cosines within 1/√d
+WIDTH = 256
+
+
+def on_graph(run: Run) -> bool:
+    """Whether a run was trained on a graph."""
+    return is_graph(str(run.settings.get("source")))
+
+
+def feature_rows(features: Csr | Float[Tensor, "n f"], seed: int) -> Float[Tensor, "n d"]:
+    """Dense rows of all nodes: as they are, or sparse ones at most :data:`WIDTH` wide.
+
+    Args:
+        features: one row a node.
+        seed: of the random projection of wide sparse features.
+    """
+    if isinstance(features, Tensor):
+        return features.float()
+    width = min(features.n_cols, WIDTH)
+    if width == features.n_cols:
+        return features.to_dense().float()
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(features.n_cols, width, generator=generator) / width**0.5
+    return torch.nn.functional.embedding_bag(
+        features.indices.long(),
+        directions,
+        features.indptr,
+        mode="sum",
+        per_sample_weights=None if features.values is None else features.values.float(),
+        include_last_offset=True,
+    )
+
+
+def model_of(settings: Train, in_dim: int, out_dim: int) -> Layered:
+    """The model that was asked for, its weights drawn from the seed.
+
+    Raises:
+        InputError: if a size is out of range.
+    """
+    sizes = in_dim, settings.hidden, out_dim, len(settings.fanouts)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        if settings.model == "gat":
+            model = Gat(*sizes, heads=settings.heads, dropout=settings.dropout)
+        else:
+            model = Sage(*sizes, dropout=settings.dropout)
+    return model.to(settings.device)
+
+
+def restore(run: Run, model: nn.Module, state: dict[str, Any]) -> None:
+    """Give `model` the weights of a run.
+
+    Raises:
+        InputError: if they are those of a model of another size.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        fail(str(run.folder), "a model of this graph's size", reason, "use the run's own data")
+
+
+class Picked:
+    """A batch sampler over some nodes: positions become ids."""
+
+    def __init__(self, ids: Int[Tensor, " n"], positions: BatchSampler) -> None:
+        self.ids, self.positions = ids, positions
+        self.set_epoch = getattr(positions, "set_epoch", lambda epoch: None)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.ids[batch] for batch in self.positions)
+
+
+def describe(source: str) -> dict[str, Any]:
+    """Count what a graph holds; the result can be written as JSON.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+    data = load_nodes(source) if _has_classes(source) else load_links(source)
+    graph = data.graph if isinstance(data, NodeData) else data.known
+    degrees, features = graph.degrees(), data.features
+    about: dict[str, Any] = {
+        "name": data.name,
+        "nodes": graph.n_rows,
+        "edges": graph.nnz,
+        "edges_per_node": round(float(degrees.double().mean()), 3),
+        "nodes_without_edges": int((degrees == 0).sum()),
+        "features": 0 if features is None else features.shape[1],
+    }
+    if isinstance(features, Csr):
+        about["features_per_node"] = round(features.nnz / features.n_rows, 3)
+    return about | (_links(data) if isinstance(data, LinkData) else _nodes(data))
+
+
+def _has_classes(source: str) -> bool:
+    path = Path(source)
+    if path.suffix in arrays.SUFFIXES:
+        return "y" in arrays.read(path)
+    return not ogb.is_folder(path) or not any(path.glob("split/*/*.pt"))
+
+
+def _nodes(data: NodeData) -> dict[str, Any]:
+    splits = {name: len(getattr(data, name)) for name in ("train", "valid", "test")}
+    if data.multi_label:
+        sizes = data.target.sum(0).tolist()
+    else:
+        sizes = data.target[data.target >= 0].bincount(minlength=len(data.class_names)).tolist()
+    return {**splits, "classes": dict(zip(data.class_names, sizes, strict=True))}
+
+
+def _links(data: LinkData) -> dict[str, Any]:
+    held = {name: getattr(data, name).shape[1] for name in ("valid", "test")}
+    return {"train": data.train.nnz, **held}
+
+
+def read_ids(path: Path) -> Int[Tensor, " b"]:
+    """The nodes of a file, a number a line.
+
+    Raises:
+        InputError: naming the line that holds no number.
+    """
+    ids = []
+    for number, line in lines(path):
+        word = line.strip()
+        good = word.isascii() and word.isdecimal() and len(word) < 19
+        want = "the number of a node, from 0"
+        expect(good, f"{path}:{number}", want, shorten(word), "correct the line")
+        ids.append(int(word))
+    return torch.tensor(ids, dtype=torch.int64)

@@ -1,0 +1,207 @@
+"""The link job: embeddings of nodes whose inner products tell who is linked with whom.
+
+Seeds are nodes that have a training link. A batch is a shortlist over the training links, with
+in-batch or uniform negatives, and neighborhoods of all its nodes from which its own links are taken
+(:mod:`shoal.sample.links`). Where nodes have no features, rows that learn stand in for them. Judged
+are links that are neither learned nor read, each ranked against every node (
+:mod:`shoal.graph_metrics`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from shoal import graph_metrics
+from shoal._checks import expect, expect_ids, expect_positive
+from shoal.block import Block
+from shoal.csr import Csr
+from shoal.data.graphs import load_links
+from shoal.data.links import LinkData
+from shoal.fetch.loader import Loader
+from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.update import RowAdam
+from shoal.job import Job
+from shoal.models.layered import Layered, full_graph
+from shoal.objectives import Objective, link_binary_cross_entropy, link_softmax
+from shoal.run import Run
+from shoal.sample.expand import NeighborSampler, ShortlistSampler
+from shoal.sample.links import LinkSampler, PairSampler
+from shoal.sample.seeds import RandomBatchSampler
+from shoal.settings import Train
+from shoal.tasks.common import autocast_pays, budget_of, finish, open_run, settings_of
+from shoal.tasks.graphs import Picked, feature_rows, model_of, restore
+from shoal.train import fit
+
+BATCH_SIZE, LEARNING_RATE, EPOCHS = 512, 0.003, 10
+# of rows that learn; Adam's usual rate for embeddings
+ROW_RATE = 0.01
+# links that are ranked, drawn at random where there are more: each is compared with every node
+RANKED = {"valid": 2_000, "test": 20_000}
+
+
+class Ends(nn.Module):
+    """A model of layers that leaves the last block, of pairs, to the loss."""
+
+    def __init__(self, model: Layered) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, blocks: Sequence[Block], rows: Float[Tensor, "s d"]) -> Float[Tensor, "b k"]:
+        """Embed the nodes of the last block's `src`."""
+        return self.model(blocks[:-1], rows)
+
+
+def train(settings: Train) -> dict[str, Any]:
+    """Run ``shoal train --task links``: train, keep the best model, rank the test links.
+
+    Returns:
+        what the command prints: MRR, hits@k and AUC in per cent, steps and seconds.
+
+    Raises:
+        InputError: for any bad setting or input; finished work stays.
+    """
+    run = open_run(settings)
+    begin = time.monotonic()
+    data = load_links(settings.source, settings.seed)
+    table = _table(data, settings)
+    run.write("start", {"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
+    job = make_job(data, table, settings)
+    progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
+    return finish(run, settings, progress, lambda: _judge(run, data))
+
+
+def make_job(data: LinkData, table: UnifiedTensor, settings: Train) -> Job:
+    """Put the parts of the link job together.
+
+    Args:
+        data: the links.
+        table: rows of the nodes, which may learn.
+        settings: of the run.
+
+    Raises:
+        InputError: if batch size, fan-outs or another setting does not fit the data.
+    """
+    ends = Ends(model_of(settings, table.shape[1], settings.hidden))
+    linked = (data.train.degrees() > 0).nonzero().squeeze(1)
+    size = settings.batch_size or min(BATCH_SIZE, len(linked))
+    uniform = settings.negatives == "uniform"
+    pairs = PairSampler(data.train) if uniform else ShortlistSampler(data.train, dst_in_src=True)
+    loader = Loader(
+        Picked(linked, RandomBatchSampler(len(linked), size, settings.seed)),
+        LinkSampler(pairs, NeighborSampler(data.graph, settings.fanouts)),
+        table,
+        seed=settings.seed,
+        prefetch=settings.prefetch,
+        device=None if settings.device == "cpu" else settings.device,
+    )
+    return Job(
+        Objective(ends, link_binary_cross_entropy if uniform else link_softmax),
+        loader,
+        torch.optim.Adam(ends.parameters(), lr=settings.lr or LEARNING_RATE),
+        clip=settings.clip,
+        accumulate=settings.accumulate,
+        autocast=autocast_pays(settings.autocast, settings.device),
+        seed=settings.seed,
+        evaluate=partial(_validate, ends.model, data, table),
+        evaluate_every=settings.valid_every,
+    )
+
+
+def _table(data: LinkData, settings: Train) -> UnifiedTensor:
+    """Rows of features, or random rows that learn."""
+    if data.features is not None:
+        return UnifiedTensor.of(feature_rows(data.features, settings.seed))
+    generator = torch.Generator().manual_seed(settings.seed)
+    rows = torch.randn(data.graph.n_rows, settings.hidden, generator=generator)
+    return UnifiedTensor.of(rows / settings.hidden**0.5, RowAdam(lr=ROW_RATE))
+
+
+def _validate(model: Layered, data: LinkData, table: UnifiedTensor) -> dict[str, float]:
+    rows = full_graph(model, data.graph, table.as_subclass(Tensor))
+    return {f"valid_{name}": x for name, x in _rank(rows, data, "valid").items()}
+
+
+def _rank(rows: Float[Tensor, "n d"], data: LinkData, part: str) -> dict[str, float]:
+    """Metrics of the links of a part, or of a random sample, always the same, of them."""
+    pairs, most = getattr(data, part), RANKED[part]
+    if pairs.shape[1] > most:
+        generator = torch.Generator().manual_seed(0)
+        pairs = pairs[:, torch.randperm(pairs.shape[1], generator=generator)[:most]]
+    return graph_metrics.link_metrics(*graph_metrics.link_ranks(rows, pairs, data.known))
+
+
+def judge(run: Run, source: str) -> dict[str, float]:
+    """MRR, hits@k and AUC of a run's best model on the test links of a graph, in per cent.
+
+    Raises:
+        InputError: if the run is not one of the link job, or the graph has other features.
+    """
+    return _judge(run, load_links(source, settings_of(run).seed))
+
+
+def _judge(run: Run, data: LinkData) -> dict[str, float]:
+    return _rank(_embed(run, data, data.graph), data, "test")
+
+
+def _embed(run: Run, data: LinkData, graph: Csr) -> Float[Tensor, "n d"]:
+    """Embeddings of all nodes by a run's best model, reading along `graph`."""
+    settings, state = settings_of(run), run.load_model()
+    learned = state.get("rows")
+    if learned is None:
+        own = data.features is not None
+        expect(own, data.name, "a graph with features, as the run's", "none", "use its own data")
+        assert data.features is not None
+        rows = feature_rows(data.features, settings.seed)
+    else:
+        n, remedy = data.graph.n_rows, "use the run's own data: nodes without features are learned"
+        expect(len(learned) == n, data.name, f"the run's {len(learned)} nodes", n, remedy)
+        rows = learned
+    ends = Ends(model_of(settings, rows.shape[1], settings.hidden))
+    restore(run, ends, state["model"])
+    return full_graph(ends.model, graph, rows)
+
+
+def predictions(
+    run: Run, source: str, ids: Int[Tensor, " b"], k: int, threshold: float | None
+) -> Iterator[dict[str, Any]]:
+    """The k best new links of some nodes, also of ones that training never saw.
+
+    All links of the graph are read, and none of them is predicted.
+
+    Args:
+        run: of the link job.
+        source: a graph with the features of the run's.
+        ids: nodes of it.
+        k: links a node; all that are new where there are fewer.
+        threshold: only links of at least this score.
+
+    Yields:
+        a node, and the nodes that it should be linked with: by inner products of embeddings.
+
+    Raises:
+        InputError: if the graph has other features, or k is below 1.
+    """
+    expect_positive("k", k)
+    data = load_links(source, settings_of(run).seed)
+    expect_ids("nodes", ids, data.graph.n_rows)
+    row, col = data.known.row_ids(), data.known.indices.long()
+    both = Csr.from_coo(torch.cat([row, col]), torch.cat([col, row]), data.known.shape).coalesce()
+    rows = _embed(run, data, both)
+    for part in ids.split(max(2**24 // len(rows), 1)):
+        scores = rows[part] @ rows.T
+        taken, here = data.known.rows(part), torch.arange(len(part))
+        scores[taken.row_ids(), taken.indices.long()] = -torch.inf
+        scores[here, part] = -torch.inf
+        best = scores.topk(min(k, len(rows)), dim=1)
+        for node, values, others in zip(part.tolist(), *(x.tolist() for x in best), strict=True):
+            least = -torch.inf if threshold is None else threshold
+            found = zip(values, others, strict=True)
+            kept = [(s, v) for s, v in found if s > -torch.inf and s >= least]
+            yield {"node": node, "links": [{"node": v, "score": round(s, 4)} for s, v in kept]}
