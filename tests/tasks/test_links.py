@@ -13,7 +13,7 @@ from shoal._checks import InputError
 from shoal.csr import Csr
 from shoal.data.graphs import load_links
 from shoal.data.planted import planted_graph
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import unified
 from shoal.run import Run
 from shoal.settings import Train
 from shoal.tasks import links
@@ -59,9 +59,7 @@ def test_nodes_without_features_learn_their_rows(tmp_path: Path) -> None:
 def test_no_batch_reads_what_it_learns(tmp_path: Path, negatives: str) -> None:
     """No neighborhood holds a link of the batch's pairs, or any hidden one; without, some would."""
     data = load_links(str(planted(tmp_path / "g.npz")))
-    job = links.make_job(
-        data, UnifiedTensor.of(torch.ones(240, 4)), settings(tmp_path, negatives=negatives)
-    )
+    job = links.make_job(data, unified(torch.ones(240, 4)), settings(tmp_path, negatives=negatives))
     hidden = {tuple(p) for x in (data.valid, data.test) for p in x.T.tolist()}
     sampler = job.loader.block_sampler
     assert isinstance(sampler, links.LinkSampler)

@@ -25,7 +25,7 @@ from shoal.csr import Csr
 from shoal.data.graphs import load_links
 from shoal.data.links import LinkData
 from shoal.fetch.loader import Loader
-from shoal.fetch.unified import UnifiedTensor
+from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam
 from shoal.job import Job
 from shoal.models.layered import Layered, full_graph
@@ -117,10 +117,10 @@ def make_job(data: LinkData, table: UnifiedTensor, settings: Train) -> Job:
 def _table(data: LinkData, settings: Train) -> UnifiedTensor:
     """Rows of features, or random rows that learn."""
     if data.features is not None:
-        return UnifiedTensor.of(feature_rows(data.features, settings.seed))
+        return unified(feature_rows(data.features, settings.seed))
     generator = torch.Generator().manual_seed(settings.seed)
     rows = torch.randn(data.graph.n_rows, settings.hidden, generator=generator)
-    return UnifiedTensor.of(rows / settings.hidden**0.5, RowAdam(lr=ROW_RATE))
+    return unified(rows / settings.hidden**0.5, RowAdam(lr=ROW_RATE))
 
 
 def _validate(model: Layered, data: LinkData, table: UnifiedTensor) -> dict[str, float]:
