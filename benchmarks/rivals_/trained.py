@@ -25,7 +25,6 @@ from torch import Generator, Tensor
 from rivals_.common import TOP, VALID, Asked, Clock, Outcome, Skipped, without
 from shoal.block import Block
 from shoal.csr import Csr
-from shoal.data import xc
 from shoal.data.texts import Points
 from shoal.fetch.loader import Loader
 from shoal.job import Budget, Job
@@ -56,10 +55,7 @@ Make = Callable[[Prepared, Train], Job]
 def shoal(asked: Asked, named: str = "shoal", **options: Any) -> Outcome:
     """``shoal train`` by a recipe but for `options`; reading data and judging are not counted."""
     clock, out = Clock(), asked.folder / "run"
-    source = asked.folder / "data"  # training judges test points itself: one is enough for that
-    one = asked.data.test.subset(torch.tensor([0]))
-    xc.write(replace(asked.data, test=one), source)
-    settings = recipe(named, str(source), out=out, seed=asked.seed, **options)
+    settings = recipe(named, asked.source, out=out, seed=asked.seed, **options)
     if asked.quick:
         settings = replace(settings, epochs=asked.epochs)
     begin = time.perf_counter(), time.process_time()

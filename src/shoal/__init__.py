@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from shoal.block import Batch as Batch
     from shoal.block import Block as Block
     from shoal.csr import Csr as Csr
+    from shoal.curvature.measure import spectrum as spectrum
+    from shoal.curvature.spectrum import Spectrum as Spectrum
     from shoal.fetch.loader import Loader as Loader
     from shoal.fetch.tiered import TieredTable as TieredTable
     from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
@@ -88,6 +90,9 @@ _HOMES = {
     "Job": "job",
     "Budget": "job",
     "fit": "train",
+    # how far
+    "spectrum": "curvature.measure",
+    "Spectrum": "curvature.spectrum",
     # what came of it
     "Run": "run",
     "load": "tasks.fusing",

@@ -55,9 +55,29 @@ class Objective:
         return self.loss(self.outputs(params, batch), batch)
 
 
-def in_batch(
-    loss: Callable[[Tensor, Block], Tensor],
-) -> Callable[[Tensor, Batch], Tensor]:
+@dataclass(frozen=True, eq=False)
+class InBatch:
+    """A criterion that scores the seeds against a shortlist; made by :func:`in_batch`.
+
+    Attributes:
+        loss: of scores and shortlist. It may be convex in scores, as curvature wants it, where it
+            is not in embeddings.
+    """
+
+    loss: Callable[[Tensor, Block], Tensor]
+
+    def scores(self, outputs: Float[Tensor, "b_plus_s d"], batch: Batch) -> Float[Tensor, "b s"]:
+        """Inner products of the seeds' embeddings with the labels'."""
+        shortlist = batch.blocks[-1]
+        points, labels = outputs.split([len(shortlist.dst), len(shortlist.src)])
+        return (points @ labels.T).float()
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The loss of the scores."""
+        return self.loss(self.scores(outputs, batch), batch.blocks[-1])
+
+
+def in_batch(loss: Callable[[Tensor, Block], Tensor]) -> InBatch:
     """Turn a loss over a shortlist into a criterion.
 
     Outputs are embeddings of the last block's `dst` (the seeds), then of its `src` (the labels);
@@ -66,13 +86,7 @@ def in_batch(
     Args:
         loss: such as :func:`~shoal.losses.decoupled_softmax`.
     """
-
-    def criterion(outputs: Tensor, batch: Batch) -> Tensor:
-        shortlist = batch.blocks[-1]
-        points, labels = outputs.split([len(shortlist.dst), len(shortlist.src)])
-        return loss((points @ labels.T).float(), shortlist)
-
-    return criterion
+    return InBatch(loss)
 
 
 def node_cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Float[Tensor, ""]:

@@ -1,0 +1,299 @@
+"""How batches differ: statistics of the very products that the spectrum is made from.
+
+With batches of n_i samples that were drawn independently, x_i the batch's product and x̄ their mean
+over all N samples, the analysis of variance
+
+    S² = Σ_i n_i ‖x_i − x̄‖² / (batches − 1) = E‖dH_i v‖²
+
+is unbiased for one sample's spread, whatever the n_i; among the samples of a finite data set its
+mean square is (1 − 1/N_data) S². Because Σ_j E‖dH_i q_j‖² over an orthonormal basis is
+F2 = E‖dH_i‖_F², the Lanczos vectors account for their own span exactly, and a few random vectors
+for the rest: the same holds for tr H and ‖H‖_F² (the idea of Hutch++, Meyer, Musco, Musco and
+Woodruff, SOSA 2021, with a Krylov space for the sketch).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shoal._checks import expect, fail
+from shoal.curvature.lanczos import Basis, Lanczos
+from shoal.curvature.products import Products
+from shoal.curvature.spectrum import Noise, Sampling
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What random vectors say of the matrix outside the Lanczos vectors' span, one entry a vector.
+
+    Attributes:
+        traces: z'Hz.
+        squares: ‖Hz‖².
+        spreads: E‖dH_i z‖².
+    """
+
+    traces: tuple[float, ...] = ()
+    squares: tuple[float, ...] = ()
+    spreads: tuple[float, ...] = ()
+
+
+Several = Callable[[list[Tensor]], tuple[list[Tensor], list[float]]]
+
+
+class Recorder:
+    """The product with H, remembering how the batches' own products spread around it.
+
+    Args:
+        products: of each batch.
+        dataset_size: samples of the whole data, or None for endless data.
+        basis: rows that each batch's product is compared with, the Lanczos vectors so far; None
+            leaves that out.
+    """
+
+    def __init__(
+        self, products: Products, dataset_size: int | None = None, basis: Basis | None = None
+    ) -> None:
+        self.products, self.dataset_size, self.basis = products, dataset_size, basis
+        self.spreads: list[float] = []
+        self._columns: list[list[Tensor]] = []
+
+    def __call__(self, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """H v; notes its spread and its inner products with the basis."""
+        (mean,), (spread,) = self.several([v], self._columns)
+        self.spreads.append(spread)
+        return mean
+
+    def several(
+        self, vectors: list[Tensor], columns: list[list[Tensor]] | None = None
+    ) -> tuple[list[Tensor], list[float]]:
+        """Means and spreads of the products with each vector; inner products go to `columns`."""
+        sizes = self.products.subject.sizes
+        means = [
+            torch.zeros(len(v), dtype=torch.float64, device=self.products.device) for v in vectors
+        ]
+        squares, dots = [0.0] * len(vectors), []
+        for size, found in zip(sizes, self.products.each_of(vectors), strict=True):
+            for k, product in enumerate(found):
+                means[k].add_(product, alpha=size / sum(sizes))
+                squares[k] += size * _square(product)
+            if self.basis is not None and columns is not None:
+                dots.append((self.basis.rows @ found[0].to(self.basis.rows)).double().cpu())
+        if columns is not None:
+            columns.append(dots)
+        spreads = [
+            anova(sizes, square, _square(mean), self.dataset_size)
+            for square, mean in zip(squares, means, strict=True)
+        ]
+        return means, spreads
+
+    def projected(self, coordinates: Float[Tensor, "m k"]) -> Float[Tensor, "batches k k"]:
+        """Each batch's curvature in vectors of the basis' span, given by their coordinates."""
+        m = len(coordinates)
+        if self.basis is None:
+            return torch.zeros(0, 0, 0, dtype=torch.float64)
+        made = torch.zeros(len(self._columns[0]), m, m, dtype=torch.float64)
+        for j, column in enumerate(self._columns):
+            for i, dots in enumerate(column):
+                made[i, : j + 1, j] = dots[: j + 1]  # below the diagonal: the same, by symmetry
+        return coordinates.T.cpu() @ (made.triu() + made.triu(1).mT) @ coordinates.cpu()
+
+
+def anova(
+    sizes: Sequence[int], weighted_squares: float, mean_square: float, dataset_size: int | None
+) -> float:
+    """One sample's mean square deviation, from batches' means.
+
+    Args:
+        sizes: samples of each batch.
+        weighted_squares: Σ_i n_i ‖x_i‖².
+        mean_square: ‖x̄‖².
+        dataset_size: as the module says; None for endless data.
+
+    Returns:
+        NaN for a single batch.
+
+    Example:
+        Two batches of 3, whose means are 1 and 3 around 2:
+
+        >>> anova([3, 3], 3 * 1.0 + 3 * 9.0, 4.0, None)
+        6.0
+    """
+    if len(sizes) < 2:
+        return math.nan
+    spread = max(weighted_squares - sum(sizes) * mean_square, 0.0) / (len(sizes) - 1)
+    return spread if dataset_size is None else spread * (1 - 1 / dataset_size)
+
+
+def rest_of(several: Several, found: Lanczos, probes: int, seed: int) -> Rest:
+    """Multiply random vectors outside the Lanczos vectors' span.
+
+    Args:
+        several: products and spreads of some vectors, such as :meth:`Recorder.several`.
+        found: whose span is left out.
+        probes: vectors, each of the length that a standard normal one has on average.
+        seed: of them.
+    """
+    rows = found.basis.rows
+    room = rows.shape[1] - len(rows)
+    if room <= 0:  # the span is everything: what is left is zero for certain
+        return Rest(*[(0.0, 0.0)] * 3)
+    generator = torch.Generator().manual_seed(seed)
+    vectors = [found.basis.fresh(generator) * math.sqrt(room) for _ in range(probes)]
+    means, spreads = several(vectors)
+    traces = tuple(float(v @ mean.to(v)) for v, mean in zip(vectors, means, strict=True))
+    return Rest(traces, tuple(_square(mean) for mean in means), tuple(spreads))
+
+
+def noise_of(
+    recorder: Recorder, found: Lanczos, rest: Rest, sampling: Sampling, keep: int = 8
+) -> Noise:
+    """Assemble the noise from the products of Lanczos, of random vectors and of each gradient.
+
+    Takes two products more: with the top Ritz vector, and each batch's along its own gradient.
+
+    Args:
+        recorder: as it was used for `found`.
+        found: the Lanczos vectors.
+        rest: what lies outside them.
+        sampling: how batches were drawn.
+        keep: Ritz vectors in ``Noise.top``.
+    """
+    products, sizes = recorder.products, recorder.products.subject.sizes
+    if len(sizes) < 2:
+        return Noise(sampling=sampling, micro_batch=max(sizes), batches=len(sizes))
+    spread, direct = _at_top(recorder, found)
+    inside = sum(recorder.spreads)
+    outside = sum(rest.spreads) / len(rest.spreads) if rest.spreads else math.nan
+    scale, sharpness = _along_gradients(products)
+    return Noise(
+        s2=(inside + outside) / products.shape[0],
+        frobenius=inside + outside,
+        kappa=max(spread - direct, 0.0) / abs(found.ritz[0].item()),
+        direct=direct,
+        gradient_noise_scale=scale,
+        batch_sharpness=sharpness,
+        micro_batch=max(sizes),
+        batches=len(sizes),
+        sampling=sampling,
+        top=recorder.projected(found.coordinates[:, :keep]),
+        sizes=torch.tensor(sizes, dtype=torch.float64),
+    )
+
+
+def _at_top(recorder: Recorder, found: Lanczos) -> tuple[float, float]:
+    """E‖dH_i v1‖² and E(v1'dH_i v1)²."""
+    products, sizes = recorder.products, recorder.products.subject.sizes
+    top = found.vector(0).to(products.device)
+    mean = torch.zeros(len(top), dtype=torch.float64, device=products.device)
+    squares, dots = 0.0, []
+    for size, product in zip(sizes, products.each(top), strict=True):
+        mean.add_(product, alpha=size / sum(sizes))
+        squares += size * _square(product)
+        dots.append(float(product.double() @ top.double()))
+    total = recorder.dataset_size
+    along = sum(n * x for n, x in zip(sizes, dots, strict=True)) / sum(sizes)
+    direct = sum(n * x * x for n, x in zip(sizes, dots, strict=True))
+    return anova(sizes, squares, _square(mean), total), anova(sizes, direct, along**2, total)
+
+
+def _along_gradients(products: Products) -> tuple[float, float]:
+    """The gradient noise scale, NaN where noise hides the gradient, and the batch sharpness."""
+    sizes, n = products.subject.sizes, sum(products.subject.sizes)
+    mean = torch.zeros(products.shape[0], dtype=torch.float64, device=products.device)
+    squares, sharp = 0.0, []
+    for index, gradient in enumerate(products.gradients()):
+        square = _square(gradient)
+        mean.add_(gradient, alpha=sizes[index] / n)
+        squares += sizes[index] * square
+        if square > 0:
+            curved = products.along(index, gradient)
+            sharp.append(float(curved.double() @ gradient.double()) / square)
+    covariance = anova(sizes, squares, _square(mean), None)
+    signal = _square(mean) - covariance / n  # the mean's own square holds noise / n
+    scale = covariance / signal if signal > 0 else math.nan
+    return scale, sum(sharp) / len(sharp) if sharp else math.nan
+
+
+def _square(v: Tensor) -> float:
+    return float(torch.linalg.vector_norm(v, dtype=torch.float64)) ** 2
+
+
+def batch_factor(batch_size: int, dataset_size: int | None) -> float:
+    """k_b = (N − b) / (b (N − 1)): the variance of a batch's mean in units of one sample's.
+
+    For samples drawn without replacement; 1 / b from endless data.
+
+    Raises:
+        InputError: if the batch is not between 1 and the data set.
+
+    Example:
+        >>> batch_factor(4, None), batch_factor(10, 10)
+        (0.25, 0.0)
+    """
+    n = dataset_size
+    good = batch_size >= 1 and (n is None or batch_size <= n)
+    want = "at least 1" if n is None else f"between 1 and the {n} samples"
+    expect(good, "batch_size", want, batch_size, "choose one the data can fill")
+    if n is None or n == 1:
+        return 1 / batch_size if n is None else 0.0
+    return (n - batch_size) / (batch_size * (n - 1))
+
+
+def fit_top(tops: Mapping[int, float], dataset_size: int | None = None) -> tuple[float, float]:
+    """Fit lam_1 + kappa · k_b to the top eigenvalues of batches of two or more sizes.
+
+    What is to be done where samples of a batch are not independent (in-batch losses, clusters,
+    sampled neighborhoods): their spread is no function of one sample's, but is measured.
+
+    Args:
+        tops: mean top eigenvalue of a batch, by batch size (:func:`top_of_batches`).
+        dataset_size: as in :func:`batch_factor`.
+
+    Returns:
+        lam_1 and kappa, by least squares.
+
+    Raises:
+        InputError: if there are fewer than two sizes.
+
+    Example:
+        >>> lam, kappa = fit_top({8: 3.0, 16: 2.5})
+        >>> round(lam, 6), round(kappa, 6)
+        (2.0, 8.0)
+    """
+    if len(tops) < 2:
+        fail("tops", "two batch sizes or more", len(tops), "measure another loader too")
+    factors = [batch_factor(size, dataset_size) for size in tops]
+    rows = torch.tensor([[1.0, k] for k in factors], dtype=torch.float64)
+    values = torch.tensor(list(tops.values()), dtype=torch.float64)
+    lam, kappa = torch.linalg.lstsq(rows, values.unsqueeze(1)).solution.flatten().tolist()
+    return lam, kappa
+
+
+def effective_batch_size(measured: Noise, independent: Noise) -> float:
+    """How many independent samples a batch of a sampler is worth.
+
+    A clustered batch of b samples spreads as b_eff independent ones would: b_eff = b · F2 of
+    independent draws / F2 of the sampler's, each as its batches showed it.
+
+    Args:
+        measured: of the sampler's batches.
+        independent: of batches of the same size at the same parameters, drawn independently.
+
+    Raises:
+        InputError: if one of them has no spread.
+
+    Example:
+        >>> effective_batch_size(Noise(frobenius=4.0, micro_batch=64), Noise(frobenius=1.0))
+        16.0
+    """
+    for name, noise in (("measured", measured), ("independent", independent)):
+        good = noise.frobenius > 0
+        remedy = "measure two batches or more, with probes"
+        expect(good, name, "noise with a spread", noise.frobenius, remedy)
+    return measured.micro_batch * independent.frobenius / measured.frobenius

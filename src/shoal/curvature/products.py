@@ -1,0 +1,174 @@
+"""Products with an objective's curvature over a stream of batches.
+
+H is the mean over all samples, so H v is the mean of the batches' products, weighted by their sizes
+and summed in float64. By double-backward, the graphs of as many batches as `memory` admits are kept
+between products; the others are made anew each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shoal._checks import expect
+from shoal.curvature.routes import ROUTES, At, Map, Route, batch_map
+from shoal.curvature.spectrum import Curvature
+from shoal.curvature.subject import Subject
+
+
+class Products:
+    """The curvature matrix ``[p, p]`` of a subject, by its products: ``products @ v``.
+
+    Args:
+        subject: what is measured, within :func:`~shoal.curvature.untouched.untouched`.
+        curvature: ``"hessian"``, ``"ggn"`` (Gauss-Newton) or ``"fisher"`` (empirical Fisher).
+        route: how (:mod:`~shoal.curvature.routes`).
+        memory: bytes that graphs which are kept between products may take together, as far as the
+            tensors that they save tell; 0 keeps none.
+
+    Raises:
+        InputError: if the curvature or the route is unknown.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        curvature: Curvature = "ggn",
+        route: Route = "double-backward",
+        memory: int = 1 << 30,
+    ) -> None:
+        kinds = ("hessian", "ggn", "fisher")
+        expect(curvature in kinds, "curvature", f"one of {kinds}", curvature, "choose one")
+        expect(route in ROUTES, "route", f"one of {ROUTES}", route, "choose one")
+        self.subject = subject
+        self.curvature: Curvature = curvature
+        self.route: Route = route
+        self.taken = 0.0
+        self._leaves = list(subject.leaves.values())
+        self._kept: dict[int, Map] = {}
+        self._room = memory if route == "double-backward" else 0
+        self._each = 0  # bytes that the graph of the first batch saves
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(p, p)``."""
+        return (self.subject.parameters, self.subject.parameters)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors that it takes."""
+        return self._leaves[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it takes them."""
+        return self._leaves[0].device
+
+    @property
+    def kept(self) -> int:
+        """Batches whose graphs are kept."""
+        return len(self._kept)
+
+    @property
+    def weights(self) -> list[float]:
+        """Share of the samples in each batch."""
+        total = sum(self.subject.sizes)
+        return [size / total for size in self.subject.sizes]
+
+    def __matmul__(self, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """H v, in float64."""
+        total = torch.zeros(self.shape[0], dtype=torch.float64, device=self.device)
+        for weight, product in zip(self.weights, self.each(v), strict=True):
+            total.add_(product, alpha=weight)
+        return total
+
+    def each(self, v: Float[Tensor, " p"]) -> Iterator[Float[Tensor, " p"]]:
+        """The product with each batch's curvature.
+
+        Yields:
+            one after the other, in the leaves' precision.
+        """
+        for (product,) in self.each_of([v]):
+            yield product
+
+    def each_of(self, vectors: Sequence[Tensor]) -> Iterator[list[Float[Tensor, " p"]]]:
+        """The products of each batch's curvature with several vectors.
+
+        A graph that is not kept is made once for all of them.
+
+        Yields:
+            one list a batch.
+        """
+        split = [self._split(v) for v in vectors]
+        for index in range(len(self.subject.batches)):
+            product = self._map(index, several=len(split) > 1)
+            yield [_flat(product(v)) for v in split]
+        self.taken += len(split)
+
+    def along(self, index: int, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """The product of one batch's curvature with `v`."""
+        self.taken += self.weights[index]
+        return _flat(self._map(index, several=False)(self._split(v)))
+
+    def gradients(self) -> Iterator[Float[Tensor, " p"]]:
+        """The gradient of each batch's loss.
+
+        Yields:
+            one after the other.
+        """
+        for index in range(len(self.subject.batches)):
+            at = At(self.subject, index)
+            yield _flat(at.gradient(at.leaves))
+
+    def _split(self, v: Tensor) -> list[Tensor]:
+        parts = v.to(self.device, self.dtype).split([leaf.numel() for leaf in self._leaves])
+        return [part.view_as(leaf) for part, leaf in zip(parts, self._leaves, strict=True)]
+
+    def _map(self, index: int, several: bool) -> Map:
+        if index in self._kept:
+            return self._kept[index]
+        keep = self._has_room(index)
+        made = batch_map(At(self.subject, index), self.curvature, self.route, keep or several)
+        if keep:
+            self._kept[index] = made
+        return made
+
+    def _has_room(self, index: int) -> bool:
+        """Whether one graph more may be kept; sizes follow from what the first one saves."""
+        if self._room <= 0:
+            return False
+        if not self._each:
+            self._each = saved_bytes(At(self.subject, 0), self.curvature)
+        sizes = self.subject.sizes
+        kept = sum(sizes[i] for i in self._kept) + sizes[index]
+        return kept * self._each <= self._room * sizes[0]
+
+
+def saved_bytes(at: At, curvature: Curvature) -> int:
+    """Bytes of the tensors that a batch's graph by double-backward holds, parameters left out."""
+    mine = {leaf.untyped_storage().data_ptr() for leaf in at.leaves}
+    mine |= {x.untyped_storage().data_ptr() for x in at.subject.frozen.values()}
+    found: dict[int, int] = {}
+
+    # detached: a node that holds a hook that holds its own output would never be freed
+    def count(tensor: Tensor) -> tuple[Tensor, bool]:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in mine:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach(), tensor.requires_grad
+
+    def give(saved: tuple[Tensor, bool]) -> Tensor:
+        return saved[0].detach().requires_grad_(saved[1])  # so that backward makes a graph as well
+
+    with torch.autograd.graph.saved_tensors_hooks(count, give):
+        made: Any = batch_map(at, curvature, "double-backward", True)
+    del made
+    return max(sum(found.values()), 1)
+
+
+def _flat(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.reshape(-1) for part in parts]).detach()

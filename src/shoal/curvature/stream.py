@@ -1,0 +1,73 @@
+"""What a loader says of itself: how many samples there are, what draws them, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import DataLoader, RandomSampler
+
+from shoal._checks import expect
+from shoal.block import Batch
+from shoal.curvature.spectrum import Sampling
+from shoal.curvature.subject import Subject
+
+
+def dataset_size_of(loader: Any) -> int | None:
+    """Samples of the whole data, or None where the loader does not say."""
+    if isinstance(loader, DataLoader):
+        data: Any = loader.dataset
+        return len(data) if hasattr(data, "__len__") else None
+    size = getattr(getattr(loader, "batch_sampler", None), "n", None)
+    return size if isinstance(size, int) else None
+
+
+def expect_size(size: int | None, subject: Subject) -> None:
+    """Raise if the data is smaller than what was measured of it.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    measured = sum(subject.sizes)
+    good = size is None or size >= measured
+    want = f"at least the {measured} samples that were measured"
+    expect(good, "dataset_size", want, size, "pass the number of samples of the whole data")
+
+
+def sampling_of(loader: Any, subject: Subject) -> Sampling:
+    """How samples of a batch were drawn, as far as its blocks and sampler tell."""
+    batch = subject.batches[0]
+    if isinstance(batch, Batch) and batch.blocks:
+        if "Cluster" in sampler_of(loader):
+            return "clustered"
+        return "neighborhoods" if batch.blocks[-1].dst_in_src else "in-batch"
+    return "independent"
+
+
+def sampler_of(loader: Any) -> str:
+    """The name of what draws the batches."""
+    if isinstance(loader, DataLoader):
+        return type(loader.sampler).__name__
+    inner = getattr(loader, "batch_sampler", None)
+    return type(loader if inner is None else inner).__name__
+
+
+def notes_on_stream(
+    loader: Any, subject: Subject, size: int | None, sampling: Sampling
+) -> list[str]:
+    """What the stream of batches means for the noise."""
+    notes = []
+    if isinstance(loader, DataLoader) and not isinstance(loader.sampler, RandomSampler):
+        notes.append(
+            f"batches came in the order of {sampler_of(loader)}: the noise is that of shuffled "
+            "batches only if that order is random"
+        )
+    if sampling != "independent":
+        notes.append(
+            f"{sampling} batches: the noise is that of this batch size, no multiple of 1 / batch "
+            "size; for other sizes fit two of them (fit_top)"
+        )
+    if len(subject.batches) < 2:
+        notes.append("one batch: how batches differ was not measured; give two or more")
+    if size is None:
+        notes.append("the data's size is not known: noise is that of endless data; dataset_size=")
+    return notes
