@@ -113,6 +113,11 @@ VERBS: dict[str, tuple[list[str], set[str]]] = {
     "report of nodes": (["report", "runs/b"], {"run", "report"}),
     "predict": (["predict", "runs/a", "texts.txt"], {"texts", "predictions"}),
     "query": (["query", "w1 w2", "--run", "runs/a"], {"text", "labels"}),
+    "plan": (["plan", "graph.npz", "--batch-size", "5"], {"rows", "tiers", "ms_a_batch", "code"}),
+    "gather": (
+        "gather --mib 1 --disk-mib 1 --rows 9 --repeats 1 --widths 64".split(),
+        {"threads", "gathers"},
+    ),
 }
 
 
@@ -239,6 +244,10 @@ BAD: dict[str, list[str]] = {
     "query too many": ["query", "w1", "--run", "runs/a", "--k", "17"],
     "query none": ["query", "w1", "--run", "runs/a", "--k", "0"],
     "query nodes": ["query", "w1", "--run", "runs/b"],
+    "plan of nothing": ["plan"],
+    "plan of no graph": ["plan", "texts.txt"],
+    "plan for no device": ["plan", "graph.npz", "--device", "cuda:99"],
+    "gather of odd widths": ["gather", "--widths", "3"],
 }
 
 

@@ -110,6 +110,8 @@ def test_names_of_verbs_and_flags_are_the_commands_own() -> None:
         "report",
         "query",
         "serve",
+        "plan",
+        "gather",
     }
     assert {"--json", "--device", "--batch-size"} <= verbs["train"]
     assert "--source" not in verbs["train"] and "--source" in verbs["evaluate"]

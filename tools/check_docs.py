@@ -186,7 +186,9 @@ def verbs() -> dict[str, set[str]]:
     """The flags of each verb, from its settings; needs no torch."""
     import tyro
 
-    from shoal import settings
+    from shoal import row_settings, settings
+
+    assert row_settings.Common is settings.Common  # whose verbs are found once it is imported
 
     def flags(verb: type) -> set[str]:
         hints = typing.get_type_hints(verb, include_extras=True)

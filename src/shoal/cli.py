@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Any, Union
 
 import tyro
 
+from shoal import row_settings as asked_of_rows
 from shoal import settings as asked
 from shoal._checks import InputError, fail
+from shoal.columns import Columns
 from shoal.data import is_graph
 from shoal.recipes import RECIPES, recipe
 
@@ -33,6 +36,8 @@ _VERBS = (
     asked.Predict,
     asked.Query,
     asked.Serve,
+    asked_of_rows.Plan,
+    asked_of_rows.Gather,
 )
 # typing's Union (not ``|``) and a help text of its own keep tyro from importing a type checker and
 # from reading its own source: two fifths of the time that --help takes.
@@ -125,7 +130,7 @@ def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
     from shoal.data.formats import convert
     from shoal.report import report
     from shoal.serve import server
-    from shoal.tasks import exporting, labels, use
+    from shoal.tasks import bandwidth, exporting, labels, plan, use
 
     functions: dict[type, Callable[[Any], dict[str, Any]]] = {
         asked.Data: use.data,
@@ -139,6 +144,8 @@ def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
         asked.Predict: use.predict,
         asked.Query: use.query,
         asked.Serve: server.serve,
+        asked_of_rows.Plan: plan.plan,
+        asked_of_rows.Gather: bandwidth.gather,
     }
     return functions[type(verb)]
 
@@ -150,9 +157,13 @@ def _readable(result: dict[str, Any], indent: str = "") -> str:
     for key, value in result.items():
         if isinstance(value, dict):
             lines += [f"{indent}{key}", _readable(value, indent + "  ")]
+        elif isinstance(value, Columns):
+            lines += [f"{indent}{key}", textwrap.indent(str(value), f"{indent}  ")]
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             lines += [f"{indent}{key}"]
             lines += ["  ".join(f"{x}" for x in item.values()) for item in value]
+        elif isinstance(value, list) and value and isinstance(value[0], str):
+            lines += [f"{indent}{key}", *(f"{indent}  {line}" for line in value)]
         else:
             text = f"{value:.2f}" if isinstance(value, float) else value
             lines.append(f"{indent}{key:<{width}}  {text}")

@@ -1,7 +1,8 @@
-"""The most memory that this process has held, on the host and on devices."""
+"""Memory: the most that this process has held, on the host and on devices, and what is left."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def peak_mib() -> float:
 
     kib = 1024 if sys.platform == "darwin" else 1  # counted in bytes there, else in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / kib / 1024
+
+
+def available_bytes() -> int:
+    """Host memory that processes can still get without swapping; all of it where untold."""
+    meminfo = Path("/proc/meminfo")
+    for line in meminfo.read_text().splitlines() if meminfo.exists() else []:
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def peaks() -> dict[str, int]:

@@ -1,0 +1,86 @@
+"""Graphs without features: who reads whom, from arrays, a saved Csr, or a text of edges.
+
+A text holds two node numbers a line, with blanks, a tab or a comma between them, as the SNAP
+collection has them; lines that begin with # and a first line of words are skipped. In the edge
+``u v`` node v reads u, as messages go in PyG.
+"""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+
+import torch
+
+from shoal._checks import InputError, expect, fail
+from shoal.csr import Csr
+from shoal.data.lines import as_tensor, lines, shorten
+from shoal.data.matrix import read_arrays
+
+_TEXTS = (".txt", ".tsv", ".csv", ".edges", ".gz")
+
+
+def read_graph(source: str | Path) -> Csr:
+    r"""Read who reads whom; row v of the result lists the nodes that v reads.
+
+    Args:
+        source: ``wordnet-graph``; an ``.npz`` with ``indptr`` and ``indices``; the folder of a
+            saved Csr; or a text of edges, perhaps gzipped.
+
+    Raises:
+        InputError: naming the file, and in a text the line, if anything is not as described.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "a.txt").write_text("# from to\n0 1\n2 1\n")
+        ...     read_graph(Path(folder, "a.txt")).take(torch.tensor([1]))[0].tolist()
+        [0, 2]
+    """
+    path = Path(source)
+    if source == "wordnet-graph":
+        from shoal.data import wordnet
+
+        return wordnet.graph().graph
+    if path.suffix == ".npz":
+        return _of_arrays(path)
+    if path.is_dir():
+        return _square(path, Csr.open(path))
+    known = path.suffix in _TEXTS
+    expect(known, str(path), f".npz, a folder, or one of {_TEXTS}", path.suffix, "convert it")
+    return _of_text(path)
+
+
+def _of_arrays(path: Path) -> Csr:
+    arrays = read_arrays(path, ("indptr", "indices"))
+    try:
+        indptr, indices = (torch.from_numpy(arrays[key]).long() for key in ("indptr", "indices"))
+        return Csr(indptr, indices, len(indptr) - 1).validate()
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _square(path: Path, csr: Csr) -> Csr:
+    square = csr.n_rows == csr.n_cols
+    expect(square, str(path), "as many rows as columns, the nodes", csr.shape, "save a graph")
+    return csr
+
+
+def _of_text(path: Path) -> Csr:
+    ends = array("q")
+    for number, line in lines(path):
+        words = line.replace(",", " ").split()
+        if not words or words[0].startswith("#") or (number == 1 and not words[0].isdecimal()):
+            continue
+        good = len(words) >= 2 and all(x.isdecimal() and len(x) < 19 for x in words[:2])
+        expect(good, f"{path}:{number}", "two node numbers", shorten(line), "correct the line")
+        ends.extend((int(words[0]), int(words[1])))
+    if not ends:
+        fail(str(path), "edges", "none", "check the file")
+    edges = as_tensor(ends).view(-1, 2).T
+    n = int(edges.max()) + 1
+    few = n <= 64 * len(ends) + 1_000_000
+    expect(
+        few, str(path), "nodes numbered from 0", f"{n} nodes, {len(ends) // 2} edges", "renumber"
+    )
+    return Csr.from_edge_index(edges, n)

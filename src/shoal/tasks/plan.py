@@ -1,0 +1,209 @@
+"""Where a table's rows should lie, by arithmetic: what fits, what it serves, what a batch takes.
+
+Rows are sorted by how often batches read them: by the fan-out model of a graph
+(:mod:`shoal.sample.touch`), or by a Zipf law, where the r-th of n rows is read in proportion to
+``r^-s``. The hottest fill the device, the next host memory, and a file has the rest. A batch then
+takes, one tier after the other,
+
+    Σ_t  rows a batch · share_t · row bytes / rate_t
+
+with these rates: device memory and the processor's own gather are numbers to be given (``shoal
+gather`` measures them). Over the link a row of w bytes that begins on a 128-byte line takes
+``32 ⌈w/32⌉ + 24 ⌈w/128⌉`` bytes, sectors and headers of requests, of which published measurements
+reach 0.82 to 0.88 (GraphBolt on an A100; 0.85 here). A disk gives pages of 4 KiB, ``⌈w/4096⌉`` of
+them a row. Assumption: nothing overlaps, and what is on disk is in no page cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from shoal._checks import expect, expect_positive
+from shoal.columns import Columns
+from shoal.csr import Csr
+from shoal.data.edges import read_graph
+from shoal.memory import available_bytes
+from shoal.row_settings import Plan
+from shoal.sample.touch import touch_probability
+
+_GIB = 2**30
+_LINK_REACHED = 0.85
+_EXACT = 1000  # terms of a Zipf law's sum that are added up, the rest is an integral
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What batches read.
+
+    Attributes:
+        n: rows of the table.
+        batch: distinct rows a batch.
+        share: the share of reads that the so many hottest rows serve, in [0, 1].
+    """
+
+    n: int
+    batch: float
+    share: Callable[[int], float]
+
+
+def plan(asked: Plan) -> dict[str, Any]:
+    """Run ``shoal plan``.
+
+    Returns:
+        what the command prints: tiers with rows, size, share and time, and the code to write.
+
+    Raises:
+        InputError: if a number is out of range or the graph cannot be read.
+    """
+    _expect_numbers(asked)
+    reads = reads_of_graph(read_graph(asked.source), asked) if asked.source else zipf_reads(asked)
+    row = asked.width * getattr(torch, asked.dtype).itemsize
+    device, host = _room(asked)
+    hot = min(reads.n, device // row)
+    in_memory = reads.n * row <= host
+    warm = reads.n - hot if in_memory else min(reads.n - hot, host // row)
+    counts = {"device": hot, "host": warm, "disk": reads.n - hot - warm}
+    # what is in memory has all rows, those on the device as well
+    held = counts | ({"host": reads.n} if in_memory else {})
+    seconds = {name: row_seconds(name, row, asked, with_device=device > 0) for name in counts}
+    tiers, done = Columns(), 0
+    for name, count in counts.items():
+        share = reads.share(done + count) - reads.share(done)
+        done += count
+        tiers.append(
+            {
+                "tier": name,
+                "rows": count,
+                "GiB": round(held[name] * row / _GIB, 3),
+                "reads_percent": round(100 * share, 2),
+                "ms": round(1e3 * reads.batch * share * seconds[name], 3),
+            }
+        )
+    last = "host" if in_memory else "disk"
+    return {
+        "rows": reads.n,
+        "row_bytes": row,
+        "table_GiB": round(reads.n * row / _GIB, 3),
+        "rows_a_batch": round(reads.batch),
+        "tiers": tiers,
+        "ms_a_batch": round(sum(tier["ms"] for tier in tiers), 3),
+        f"ms_all_from_{last}": round(1e3 * reads.batch * seconds[last], 3),
+        "assumed": _assumed(asked),
+        "code": _code(asked, counts, in_memory),
+    }
+
+
+def reads_of_graph(graph: Csr, asked: Plan) -> Reads:
+    """What a neighbor sampler reads, by the fan-out model.
+
+    Raises:
+        InputError: if the batch is larger than the seeds, or `rows` is not the number of nodes.
+    """
+    n = graph.n_rows
+    same = asked.rows in (None, n)
+    expect(same, "rows", f"the graph's {n} nodes", asked.rows, "leave it out")
+    generator = torch.Generator().manual_seed(asked.seed)
+    seeds = torch.randperm(n, generator=generator)[: max(1, round(asked.train * n))]
+    touched = touch_probability(graph, seeds, asked.fanouts, asked.batch_size)
+    total = float(touched.sum())
+    served = torch.cat([touched.new_zeros(1), touched.sort(descending=True).values.cumsum(0)])
+    return Reads(n, total, lambda count: float(served[count]) / total)
+
+
+def zipf_reads(asked: Plan) -> Reads:
+    """What batches read by a Zipf law.
+
+    Raises:
+        InputError: if there are no rows, or a batch has more than the table.
+    """
+    n = asked.rows
+    known = n is not None
+    expect(known, "source", "a graph, or --rows", "neither", "name one of them")
+    n = n or 0
+    expect_positive("rows", n)
+    fits = 1 <= asked.batch_rows <= n
+    expect(fits, "batch_rows", f"1 … {n}, the table's rows", asked.batch_rows, "set it")
+    total = zipf_sum(n, asked.zipf)
+    return Reads(n, float(asked.batch_rows), lambda count: zipf_sum(count, asked.zipf) / total)
+
+
+def zipf_sum(count: int, s: float) -> float:
+    """``Σ_{r=1}^{count} r^-s``: a thousand terms, and behind them the integral by the midpoints.
+
+    Example:
+        >>> zipf_sum(3, 1.0) == 1 + 1 / 2 + 1 / 3, zipf_sum(5000, 0.0)
+        (True, 5000.0)
+    """
+    exact = sum((r**-s for r in range(1, min(count, _EXACT) + 1)), 0.0)
+    if count <= _EXACT:
+        return exact
+    low, high = _EXACT + 0.5, count + 0.5
+    rest = math.log(high / low) if s == 1 else (high ** (1 - s) - low ** (1 - s)) / (1 - s)
+    return exact + rest
+
+
+def row_seconds(tier: str, row: int, asked: Plan, with_device: bool) -> float:
+    """Seconds that one row of `row` bytes takes from a tier."""
+    if tier == "device":
+        return row / (1e9 * asked.device_gbs)
+    if tier == "disk":
+        return math.ceil(row / 4096) / asked.disk_iops
+    if not with_device:
+        return row / (1e9 * asked.host_gbs)
+    carried = 32 * math.ceil(row / 32) + 24 * math.ceil(row / 128)
+    return carried / (1e9 * asked.link_gbs * _LINK_REACHED)
+
+
+def _room(asked: Plan) -> tuple[int, int]:
+    """Bytes for rows on the device and in host memory."""
+    device = 0.0 if asked.device_gib is None else asked.device_gib * _GIB
+    if asked.device_gib is None and asked.device != "cpu":
+        device = torch.cuda.mem_get_info(torch.device(asked.device))[0] / 2
+    host = available_bytes() / 2 if asked.host_gib is None else asked.host_gib * _GIB
+    return int(device), int(host)
+
+
+def _expect_numbers(asked: Plan) -> None:
+    """Raise unless every number is in its range."""
+    expect_positive("width", asked.width)
+    share = 0 < asked.train <= 1
+    expect(share, "train", "a share in (0, 1]", asked.train, "set it")
+    hops = len(asked.fanouts) > 0
+    expect(hops, "fanouts", "a number a hop", "none", "pass 15 10, say")
+    for name in ("zipf", "device_gib", "host_gib"):
+        value = getattr(asked, name)
+        good = value is None or (value >= 0 and math.isfinite(value))
+        expect(good, name, "a finite number of at least 0", value, "set it")
+    for name in ("device_gbs", "link_gbs", "host_gbs", "disk_iops"):
+        value = getattr(asked, name)
+        good = value > 0 and math.isfinite(value)
+        expect(good, name, "a finite number above 0", value, "set it")
+
+
+def _assumed(asked: Plan) -> dict[str, Any]:
+    names = ["device_gbs", "link_gbs", "host_gbs", "disk_iops"]
+    by_graph = ["batch_size", "fanouts", "train"] if asked.source else ["zipf"]
+    return {name: getattr(asked, name) for name in by_graph + names}
+
+
+def _code(asked: Plan, counts: dict[str, int], in_memory: bool) -> list[str]:
+    """The lines that make such a table; `rows`, `graph` and `train` are the user's."""
+    if in_memory and counts["device"] == 0:
+        return ["table = shoal.unified(rows)"]
+    device = asked.device if asked.device != "cpu" else "cuda"
+    parts = ["rows" if in_memory else '"rows.npy"']
+    lines = []
+    if asked.source:
+        sizes = f"{list(asked.fanouts)}, {asked.batch_size}"
+        lines.append(f"scores = shoal.touch_probability(graph, train, {sizes})")
+        parts.append("scores")
+    if counts["device"]:
+        parts.append(f'device_rows={counts["device"]}, device="{device}"')
+    if counts["host"] and not in_memory:
+        parts.append(f"host_rows={counts['host']}")
+    return [*lines, f"table = shoal.TieredTable({', '.join(parts)})"]
