@@ -14,6 +14,8 @@ from hypothesis import settings
 settings.register_profile("shoal", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("shoal")
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels run on the CPU
 
 
 @pytest.fixture

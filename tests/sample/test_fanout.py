@@ -15,6 +15,7 @@ from torch import Tensor
 from shoal._checks import InputError
 from shoal.csr import Csr
 from shoal.sample.fanout import draw, floyd
+from shoal.sample.stream import Stream
 from tests.strategies import csrs, ids_below
 
 TRIALS = 20_000
@@ -148,7 +149,7 @@ def test_weighted_draws_stay_in_their_row_beside_huge_ones() -> None:
 def test_floyd_reaches_large_sets() -> None:
     """Degrees beyond float32's integers are drawn from evenly: the low bit is fair."""
     degree = 2**40
-    chosen = floyd(torch.full((4000,), degree), 3, seeded())
+    chosen = floyd(torch.full((4000,), degree), 3, Stream(0), torch.arange(4000))
     assert int(chosen.max()) < degree and int(chosen.min()) >= 0
     assert abs(float((chosen % 2).double().mean()) - 0.5) < 4 * 0.5 / 12000**0.5
 

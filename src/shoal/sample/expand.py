@@ -78,7 +78,7 @@ def expand(
         ([3, 0, 1], [[1, 0, 0], [1, 1, 0]])
     """
     expect_ids("dst", dst, csr.n_rows)
-    dst = dst.long()
+    dst = dst.to(csr.device, torch.int64)
     edges, indptr = draw(csr, dst, fanout, generator, replace=replace, weighted=weighted)
     columns = csr.indices.index_select(0, edges).long()
     touched = [columns]
@@ -88,7 +88,7 @@ def expand(
         touched.insert(0, dst)
     if extra is not None:
         expect_ids("extra", extra, csr.n_cols)
-        touched.append(extra.long())
+        touched.append(extra.to(csr.device, torch.int64))
     place = (scratch or Scratch()).columns(csr)
     src = distinct(torch.cat(touched), place)
     if dst_in_src:
@@ -178,7 +178,7 @@ class ShortlistSampler:
             induced=True,
             dst_in_src=self.dst_in_src,
             extra=torch.randint(
-                labels.n_cols, (self.extra,), generator=generator, device=labels.device
+                labels.n_cols, (self.extra,), generator=generator, device=generator.device
             ),
             scratch=self.scratch,
         )

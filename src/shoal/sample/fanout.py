@@ -9,18 +9,28 @@ Rows are ragged and the work is a fixed number of tensor operations, with no loo
   k that come first are taken. So each next entry is chosen in proportion to its weight among the
   rest (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", IPL 2006, algorithm A,
   whose keys ``u^(1/w)`` fall as these waits rise).
-- *with replacement*: k independent draws, uniform or by weight (the running sum inverted).
+- *with replacement*: k independent draws, uniform or by weight (the running sum inverted, in whole
+  numbers: weights are rounded to 2^-32 of their row's largest).
+
+Random numbers are read by position (:mod:`shoal.sample.stream`): one seed gives the same entries on
+every device. On CUDA, Floyd's algorithm is one kernel (:mod:`shoal.sample._triton`) instead of some
+eight an entry; *neither has been run on a device yet*, the kernel has in Triton's interpreter.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
 from shoal._checks import expect, fail
 from shoal.csr import Csr
+from shoal.kernels import usable
+from shoal.sample.stream import Stream
+
+_RUNS_KERNELS = ("cuda",)  # kinds of devices; tests let Triton's interpreter play one
+_WHOLE = 2.0**32  # what a row's largest weight becomes; 2^31 of them still fit an int64
 
 
 def draw(
@@ -40,7 +50,8 @@ def draw(
         csr: the rows; with `weighted`, its values are the weights.
         rows: which rows, ``[b]``; one that is repeated is drawn anew.
         fanout: entries a row, at least 0; None takes every entry, of whatever weight.
-        generator: where randomness comes from, on the device of `csr`; needed unless all are taken.
+        generator: where randomness comes from, best a CPU's, whatever the device of `csr`, since
+            others are waited for; needed unless all are taken.
         replace: take `fanout` independent draws from every row that is not empty. Without it, a row
             gives ``min(fanout, degree)`` different entries.
         weighted: draw in proportion to the values; entries of weight zero are never drawn.
@@ -64,30 +75,35 @@ def draw(
     expect(fanout >= 0, "fanout", "at least 0, or None for all", fanout, "raise it")
     if generator is None:
         fail("generator", "a torch.Generator", None, "pass one: it is what makes draws repeatable")
+    stream = Stream.of(generator)
     if weighted:
-        return _weighted(csr, rows, fanout, generator, replace)
+        return _weighted(csr, rows, fanout, stream, replace)
     start = csr.indptr.index_select(0, rows)
     degrees = csr.indptr.index_select(0, rows + 1) - start
-    return (_independent if replace else _subsets)(start, degrees, fanout, generator)
+    return (_independent if replace else _subsets)(start, degrees, fanout, stream)
 
 
-def floyd(degrees: Int[Tensor, " b"], k: int, generator: Generator) -> Int[Tensor, "k b"]:
+def floyd(
+    degrees: Int[Tensor, " b"], k: int, stream: Stream, rows: Int[Tensor, " b"]
+) -> Int[Tensor, "k b"]:
     """Draw a k-subset of ``range(degrees[i])`` for each i, all subsets equally likely.
 
     Args:
         degrees: sizes of the sets, each at least `k`.
         k: how many to draw.
-        generator: where randomness comes from.
+        stream: where randomness comes from.
+        rows: subset i reads the numbers ``k·rows[i]`` … ``k·rows[i] + k - 1`` of the stream.
 
     Returns:
         ``[k, b]``: column i holds k different numbers below ``degrees[i]``, in no useful order.
 
     Example:
-        >>> floyd(torch.tensor([3, 3]), 3, torch.Generator()).sort(0).values.T.tolist()
+        >>> floyd(torch.tensor([3, 3]), 3, Stream(0), torch.arange(2)).sort(0).values.T.tolist()
         [[0, 1, 2], [0, 1, 2]]
     """
-    last = degrees + torch.arange(-k, 0, device=degrees.device).unsqueeze(1)
-    chosen = _below(last + 1, generator)
+    turns = torch.arange(k, device=degrees.device).unsqueeze(1)
+    last = degrees - k + turns
+    chosen = stream.below(rows * k + turns, last + 1)
     taken = torch.zeros_like(chosen, dtype=torch.bool)
     # Small batches pay by the operation: views are made once, and the draws to come look at this
     # one, which spares a reduction over the earlier ones.
@@ -99,32 +115,57 @@ def floyd(degrees: Int[Tensor, " b"], k: int, generator: Generator) -> Int[Tenso
 
 
 def _subsets(
-    start: Int[Tensor, " b"], degrees: Int[Tensor, " b"], fanout: int, generator: Generator
+    start: Int[Tensor, " b"], degrees: Int[Tensor, " b"], fanout: int, stream: Stream
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
     """Uniform without replacement: the first `fanout` of each row, then subsets in long rows."""
     counts = degrees.clamp(max=fanout)
     offsets = _offsets(counts)
+    if start.device.type in _RUNS_KERNELS and usable(_probe, start.device):
+        from shoal.sample import _triton
+
+        return _triton.subsets(start, degrees, offsets, fanout, stream.key), offsets
+    return by_columns(start, degrees, offsets, fanout, stream), offsets
+
+
+def by_columns(
+    start: Int[Tensor, " b"],
+    degrees: Int[Tensor, " b"],
+    offsets: Int[Tensor, " b_plus_1"],
+    fanout: int,
+    stream: Stream,
+) -> Int[Tensor, " e"]:
+    """Positions of a uniform subset of each row, one step of Floyd's for all rows at once.
+
+    Args:
+        start: position of each row's first entry.
+        degrees: entries of each row; those with at most `fanout` give all of them, in order.
+        offsets: where in the result each row's entries begin.
+        fanout: entries a row.
+        stream: where randomness comes from; row i reads it from ``fanout·i``.
+    """
+    counts = offsets.diff()
     shift = (start - offsets[:-1]).repeat_interleave(counts, output_size=int(offsets[-1]))
     positions = shift.add_(torch.arange(shift.numel(), device=shift.device))
     long = (degrees > fanout).nonzero().squeeze(1)
     if long.numel() == 0:
-        return positions, offsets
+        return positions
     slots = offsets[long] + torch.arange(fanout, device=long.device).unsqueeze(1)
-    subsets = start[long] + floyd(degrees[long], fanout, generator)
-    return positions.scatter_(0, slots.flatten(), subsets.flatten()), offsets
+    subsets = start[long] + floyd(degrees[long], fanout, stream, long)
+    return positions.scatter_(0, slots.flatten(), subsets.flatten())
 
 
 def _independent(
-    start: Int[Tensor, " b"], degrees: Int[Tensor, " b"], fanout: int, generator: Generator
+    start: Int[Tensor, " b"], degrees: Int[Tensor, " b"], fanout: int, stream: Stream
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
     """Uniform with replacement."""
     some = degrees > 0
-    bound = degrees[some].unsqueeze(1).expand(-1, fanout)
-    return (start[some].unsqueeze(1) + _below(bound, generator)).flatten(), _offsets(some * fanout)
+    bound = degrees[some].unsqueeze(1)
+    drawn = stream.below(_positions(some, fanout), bound)
+    return (start[some].unsqueeze(1) + drawn).flatten(), _offsets(some * fanout)
 
 
 def _weighted(
-    csr: Csr, rows: Int[Tensor, " b"], fanout: int, generator: Generator, replace: bool
+    csr: Csr, rows: Int[Tensor, " b"], fanout: int, stream: Stream, replace: bool
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
     """Both weighted laws, on the entries whose weight is not zero."""
     if csr.values is None:
@@ -138,7 +179,7 @@ def _weighted(
     owner, weights = owner[some], weights[some]
     ends = _offsets(torch.bincount(owner, minlength=rows.numel()))
     law = _by_running_sum if replace else _by_waiting
-    chosen, counts = law(weights, owner, ends, fanout, generator)
+    chosen, counts = law(weights, owner, ends, fanout, stream)
     return positions[some][chosen], _offsets(counts)
 
 
@@ -147,16 +188,17 @@ def _by_running_sum(
     owner: Int[Tensor, " e"],
     ends: Int[Tensor, " b_plus_1"],
     fanout: int,
-    generator: Generator,
+    stream: Stream,
 ) -> tuple[Int[Tensor, " f"], Int[Tensor, " b"]]:
     """With replacement: find uniform points of each row's stretch of the running sum."""
-    sums = weights.cumsum(0)
+    # whole numbers add up to the same on every device, whatever the order
+    largest = weights.new_zeros(len(ends) - 1).scatter_reduce_(0, owner, weights, "amax")
+    sums = (weights / largest[owner] * _WHOLE).round().long().cumsum(0)
     some = ends.diff() > 0
-    first, last = ends[:-1][some].unsqueeze(1), ends[1:][some].unsqueeze(1) - 1
-    low, high = pad(sums, (1, 0))[first], sums[last]
-    at = torch.searchsorted(sums, low + _uniform((len(low), fanout), generator) * (high - low))
-    # Rounding may push a point out of its row's stretch.
-    return at.clamp(first, last).flatten(), some * fanout
+    low, high = pad(sums, (1, 0))[ends[:-1][some]], sums[ends[1:][some] - 1]
+    point = stream.below(_positions(some, fanout), (high - low).unsqueeze(1))
+    at = torch.searchsorted(sums, point + low.unsqueeze(1), right=True)
+    return at.flatten(), some * fanout
 
 
 def _by_waiting(
@@ -164,24 +206,26 @@ def _by_waiting(
     owner: Int[Tensor, " e"],
     ends: Int[Tensor, " b_plus_1"],
     fanout: int,
-    generator: Generator,
+    stream: Stream,
 ) -> tuple[Int[Tensor, " f"], Int[Tensor, " b"]]:
     """Without replacement: the `fanout` entries of each row that waited least."""
-    wait = -torch.log1p(-_uniform(weights.shape, generator)) / weights
-    by_wait = wait.argsort()
+    wait = stream.exponential(torch.arange(owner.numel(), device=owner.device)) / weights
+    by_wait = wait.argsort(stable=True)
     order = by_wait[owner[by_wait].argsort(stable=True)]
     rank = torch.arange(owner.numel(), device=owner.device) - ends[owner]
     return order[rank < fanout], ends.diff().clamp(max=fanout)
 
 
-def _uniform(shape: tuple[int, ...], generator: Generator) -> Float[Tensor, "*shape"]:
-    """Uniform in [0, 1), 53 bits."""
-    return torch.rand(shape, dtype=torch.float64, generator=generator, device=generator.device)
+def _positions(some: Bool[Tensor, " b"], fanout: int) -> Int[Tensor, "c k"]:
+    """Positions in the stream of the draws of the rows that draw: row i begins at ``fanout·i``."""
+    rows = some.nonzero()
+    return rows * fanout + torch.arange(fanout, device=some.device)
 
 
-def _below(bound: Int[Tensor, "*shape"], generator: Generator) -> Int[Tensor, "*shape"]:
-    """Uniform in ``[0, bound)``: 53 bits never round up to `bound`, the bias is bound / 2^53."""
-    return (_uniform(bound.shape, generator) * bound).long()
+def _probe(device: torch.device) -> bool:
+    from shoal.sample import _triton
+
+    return _triton.probe(device)
 
 
 def _offsets(counts: Int[Tensor, " b"]) -> Int[Tensor, " b_plus_1"]:

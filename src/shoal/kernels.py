@@ -1,0 +1,37 @@
+"""Whether Triton's kernels run on a device; asked once, answered with one warning if not.
+
+Triton compiles a kernel when it is first launched, and needs a C compiler for that, which slim
+images lack. So each stage first runs a tiny kernel of its own and compares what it gives with the
+torch line in the kernel's docstring; where that fails, torch's ordinary kernels do the same work.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+
+import torch
+
+Probe = Callable[[torch.device], bool]
+"""Runs a kernel on the device: whether it gave what its torch line gives."""
+
+
+@functools.cache
+def usable(probe: Probe, device: torch.device) -> bool:
+    """Return whether kernels run on `device`; a failure is warned of once and remembered.
+
+    Example:
+        >>> usable(lambda device: device.type == "cpu", torch.device("cpu"))
+        True
+    """
+    try:
+        if probe(device):
+            return True
+        reason = "its answer differs from torch's"
+    except Exception as error:
+        # whatever it is: no Triton, no compiler, an architecture that Triton does not know
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+    text = f"Triton does not run on {device}, so torch's own kernels are used, which are slower"
+    warnings.warn(f"{text}: {reason}", stacklevel=3)
+    return False

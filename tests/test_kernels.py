@@ -1,0 +1,81 @@
+"""Kernels: whether they run is asked once, and they pass the compiler for devices that exist."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from shoal.kernels import usable
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("reason", ["Failed to find C compiler", "its answer differs"])
+def test_kernels_that_do_not_run_cost_one_warning(reason: str) -> None:
+    """Whatever keeps Triton from running is said once and not tried again; nothing is raised."""
+    calls = []
+
+    def probe(device: torch.device) -> bool:
+        calls.append(device)
+        if "compiler" in reason:
+            raise RuntimeError(f"{reason}. Please specify via CC\nand a second line")
+        return False
+
+    with pytest.warns(UserWarning, match=f"does not run on cpu, so torch's own .*: {reason}"):
+        assert not usable(probe, CPU)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not usable(probe, CPU)
+    assert calls == [CPU]
+
+
+COMPILE = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from shoal.fetch import _triton as fetch
+from shoal.sample import _triton as sample
+
+def build(kernel, capability, types, **constants):
+    names = kernel.arg_names
+    signature = {name: types.get(name, "constexpr") for name in names}
+    constexprs = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs)
+    options = {"num_warps": 4, "enable_fp_fusion": False}
+    built = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert built.asm["cubin"], kernel
+    assert "fma" not in built.asm["ptx"], kernel
+
+whole = dict.fromkeys(["count", "width", "stride", "phase", "lines", "tiles", "blocks"], "i32")
+ids = dict(ids="*i64", slots="*i64", offsets="*i64", fault="*i64", n="i64", **whole)
+for capability in (80, 90):
+    rows = dict(LANES=32, ROWS=8, ALIGN=True, SORTED=True)
+    build(fetch._rows, capability, dict(table="*i64", out="*i64", **ids), PER=1, KIND=0, **rows)
+    for table, per, kind in (("*i32", 4, 2), ("*u8", 1, 2), ("*i32", 2, 3), ("*i16", 1, 4)):
+        types = dict(table=table, weights="*fp32", out="*fp32", **ids)
+        build(fetch._rows, capability, types, PER=per, KIND=kind, **rows)
+        build(fetch._bags, capability, types, LANES=32, BAGS=2, UNROLL=4, PER=per, KIND=kind)
+    types = dict(table="*i64", weights="*fp64", out="*fp64", **ids)
+    build(fetch._bags, capability, types, LANES=16, BAGS=8, UNROLL=4, PER=1, KIND=1)
+    names = ("start", "degrees", "offsets", "positions")
+    types = dict.fromkeys(names, "*i64") | dict(count="i32", fanout="i32", first="i64")
+    build(sample._subsets, capability, types, LANES=16, ROWS=32)
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_devices_that_are_not_here() -> None:
+    """Triton compiles every kernel for an A100 and an H100, without fused multiply-adds.
+
+    The interpreter takes code that the compiler refuses, so passing there says little about it.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
