@@ -49,7 +49,7 @@ LRS = (0.03, 0.1, 0.3)
 # Epochs of 300 at which NGAME's clusters double.
 DOUBLINGS = (10, 20, 25, 50, 75, 100, 125, 150, 200)
 
-Make = Callable[[Prepared, Train], Job]
+Make = Callable[..., Job]
 
 
 def shoal(asked: Asked, named: str = "shoal", **options: Any) -> Outcome:
@@ -143,7 +143,8 @@ class Mined:
         return [expand(self.labels, seeds, POSITIVES, generator, induced=True, extra=extra)]
 
 
-def _explicit_job(prepared: Prepared, settings: Train) -> Job:
+def _explicit_job(prepared: Prepared, settings: Train, first: int = 1) -> Job:
+    """Mine anew at the beginning of every epoch from the `first` on."""
     job = make_job(prepared, settings)
     points, n = prepared.train, len(prepared.train)
     mined = Mined(points.labels, torch.zeros(n, 0, dtype=torch.int64))
@@ -157,7 +158,7 @@ def _explicit_job(prepared: Prepared, settings: Train) -> Job:
 
     def refresh(epoch: int) -> dict[str, Any]:
         batches.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
-        if epoch > 0:
+        if epoch >= first:
             names = rows.embed(prepared.lexicon.label_bags)
             mined.negatives = mine(rows.embed(prepared.bags), names, known)
         return {"mined": mined.negatives.shape[1]}
@@ -183,7 +184,8 @@ def mine(points: Tensor, names: Tensor, known: Csr) -> Tensor:
 def _encoder(asked: Asked, make: Make, settings: Train, minutes: float | None = None) -> Outcome:
     """Choose the learning rate on validation, train on all points, rank by the encoder.
 
-    How long is told by CPU minutes, at the rate of the runs that chose, or else by epochs.
+    How long is told by CPU minutes, at the rate of a short run that mines from its start, or else
+    by epochs.
     """
     clock = Clock()
     with clock.stage("tune"):
@@ -192,7 +194,9 @@ def _encoder(asked: Asked, make: Make, settings: Train, minutes: float | None = 
         lr = max(tried, key=lambda option: tried[option][0])
     budget = Budget(epochs=asked.epochs)
     if minutes is not None:
-        budget = Budget(steps=max(round(60 * minutes / tried[lr][1]), 1))
+        mining = partial(make, first=0)
+        rate = _try(held, asked, mining, replace(settings, lr=lr))[1]
+        budget = Budget(steps=max(round(60 * minutes / rate), 1))
     with clock.stage("train"):
         prepared = prepare(asked.data, 0.0, asked.seed)
         job = make(prepared, replace(settings, lr=lr, valid=0.0))
