@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from shoal._checks import expect, expect_file, fail
+from shoal.fetch.layout import layout_of
 
 
 def map_rows(path: str | Path, name: str | None = None) -> Shaped[Tensor, "n ..."]:
@@ -20,30 +20,12 @@ def map_rows(path: str | Path, name: str | None = None) -> Shaped[Tensor, "n ...
         name: which tensor of a safetensors file; not needed where it holds one.
 
     Raises:
-        InputError: if the file is missing, truncated or of another kind.
+        InputError: if the file is missing, truncated or of another kind, or its rows are not
+            contiguous.
     """
-    path = expect_file(path, "rows, .npy or .safetensors")
-    kind = path.suffix
-    known = kind in (".npy", ".safetensors")
-    expect(known, str(path), "a .npy or .safetensors file", kind, "save it as one of them")
-    return _map_npy(path) if kind == ".npy" else _map_safetensors(path, name)
-
-
-def _map_npy(path: Path) -> Tensor:
-    try:
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
-    except (OSError, ValueError, TypeError) as error:
-        fail(str(path), "a whole .npy file of numbers", error, "save it again")
-
-
-def _map_safetensors(path: Path, name: str | None) -> Tensor:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            one = name in names or (name is None and len(names) == 1)
-            expect(one, str(path), f"name, one of {names}", name, "pass the name of the rows")
-            return file.get_tensor(names[0] if name is None else name)
-    except (OSError, SafetensorError) as error:
-        fail(str(path), "a whole .safetensors file", error, "save it again")
+    found = layout_of(path, name)
+    nbytes = found.end - found.start
+    if nbytes == 0:  # no system maps nothing
+        return torch.empty(found.shape, dtype=found.dtype)
+    raw = np.memmap(found.path, np.uint8, mode="c", offset=found.start, shape=(nbytes,))
+    return torch.from_numpy(raw).view(found.dtype).view(found.shape)
