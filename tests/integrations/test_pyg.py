@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from shoal._checks import InputError
+from shoal.data.nodes import read
 from shoal.fetch.unified import unified
-from shoal.integrations.pyg import LinkNeighborLoader, NeighborLoader, PygSampler, graph_of
+from shoal.integrations.pyg import (
+    LinkNeighborLoader,
+    NeighborLoader,
+    PygSampler,
+    graph_of,
+    node_data,
+)
 from shoal.models.layered import ConvLayer, Layered, full_graph
 from shoal.sample.expand import NeighborSampler
 
@@ -172,6 +181,22 @@ def test_it_is_one_of_pygs_samplers() -> None:
     from torch_geometric.sampler import BaseSampler
 
     assert isinstance(PygSampler(made(), [2]), BaseSampler)
+
+
+def test_data_is_read_as_it_is(tmp_path: Path) -> None:
+    """A Data and the file that its tensors are saved to give the same graph, classes and split."""
+    data = made()
+    parts = torch.arange(60).split([40, 10, 10])
+    for name, part in zip(("train_mask", "val_mask", "test_mask"), parts, strict=True):
+        data[name] = torch.zeros(60, dtype=torch.bool).index_fill(0, part, True)
+    save_file(data.to_dict(), tmp_path / "made.safetensors")
+    for found in (node_data(data, "made"), read(tmp_path / "made.safetensors")):
+        assert found.name == "made" and torch.equal(found.target, data.y)
+        assert isinstance(found.features, Tensor) and torch.equal(found.features, data.x)
+        assert torch.equal(found.graph.indices, graph_of(data)[0].indices)
+        assert all(map(torch.equal, (found.train, found.valid, found.test), parts))
+    with pytest.raises(InputError, match="data: expected a homogeneous Data"):
+        node_data(HeteroData())
 
 
 def _many(**options: Any) -> Callable[[], object]:
