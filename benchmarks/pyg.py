@@ -35,7 +35,15 @@ from torch_geometric.data import Data  # pyright: ignore[reportMissingImports]
 from torch_geometric.nn import SAGEConv  # pyright: ignore[reportMissingImports]
 from torch_geometric.utils import trim_to_layer  # pyright: ignore[reportMissingImports]
 
-from shoal import Csr, Loader, NeighborSampler, RandomBatchSampler, Sage, unified
+from shoal import (
+    Csr,
+    Loader,
+    NeighborSampler,
+    RandomBatchSampler,
+    Sage,
+    node_cross_entropy,
+    unified,
+)
 from shoal.data import arrays
 from shoal.data.graphs import load_nodes
 from shoal.integrations.pyg import NeighborLoader
@@ -172,7 +180,7 @@ def shoals(
         for batch in loader:
             edges = sum(block.indices.numel() for block in batch.blocks)
             yield lambda b=batch, e=edges: (
-                cross_entropy(model(b.blocks, b.src), b.target), len(b.src), e
+                node_cross_entropy(model(b.blocks, b.src), b), len(b.src), e
             )  # fmt: skip
 
     return model, losses

@@ -161,10 +161,11 @@ def test_weights_are_chances() -> None:
 
 @pytest.mark.parametrize("mode", ["binary", "triplet"])
 def test_links_and_negatives(mode: str) -> None:
-    """Positives are the seeds' own edges; negatives come as many as asked, repeatably."""
+    """Positives are the seeds' own edges, negatives as many as asked; workers change nothing."""
     data = made()
     asked: dict[str, Any] = {"num_neighbors": [3], "batch_size": 50, "neg_sampling": mode}
-    batches = [next(iter(LinkNeighborLoader(data, **asked))) for _ in range(2)]
+    loaders = (LinkNeighborLoader(data, **asked, num_workers=workers) for workers in (0, 2))
+    batches = [next(iter(loader)) for loader in loaders]
     (batch, again), seeds = batches, data.edge_index[:, :50]
     assert torch.equal(batch.n_id, again.n_id) and torch.equal(batch.x, data.x[batch.n_id])
     if mode == "binary":

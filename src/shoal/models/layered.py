@@ -119,9 +119,9 @@ def full_graph(
         ids: the nodes that are asked for; None for all. Below the last layer only those are
             computed that they depend on.
         entries: edges that are taken together, and nodes besides; a node with more is taken alone.
-            So the model's device holds about `entries` rows at a time, the features' device two
-            tables of those that are computed. The default, a quarter of a million, keeps a chunk of
-            256 floats a row below 300 MB.
+            So the model's device holds about `entries` rows at a time (attention: one more an
+            edge), the features' device two tables of those that are computed. The default, a
+            quarter of a million, is 256 MiB of rows 256 floats wide.
 
     Returns:
         one row for each of `ids`, on the features' device.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from shoal.models.layered import Layered
 from shoal.models.sage import Sage
 from shoal.run import Run
 from shoal.settings import Train
+from shoal.tasks.common import settings_of
 
 # sparse features wider than this are projected at random to it, which keeps cosines within 1/√d
 WIDTH = 256
@@ -71,6 +73,15 @@ def model_of(settings: Train, in_dim: int, out_dim: int) -> Layered:
         else:
             model = Sage(*sizes, dropout=settings.dropout)
     return model.to(settings.device)
+
+
+def settings_on(run: Run, device: str) -> Train:
+    """The settings of a run, with the device that computes now.
+
+    Raises:
+        InputError: if one of them is none.
+    """
+    return replace(settings_of(run), device=device)
 
 
 def restore(run: Run, model: nn.Module, state: dict[str, Any]) -> None:

@@ -35,8 +35,8 @@ from shoal.sample.expand import NeighborSampler, ShortlistSampler
 from shoal.sample.links import LinkSampler, PairSampler
 from shoal.sample.seeds import RandomBatchSampler
 from shoal.settings import Train
-from shoal.tasks.common import autocast_pays, budget_of, finish, open_run, settings_of
-from shoal.tasks.graphs import Picked, feature_rows, model_of, restore
+from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
+from shoal.tasks.graphs import Picked, feature_rows, model_of, restore, settings_on
 from shoal.train import fit
 
 BATCH_SIZE, LEARNING_RATE, EPOCHS = 512, 0.003, 10
@@ -74,7 +74,7 @@ def train(settings: Train) -> dict[str, Any]:
     run.write("start", {"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, table, settings)
     progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
-    return finish(run, settings, progress, lambda: _judge(run, data))
+    return finish(run, settings, progress, lambda: _judge(run, data, settings))
 
 
 def make_job(data: LinkData, table: UnifiedTensor, settings: Train) -> Job:
@@ -137,22 +137,23 @@ def _rank(rows: Float[Tensor, "n d"], data: LinkData, part: str) -> dict[str, fl
     return graph_metrics.link_metrics(*graph_metrics.link_ranks(rows, pairs, data.known))
 
 
-def judge(run: Run, source: str) -> dict[str, float]:
+def judge(run: Run, source: str, device: str = "cpu") -> dict[str, float]:
     """MRR, hits@k and AUC of a run's best model on the test links of a graph, in per cent.
 
     Raises:
         InputError: if the run is not one of the link job, or the graph has other features.
     """
-    return _judge(run, load_links(source, settings_of(run).seed))
+    settings = settings_on(run, device)
+    return _judge(run, load_links(source, settings.seed), settings)
 
 
-def _judge(run: Run, data: LinkData) -> dict[str, float]:
-    return _rank(_embed(run, data, data.graph), data, "test")
+def _judge(run: Run, data: LinkData, settings: Train) -> dict[str, float]:
+    return _rank(_embed(run, data, data.graph, settings), data, "test")
 
 
-def _embed(run: Run, data: LinkData, graph: Csr) -> Float[Tensor, "n d"]:
+def _embed(run: Run, data: LinkData, graph: Csr, settings: Train) -> Float[Tensor, "n d"]:
     """Embeddings of all nodes by a run's best model, reading along `graph`."""
-    settings, state = settings_of(run), run.load_model()
+    state = run.load_model()
     learned = state.get("rows")
     if learned is None:
         own = data.features is not None
@@ -169,7 +170,12 @@ def _embed(run: Run, data: LinkData, graph: Csr) -> Float[Tensor, "n d"]:
 
 
 def predictions(
-    run: Run, source: str, ids: Int[Tensor, " b"], k: int, threshold: float | None
+    run: Run,
+    source: str,
+    ids: Int[Tensor, " b"],
+    k: int,
+    threshold: float | None = None,
+    device: str = "cpu",
 ) -> Iterator[dict[str, Any]]:
     """The k best new links of some nodes, also of ones that training never saw.
 
@@ -181,6 +187,7 @@ def predictions(
         ids: nodes of it.
         k: links a node; all that are new where there are fewer.
         threshold: only links of at least this score.
+        device: where the model computes.
 
     Yields:
         a node, and the nodes that it should be linked with: by inner products of embeddings.
@@ -189,11 +196,12 @@ def predictions(
         InputError: if the graph has other features, or k is below 1.
     """
     expect_positive("k", k)
-    data = load_links(source, settings_of(run).seed)
+    settings = settings_on(run, device)
+    data = load_links(source, settings.seed)
     expect_ids("nodes", ids, data.graph.n_rows)
     row, col = data.known.row_ids(), data.known.indices.long()
     both = Csr.from_coo(torch.cat([row, col]), torch.cat([col, row]), data.known.shape).coalesce()
-    rows = _embed(run, data, both)
+    rows = _embed(run, data, both, settings)
     for part in ids.split(max(2**24 // len(rows), 1)):
         scores = rows[part] @ rows.T
         taken, here = data.known.rows(part), torch.arange(len(part))

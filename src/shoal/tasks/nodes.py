@@ -24,8 +24,8 @@ from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.seeds import RandomBatchSampler
 from shoal.settings import Train
-from shoal.tasks.common import autocast_pays, budget_of, finish, open_run, settings_of
-from shoal.tasks.graphs import Picked, feature_rows, model_of, restore
+from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
+from shoal.tasks.graphs import Picked, feature_rows, model_of, restore, settings_on
 from shoal.train import fit
 
 # The rate by validation on the WordNet graph (docs/LOG.md): rows of length one want it large.
@@ -49,7 +49,7 @@ def train(settings: Train) -> dict[str, Any]:
     run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, rows, settings)
     progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
-    return finish(run, settings, progress, lambda: _judge(run, data, rows))
+    return finish(run, settings, progress, lambda: _judge(run, data, rows, settings))
 
 
 def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job:
@@ -88,24 +88,24 @@ def _validate(model: Layered, data: NodeData, rows: Tensor) -> dict[str, float]:
     return {f"valid_{k}": x for k, x in _metrics(model, data, rows, data.valid).items()}
 
 
-def judge(run: Run, source: str) -> dict[str, float]:
+def judge(run: Run, source: str, device: str = "cpu") -> dict[str, float]:
     """Accuracy or F1 of a run's best model on the test nodes of a graph, in per cent.
 
     Raises:
         InputError: if the run is not one of the node job, or the graph has other features.
     """
-    data = load_nodes(source)
-    return _judge(run, data, feature_rows(data.features, settings_of(run).seed))
+    data, settings = load_nodes(source), settings_on(run, device)
+    return _judge(run, data, feature_rows(data.features, settings.seed), settings)
 
 
-def _judge(run: Run, data: NodeData, rows: Tensor) -> dict[str, float]:
-    model = _model(run, rows.shape[1], len(data.class_names))
+def _judge(run: Run, data: NodeData, rows: Tensor, settings: Train) -> dict[str, float]:
+    model = _model(run, settings, rows.shape[1], len(data.class_names))
     return _metrics(model, data, rows, data.test)
 
 
-def _model(run: Run, width: int, classes: int) -> Layered:
+def _model(run: Run, settings: Train, width: int, classes: int) -> Layered:
     """The best model of a run."""
-    model = model_of(settings_of(run), width, classes)
+    model = model_of(settings, width, classes)
     restore(run, model, run.load_model()["model"])
     return model
 
@@ -118,7 +118,12 @@ def _metrics(model: Layered, data: NodeData, rows: Tensor, ids: Tensor) -> dict[
 
 
 def predictions(
-    run: Run, source: str, ids: Int[Tensor, " b"], k: int, threshold: float | None
+    run: Run,
+    source: str,
+    ids: Int[Tensor, " b"],
+    k: int,
+    threshold: float | None = None,
+    device: str = "cpu",
 ) -> Iterator[dict[str, Any]]:
     """The k best classes of some nodes, also of ones that training never saw.
 
@@ -128,6 +133,7 @@ def predictions(
         ids: nodes of it.
         k: classes a node; all where there are fewer.
         threshold: only classes of at least this probability.
+        device: where the model computes.
 
     Yields:
         a node, and its classes with their probabilities: of one each they sum to one.
@@ -143,8 +149,9 @@ def predictions(
     names, several = start["classes"], start["several"]
     graph, features = load_features(source)
     expect_ids("nodes", ids, graph.n_rows)
-    rows = feature_rows(features, settings_of(run).seed)
-    logits = full_graph(_model(run, rows.shape[1], len(names)), graph, rows, ids)
+    settings = settings_on(run, device)
+    rows = feature_rows(features, settings.seed)
+    logits = full_graph(_model(run, settings, rows.shape[1], len(names)), graph, rows, ids)
     shares = logits.sigmoid() if several else logits.softmax(1)
     best = shares.topk(min(k, len(names)), dim=1)
     for node, scores, classes in zip(ids.tolist(), *(x.tolist() for x in best), strict=True):

@@ -45,7 +45,7 @@ def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
     same = is_graph(source) == is_graph(trained_on)
     expect(same, source, f"data of the kind of {trained_on}", "another", "evaluate on its own data")
     if is_graph(source):
-        test = _job_of(run).judge(run, source)
+        test = _job_of(run).judge(run, source, settings.device)
     else:
         labeler, loaded = predictor_of(run, settings.device, settings.search), load(source)
         same = loaded.labels.uids == labeler.lexicon.labels.uids
@@ -97,8 +97,8 @@ def _of_nodes(run: Run, settings: asked.Predict) -> tuple[int, Iterator[dict[str
     expect(exact, "search", "exact for a run on a graph", settings.search, "leave it out")
     source = settings.source or str(run.settings["source"])
     ids = graphs.read_ids(settings.texts)
-    found = _job_of(run).predictions(run, source, ids, settings.k, settings.threshold)
-    return len(ids), found
+    asked_for = settings.k, settings.threshold, settings.device
+    return len(ids), _job_of(run).predictions(run, source, ids, *asked_for)
 
 
 def query(settings: asked.Query) -> dict[str, Any]:
