@@ -213,8 +213,10 @@ def _try(prepared: Prepared, asked: Asked, make: Make, settings: Train) -> tuple
     """P@1 on validation after a short run, and CPU seconds a step."""
     job = make(prepared, settings)
     begin = time.process_time()
-    fit(job, Budget(steps=asked.sweep_steps))
-    seconds = (time.process_time() - begin) / asked.sweep_steps
+    # within an epoch, so that what its beginning costs is counted once
+    steps = min(asked.sweep_steps, len(job.loader.batch_sampler))
+    fit(job, Budget(steps=steps))
+    seconds = (time.process_time() - begin) / steps
     assert prepared.valid is not None  # a share of the points is held out
     return _precision(_labeler(prepared, job), prepared.valid), seconds
 

@@ -39,6 +39,13 @@ def test_a_bag_is_its_words_and_a_row_for_each_role() -> None:
         assert torch.equal(bags.indices[kept].long(), plain.indices.long())
 
 
+def test_without_roles_a_bag_is_that_of_the_words() -> None:
+    """The same rows in the same order, of both sides."""
+    for bags, texts in ((ROLES.documents(DOCUMENTS), DOCUMENTS), (ROLES.labels(LABELS), LABELS)):
+        left, plain = ROLES.without_roles(bags), WORDS.bags(texts.all())
+        assert torch.equal(left.indptr, plain.indptr) and torch.equal(left.indices, plain.indices)
+
+
 def test_roles_are_apart() -> None:
     """The same word has another row in a title, a content, a document and a label; none twice."""
     documents, labels = own(ROLES.documents(DOCUMENTS)), own(ROLES.labels(LABELS))

@@ -244,9 +244,9 @@ class Labeler:
         vocabulary, encoder = self.lexicon.vocabulary, self.encoder
         if not isinstance(vocabulary, RoleVocabulary) or not isinstance(encoder, BagRows):
             return None
-        words, labels = vocabulary.words, self.lexicon.labels
+        words, bags = vocabulary.words, vocabulary.without_roles(self.lexicon.label_bags)
         rows = BagRows(encoder.rows[: len(words)])
-        return Labeler(Lexicon(words, labels, words.labels(labels)), rows, search=self.search)
+        return Labeler(Lexicon(words, self.lexicon.labels, bags), rows, search=self.search)
 
     def encode(self, texts: Texts) -> Float[Tensor, "n d"]:
         """Unit vectors of texts; a bag of which no piece is known is zero."""

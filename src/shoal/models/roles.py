@@ -164,12 +164,14 @@ class RoleVocabulary:
 
     def _bags(self, texts: Texts, first: int) -> Csr:
         pairs = _pairs(self.words, texts, first)
-        row = self._row[pairs.indices.long()]
-        kept = row >= 0
-        indptr = pad(kept.cumsum(0), (1, 0))[pairs.indptr]
-        roles = Csr(indptr, row[kept].int(), len(self))
+        roles = _renumbered(pairs, self._row[pairs.indices.long()], len(self))
         words = self.words.bags(texts.all())
         return Csr(words.indptr, words.indices, len(self)).beside(roles)
+
+    def without_roles(self, bags: Csr) -> Csr:
+        """Bags of documents or labels as :attr:`words` alone makes them."""
+        size = len(self.words)
+        return _renumbered(bags, bags.indices.masked_fill(bags.indices >= size, -1), size)
 
     def pieces_in(self, role: int) -> Csr:
         """Rows that each token adds up in a role, ``[V, rows]``: its pieces' and the role's.
@@ -208,6 +210,13 @@ class RoleVocabulary:
         rows = random_rows(bags, dim, seed)
         rows[len(self.words) :] = 0
         return rows
+
+
+def _renumbered(csr: Csr, columns: Int[Tensor, " e"], n_cols: int) -> Csr:
+    """The same entries in other columns; those of column -1 are left out."""
+    kept = columns >= 0
+    indptr = pad(kept.cumsum(0), (1, 0))[csr.indptr]
+    return Csr(indptr, columns[kept].int(), n_cols)
 
 
 def _pairs(words: Vocabulary, texts: Texts, first: int) -> Csr:
