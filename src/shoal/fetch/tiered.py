@@ -73,12 +73,6 @@ class _Tier:
         """Which of `slots` are this tier's."""
         return (slots >= self.base) & (slots < self.base + len(self.held))
 
-    def hold(self, ids: Tensor, read: Callable[[Tensor], Tensor]) -> None:
-        """Hold other rows, once the device has read the present ones."""
-        if self.held.rows.is_cuda:
-            torch.cuda.synchronize(self.held.rows.device)
-        self.held.hold(ids, read)
-
 
 def _tiers(
     table: UnifiedTensor | DiskRows, device_rows: int, host_rows: int, device: torch.device
@@ -241,19 +235,26 @@ class TieredTable:
         for it. Counting of what tiers serve begins anew; counts of rows go on.
         """
         if self._observes and bool(self._seen.any()):
-            with self._gate.one():
+            with self._gate.one(), self._counting:
                 self._scores = self._seen.double()
                 self._place(self._scores)
                 self._served = dict.fromkeys(self._served, 0)
 
     def _place(self, scores: Tensor) -> None:
         tiers = list(self._tiers.values())
+        self._wait()  # reads of what now moves may be on their way, in any stream
         self._there.clear()
         for tier, ids in zip(tiers, hottest(scores, [len(t.held) for t in tiers]), strict=True):
             # should reading fail, rows of this tier are read from below
             self._slots[tier.has(self._slots)] = -1
-            tier.hold(ids, self._below.gather)
+            tier.held.hold(ids, self._below.gather)
             self._slots[tier.held.ids] = torch.arange(len(ids), dtype=torch.int32) + tier.base
+        self._wait()  # the next read may be in another stream than these writes
+
+    def _wait(self) -> None:
+        for device in {*self._there, *(tier.held.rows.device for tier in self._tiers.values())}:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
     def use(self) -> dict[str, TierUse]:
         """What each tier holds, and the shares of the rows read that it should serve and did."""
