@@ -170,6 +170,8 @@ class Train(Common):
     """Graphs: attention heads a layer of gat; must divide the width."""
     dropout: float = 0.5
     """Graphs: share of activations dropped."""
+    device_rows: int = 0
+    """Nodes: feature rows kept on the device, those that batches read most."""
     negatives: Literal["batch", "uniform"] = "batch"
     """Links: every other node of the batch is a negative, or five uniform ones a link."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,21 @@ import pytest
 import torch
 
 from shoal._checks import InputError
+from shoal.checkpoint import same_tensors
 from shoal.columns import Columns
 from shoal.csr import Csr
 from shoal.data.edges import read_graph
 from shoal.data.planted import planted_graph
 from shoal.fetch.tiered import TieredTable
 from shoal.row_settings import Gather, Plan
+from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.touch import touch_probability
-from shoal.tasks import bandwidth
+from shoal.settings import Train
+from shoal.tasks import bandwidth, nodes
 from shoal.tasks.bandwidth import gather
 from shoal.tasks.plan import plan, zipf_sum
+from tests.tasks.test_nodes import write as write_graph
 
 
 def ask(**changes: Any) -> dict[str, Any]:
@@ -145,6 +150,24 @@ def test_the_fan_out_model_is_near_the_oracle(outside_data: Path) -> None:
             table.gather(ids)
         rates.append(table.use()["device"].measured or 0)
     assert rates[0] > 0.85 * rates[1] and rates[0] > 1.2 * rates[2]
+
+
+def test_training_with_tiers_is_training_without(tmp_path: Path) -> None:
+    """shoal train --device-rows ends in the same weights, and says what each tier served."""
+    write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "graph.npz")
+    small: dict[str, Any] = {"steps": 12, "batch_size": 12, "hidden": 4, "fanouts": (2,)}
+    found, weights = [], []
+    for rows in (0, 30, 1000):
+        out = tmp_path / str(rows)
+        settings = Train(source=str(tmp_path / "graph.npz"), out=out, device_rows=rows, **small)
+        found.append(nodes.train(settings))
+        weights.append(Run.open(out).load_last()["model"])
+    assert same_tensors(weights[0], weights[1]) and same_tensors(weights[0], weights[2])
+    assert "tiers" not in found[0] and [x["rows"] for x in found[1]["tiers"]] == [30, 60]
+    assert found[1]["tiers"][0]["measured"] > 100 * 30 / 90
+    assert [x["measured"] for x in found[2]["tiers"]] == [100, 0]
+    with pytest.raises(InputError, match="device_rows: expected at least 0, got -1"):
+        nodes.train(replace(settings, out=tmp_path / "bad", device_rows=-1))
 
 
 # -- graphs from files ---------------------------------------------------------------------------

@@ -6,9 +6,9 @@ proportion to how often a row is read, so tiers that are filled in the order of 
 
     predicted share of tier t  =  Σ_{i in t} score_i / Σ_i score_i
 
-of all rows read (Data tiering, Min et al., KDD 2022, fills a device's memory in this way by weighted
-reverse PageRank; the fan-out model predicts reads, not ranks, so its share can be compared with
-what is measured).
+of all rows read (Min et al., "Graph neural network training and data tiering", KDD 2022, fills a
+device's memory in this way by weighted reverse PageRank; the fan-out model predicts reads, not
+ranks, so its share can be compared with what is measured).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ the measured one.
 
 from __future__ import annotations
 
+import textwrap
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from jaxtyping import Int, Real, Shaped
 from torch import Tensor
 
 from shoal._checks import expect, expect_ids
+from shoal.columns import Columns
 from shoal.fetch.cache import HeldRows, expect_scores, hottest, share
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.gather import expect_out, gather_rows
@@ -48,12 +50,11 @@ class TierUse:
     predicted: float | None
     measured: float | None
 
-    def __str__(self) -> str:
-        """Rows and both shares."""
-        predicted, measured = (
-            "unknown" if x is None else f"{100 * x:.1f} %" for x in (self.predicted, self.measured)
-        )
-        return f"{self.rows} rows, predicted {predicted}, measured {measured}"
+    def percent(self) -> dict[str, int | float | None]:
+        """The same for people and records: shares in per cent."""
+        shares = {"predicted": self.predicted, "measured": self.measured}
+        percent = {k: None if x is None else round(100 * x, 2) for k, x in shares.items()}
+        return {"rows": self.rows, **percent}
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +113,10 @@ class TieredTable:
         >>> table.gather(torch.tensor([3, 1])).tolist()
         [[6.0, 7.0], [2.0, 3.0]]
         >>> print(table)
-        TieredTable of (4, 2) torch.float32
-          device: 1 rows, predicted 60.0 %, measured 50.0 %
-          host: 3 rows, predicted 40.0 %, measured 50.0 %
+        TieredTable of (4, 2) torch.float32; reads in per cent
+          tier    rows  predicted  measured
+          device     1      60.00     50.00
+          host       3      40.00     50.00
     """
 
     learns = False
@@ -153,8 +155,9 @@ class TieredTable:
 
     def __repr__(self) -> str:
         """Shape and dtype, and a line a tier."""
-        lines = [f"  {name}: {use}" for name, use in self.use().items()]
-        return "\n".join([f"TieredTable of {tuple(self.shape)} {self.dtype}", *lines])
+        lines = Columns({"tier": name, **use.percent()} for name, use in self.use().items())
+        title = f"TieredTable of {tuple(self.shape)} {self.dtype}; reads in per cent"
+        return f"{title}\n{textwrap.indent(str(lines), '  ')}"
 
     # -- reading -----------------------------------------------------------------------------
 

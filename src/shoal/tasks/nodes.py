@@ -13,9 +13,11 @@ from torch import Tensor
 
 from shoal import graph_metrics
 from shoal._checks import expect, expect_ids, expect_positive
+from shoal.columns import Columns
 from shoal.data.graphs import load_features, load_nodes
 from shoal.data.nodes import NodeData
-from shoal.fetch.loader import Loader
+from shoal.fetch.loader import Loader, Table
+from shoal.fetch.tiered import TieredTable
 from shoal.fetch.unified import unified
 from shoal.job import Job
 from shoal.models.layered import Layered, full_graph
@@ -23,6 +25,7 @@ from shoal.objectives import Objective, node_binary_cross_entropy, node_cross_en
 from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.seeds import RandomBatchSampler
+from shoal.sample.touch import touch_probability
 from shoal.settings import Train
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
 from shoal.tasks.graphs import Picked, feature_rows, model_of, restore, settings_on
@@ -49,7 +52,8 @@ def train(settings: Train) -> dict[str, Any]:
     run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, rows, settings)
     progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
-    return finish(run, settings, progress, lambda: _judge(run, data, rows, settings))
+    found = finish(run, settings, progress, lambda: _judge(run, data, rows, settings))
+    return found | tiers_used(job.loader.table)
 
 
 def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job:
@@ -64,7 +68,7 @@ def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job
     loader = Loader(
         seeds,
         NeighborSampler(data.graph, settings.fanouts),
-        unified(rows),
+        table_of(data, rows, size, settings),
         data.target,
         seed=settings.seed,
         prefetch=settings.prefetch,
@@ -82,6 +86,27 @@ def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job
         evaluate=partial(_validate, model, data, rows),
         evaluate_every=settings.valid_every,
     )
+
+
+def table_of(data: NodeData, rows: Tensor, batch_size: int, settings: Train) -> Table:
+    """The rows' table: in host memory, and those that batches read most on the device if asked for.
+
+    Raises:
+        InputError: if `device_rows` is negative.
+    """
+    if settings.device_rows == 0:
+        return unified(rows)
+    touch = touch_probability(data.graph, data.train, settings.fanouts, batch_size)
+    count, device = settings.device_rows, settings.device
+    return TieredTable(rows, touch, device_rows=count, device=device)
+
+
+def tiers_used(table: object) -> dict[str, Any]:
+    """What the command says of a table in tiers: rows, and the share of reads that each serves."""
+    if not isinstance(table, TieredTable):
+        return {}
+    lines = [{"tier": name, **use.percent()} for name, use in table.use().items()]
+    return {"tiers": Columns(lines)}
 
 
 def _validate(model: Layered, data: NodeData, rows: Tensor) -> dict[str, float]:
