@@ -270,6 +270,13 @@ def test_bad_ids_and_outs_are_named(tmp_path: Path) -> None:
         DiskRows(tmp_path / "x.npy", threads=0)
 
 
+def test_a_system_without_preadv_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has none; mapping works there."""
+    monkeypatch.delattr(os, "preadv")
+    with pytest.raises(InputError, match="DiskRows: expected a system with preadv"):
+        DiskRows(tmp_path / "x.npy")
+
+
 def test_layouts_are_those_of_numpy_and_safetensors(tmp_path: Path) -> None:
     """The bytes between start and end are the rows', in files of both formats."""
     rows = rows_of(7, 3)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import weakref
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from shoal._checks import expect_ids, expect_positive, fail
+from shoal._checks import expect, expect_ids, expect_positive, fail
 from shoal.fetch.gather import LENT_BYTES, Buffers, expect_out
 from shoal.fetch.layout import layout_of
 from shoal.fetch.threads import for_each
@@ -52,7 +53,8 @@ class DiskRows:
         dtype: of the numbers.
 
     Raises:
-        InputError: if the file is missing, truncated or of another kind.
+        InputError: if the file is missing, truncated or of another kind, or the system lacks
+            preadv.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -65,6 +67,9 @@ class DiskRows:
 
     def __init__(self, path: str | Path, name: str | None = None, *, threads: int = 16) -> None:
         expect_positive("threads", threads)
+        able = hasattr(os, "preadv")
+        want, remedy = "a system with preadv (Linux, macOS 11)", "use shoal.unified(path)"
+        expect(able, "DiskRows", want, sys.platform, remedy)
         self._layout = layout_of(path, name)
         self._name, self._threads = name, threads
         self.shape, self.dtype = torch.Size(self._layout.shape), self._layout.dtype

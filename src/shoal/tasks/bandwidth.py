@@ -7,7 +7,7 @@ Counted are the rows' own bytes, so that MB/s fall where more has to be moved th
 Each number is the median of some gathers behind a first one that touches the memory.
 
 A file is cold once the system was asked to drop it (posix_fadvise, DONTNEED), which it may refuse;
-whether pages are still there is looked up by reads that are not to wait, and said.
+which pages are still there is looked up (mincore) and said.
 
 *The device's rows have not been run on a device.*
 """
@@ -15,6 +15,8 @@ whether pages are still there is looked up by reads that are not to wait, and sa
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import mmap
 import os
 import statistics
 import tempfile
@@ -218,24 +220,20 @@ def drop(path: Path) -> None:
         os.close(handle)
 
 
-def cached_share(path: Path, samples: int = 256) -> float | None:
-    """The share of a file's pages that lie in memory, by samples; None where it is not told."""
-    if not hasattr(os, "RWF_NOWAIT"):
-        return None
-    handle, there = os.open(path, os.O_RDONLY), 0
+def cached_share(path: Path) -> float | None:
+    """The share of a file's pages that lie in memory; None where the system does not tell.
+
+    Not by reads that must not wait (RWF_NOWAIT): those fetch the page that they do not find.
+    """
     try:
-        # without this each look would have the system read megabytes ahead
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-        for at in np.linspace(0, path.stat().st_size - 1, samples).astype(int).tolist():
-            try:
-                there += os.preadv(handle, [bytearray(1)], at, os.RWF_NOWAIT)
-            except BlockingIOError:
-                continue
-    except OSError:  # the file system does not know such reads
+        look = ctypes.CDLL(None).mincore
+    except (AttributeError, TypeError, OSError):
         return None
-    finally:
-        os.close(handle)
-    return there / samples
+    mapped = np.memmap(path, np.uint8, mode="c")
+    pages = np.zeros(-(-len(mapped) // mmap.PAGESIZE), dtype=np.uint8)
+    address, length = ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(len(mapped))
+    failed = look(address, length, ctypes.c_void_p(pages.ctypes.data))
+    return None if failed else float((pages & 1).mean())
 
 
 # -- picture -----------------------------------------------------------------------------------
