@@ -67,6 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cluster-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", default="cpu", help="cuda trains in bfloat16 where that pays")
     parser.add_argument("--out", type=Path, help="also append every row to this file")
     parser.add_argument("--quick", action="store_true", help="2 steps, one seed, 200 points")
     asked = parser.parse_args()
@@ -98,7 +99,8 @@ class Bench:
     def settings(self) -> Train:
         """Those of a run, but for its seed."""
         encoder = folder_of(self.asked.encoder)
-        settings = Train(source=self.asked.data, encoder=encoder, valid=0.0, positives=1)
+        common = {"valid": 0.0, "positives": 1, "device": self.asked.device}
+        settings = Train(source=self.asked.data, encoder=encoder, **common)
         sizes = {name: getattr(self.asked, name) for name in ("batch_size", "cluster_size")}
         return replace(settings, max_length=self.asked.max_length, **sizes)
 
@@ -142,6 +144,7 @@ class Bench:
         after = time.perf_counter() - begin[0], time.process_time() - begin[1]
         return {
             "system": system,
+            **on_device(self.asked.device),
             "data": self.data.name,
             "seed": seed,
             "steps": progress.step,
@@ -170,6 +173,14 @@ class Bench:
         return refresh, seconds
 
 
+def on_device(device: str) -> dict[str, Any]:
+    """The accelerator's name and the most of its memory that was held; nothing on the CPU."""
+    if not device.startswith("cuda"):
+        return {}
+    peak = torch.cuda.max_memory_allocated(device)
+    return {"device": torch.cuda.get_device_name(device), "peak_device_mib": peak >> 20}
+
+
 def read(out: Path | None) -> dict[tuple[str, int, int], dict[str, Any]]:
     """The rows of a file, by system, seed and steps."""
     if out is None or not out.exists():
@@ -184,7 +195,9 @@ def report(row: dict[str, Any], out: Path | None) -> None:
     print(f"{row['system']:<7} seed {row['seed']}  {cells}{row['train_wall']} s", file=sys.stderr)
     if out is None:
         return
-    cores = f"{os.cpu_count()} shared CPU cores ({platform.machine()}), no GPU"
+    cores = (
+        f"{os.cpu_count()} shared CPU cores ({platform.machine()}), {row.get('device', 'no GPU')}"
+    )
     about = {
         "command": shlex.join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
