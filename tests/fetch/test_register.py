@@ -1,4 +1,4 @@
-"""Registration: every page once, undone once, in the right order; by a stand-in for the driver."""
+"""Registration: every byte once, undone once, in the right order; by a stand-in for the driver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from shoal.fetch import register
 from shoal.fetch.device_rows import device_view
-from shoal.fetch.register import Registration, RegistrationRefused, pages_of, registration, touch
+from shoal.fetch.register import Registration, RegistrationRefused, bytes_of, registration, touch
 from tests.fetch.standin import FAR, Driver
 
 PAGE = mmap.PAGESIZE
@@ -43,12 +43,12 @@ def test_views_of_one_storage_share_a_registration(driver: Driver) -> None:
     del held
 
 
-def test_storages_that_share_pages_register_each_page_once(driver: Driver) -> None:
+def test_storages_that_share_memory_register_each_byte_once(driver: Driver) -> None:
     """Arrays over one buffer, overlapping ones too: what is locked already is held on to."""
     whole = pages(4).numpy()
     parts = [torch.from_numpy(whole[first * PAGE : last * PAGE]) for first, last in PARTS]
     held = [registration(part.untyped_storage()) for part in parts]
-    begin, _ = pages_of(torch.from_numpy(whole).untyped_storage())
+    begin, _ = bytes_of(torch.from_numpy(whole).untyped_storage())
     assert driver.locked == {begin + PAGE: PAGE, begin: PAGE, begin + 2 * PAGE: 2 * PAGE}
     assert all(registration(part.untyped_storage()) in held for part in parts)
     del held[0]  # the others hold on to its page
@@ -62,13 +62,14 @@ def test_storages_that_share_pages_register_each_page_once(driver: Driver) -> No
 PARTS = [(1, 2), (0, 4), (1, 3)]
 
 
-def test_small_tables_on_one_page_do_not_collide(driver: Driver) -> None:
-    """Whole pages are locked, so a neighbor's bytes on the same page are registered with them."""
+def test_a_table_s_own_bytes_are_registered_and_no_more(driver: Driver) -> None:
+    """Tables on one page do not collide, and memory beside them stays what it was."""
     page = pages(1).numpy()
-    held = [
-        registration(torch.from_numpy(page[a:b]).untyped_storage()) for a, b in ((0, 8), (8, 9))
-    ]
-    assert held[0] is held[1] and list(driver.locked.values()) == [PAGE]
+    parts = [torch.from_numpy(page[a:b]) for a, b in ((0, 8), (8, 9), (16, 20))]
+    held = [registration(part.untyped_storage()) for part in parts]
+    begin, _ = bytes_of(parts[0].untyped_storage())
+    assert len(set(held)) == 3
+    assert driver.locked == {begin: 8, begin + 8: 1, begin + 16: 4}
 
 
 def test_memory_outlives_its_registration(driver: Driver) -> None:
@@ -84,17 +85,15 @@ def test_memory_outlives_its_registration(driver: Driver) -> None:
     assert storage() is None and not driver.locked
 
 
-def test_large_storages_are_registered_in_chunks_of_whole_pages() -> None:
-    """Chunks cover the pages without overlap, and a chunk refused undoes those before it."""
+def test_large_storages_are_registered_in_chunks() -> None:
+    """Chunks cover the memory without overlap, and a chunk refused undoes those before it."""
     storage = torch.zeros(9 * PAGE, dtype=torch.uint8).untyped_storage()
-    begin, end = pages_of(storage)
     driver = Driver()
     held = Registration(storage, driver, driver.synchronize, chunk_bytes=4 * PAGE)
     reach = sorted(driver.locked.items())
-    assert [size for _, size in reach] == [4 * PAGE, 4 * PAGE, end - begin - 8 * PAGE]
-    assert reach[0][0] == begin <= storage.data_ptr()
+    assert [size for _, size in reach] == [4 * PAGE, 4 * PAGE, PAGE]
+    assert reach[0][0] == storage.data_ptr()
     assert all(a + size == b for (a, size), (b, _) in itertools.pairwise(reach))
-    assert all(pointer % PAGE == 0 for pointer in driver.locked)
     del held
     assert not driver.locked
     small = Driver(room=7 * PAGE)
@@ -138,7 +137,7 @@ def test_touched_pages_are_resident_and_unchanged(monkeypatch: pytest.MonkeyPatc
 
     before = resident()
     fresh[5] = 9
-    touch(*pages_of(fresh.untyped_storage()))
+    touch(*bytes_of(fresh.untyped_storage()))
     assert resident() - before > 0.9 * fresh.numel()
     assert int(fresh.sum()) == int(fresh[5]) == 9
 
@@ -156,10 +155,18 @@ def test_registration_on_a_device() -> None:
 
 @pytest.mark.gpu
 def test_pages_that_tables_share_on_a_device() -> None:
-    """Two columns, overlapping arrays and neighbors on one page: the real driver takes them all."""
+    """Two columns, overlapping arrays and neighbors on one page: the real driver takes them all.
+
+    What lies beside a registered table can still be copied to the device.
+    """
     whole = pages(4).numpy()
     parts = [torch.from_numpy(whole[first * PAGE : last * PAGE]) for first, last in PARTS]
     small = [torch.from_numpy(whole[a:b]) for a, b in ((10, 90), (90, 200))]
     for part in [*parts, *small]:
         part[3] = 7
         assert int(device_view(part, torch.device("cuda", 0))[3]) == 7
+    other = pages(3)
+    table, beside = other[100:1100].numpy(), other[1100 : 2 * PAGE]
+    view = device_view(torch.from_numpy(table), torch.device("cuda", 0))
+    assert torch.equal(beside.cuda().cpu(), beside)
+    del view

@@ -14,7 +14,7 @@ import sys
 from torch import Tensor
 
 from shoal._checks import expect, fail
-from shoal.fetch.register import pages_of, touch
+from shoal.fetch.register import bytes_of, pages_of, touch
 
 _MADVISE = {"normal": 0, "random": 1, "sequential": 2, "willneed": 3, "hugepages": 14}
 _REFUSED = {
@@ -41,7 +41,7 @@ def advise(table: Tensor, advice: str, mapped: bool = False) -> None:
     if advice in _REFUSED:
         fail("advice", f"one of {known}", f"CUDA's {advice}", _REFUSED[advice])
     expect(advice in known, "advice", f"one of {known}", repr(advice), "choose one")
-    begin, end = pages_of(table.untyped_storage())
+    begin, end = pages_of(*bytes_of(table.untyped_storage()))
     if advice == "populate":
         expect(not mapped, "advice", "rows in memory", "a mapped file", 'use "willneed"')
         touch(begin, end)
