@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shoal._checks import InputError
 from shoal.csr import Csr
-from shoal.sample.fanout import draw, floyd
+from shoal.sample.fanout import draw, floyd, settle
 from shoal.sample.stream import Stream
 from tests.strategies import csrs, ids_below
 
@@ -152,6 +152,15 @@ def test_floyd_reaches_large_sets() -> None:
     chosen = floyd(torch.full((4000,), degree), 3, Stream(0), torch.arange(4000))
     assert int(chosen.max()) < degree and int(chosen.min()) >= 0
     assert abs(float((chosen % 2).double().mean()) - 0.5) < 4 * 0.5 / 12000**0.5
+
+
+@given(st.integers(1, 6), st.integers(0, 9), st.integers(-(2**63), 2**63 - 1))
+def test_host_and_devices_settle_alike(k: int, more: int, key: int) -> None:
+    """Taken numbers are replaced by the same ones in numpy, as on the host, and in torch."""
+    degrees, turns = torch.full((50,), k + more), torch.arange(k)[:, None]
+    last = degrees - k + turns
+    drawn = Stream(key).below(torch.arange(50) * k + turns, last + 1)
+    assert torch.equal(settle(drawn, last), floyd(degrees, k, Stream(key), torch.arange(50)))
 
 
 @pytest.mark.parametrize("how", [{}, {"replace": True}, {"weighted": True}])

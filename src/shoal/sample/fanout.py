@@ -19,6 +19,7 @@ eight an entry; *neither has been run on a device yet*, the kernel has in Triton
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
@@ -26,7 +27,7 @@ from torch.nn.functional import pad
 
 from shoal._checks import expect, fail
 from shoal.csr import Csr
-from shoal.kernels import usable
+from shoal.kernels import current, usable
 from shoal.sample.stream import Stream
 
 _RUNS_KERNELS = ("cuda",)  # kinds of devices; tests let Triton's interpreter play one
@@ -103,15 +104,32 @@ def floyd(
     """
     turns = torch.arange(k, device=degrees.device).unsqueeze(1)
     last = degrees - k + turns
-    chosen = stream.below(rows * k + turns, last + 1)
-    taken = torch.zeros_like(chosen, dtype=torch.bool)
+    drawn = stream.below(rows * k + turns, last + 1)
+    return (_settle_on_host if drawn.device.type == "cpu" else settle)(drawn, last)
+
+
+def settle(drawn: Int[Tensor, "k b"], last: Int[Tensor, "k b"]) -> Int[Tensor, "k b"]:
+    """Replace, step by step, each number that an earlier one has taken by its step's last."""
+    taken = torch.zeros_like(drawn, dtype=torch.bool)
     # Small batches pay by the operation: views are made once, and the draws to come look at this
     # one, which spares a reduction over the earlier ones.
-    steps = zip(chosen.unbind(), last.unbind(), taken.unbind(), strict=True)
+    steps = zip(drawn.unbind(), last.unbind(), taken.unbind(), strict=True)
     for i, (one, end, is_taken) in enumerate(steps, start=1):
         torch.where(is_taken, end, one, out=one)
-        taken[i:].bitwise_or_(chosen[i:] == one)
-    return chosen
+        taken[i:].bitwise_or_(drawn[i:] == one)
+    return drawn
+
+
+def _settle_on_host(drawn: Int[Tensor, "k b"], last: Int[Tensor, "k b"]) -> Int[Tensor, "k b"]:
+    """The same in two thirds of the time: numpy's operations are begun sooner than torch's."""
+    numbers, ends = drawn.numpy(), last.numpy()
+    taken = np.zeros(numbers.shape, dtype=bool)
+    same = np.empty_like(taken)
+    for i, (one, end) in enumerate(zip(numbers, ends, strict=True), start=1):
+        np.copyto(one, end, where=taken[i - 1])
+        np.equal(numbers[i:], one, out=same[i:])
+        taken[i:] |= same[i:]
+    return drawn
 
 
 def _subsets(
@@ -123,7 +141,8 @@ def _subsets(
     if start.device.type in _RUNS_KERNELS and usable(_probe, start.device):
         from shoal.sample import _triton
 
-        return _triton.subsets(start, degrees, offsets, fanout, stream.key), offsets
+        with current(start.device):
+            return _triton.subsets(start, degrees, offsets, fanout, stream.key), offsets
     return by_columns(start, degrees, offsets, fanout, stream), offsets
 
 
