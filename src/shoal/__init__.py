@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shoal.curvature.measure import spectrum as spectrum
     from shoal.curvature.spectrum import Spectrum as Spectrum
     from shoal.fetch.loader import Loader as Loader
+    from shoal.fetch.quantized import QuantizedRows as QuantizedRows
     from shoal.fetch.tiered import TieredTable as TieredTable
     from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
     from shoal.fetch.unified import unified as unified
@@ -72,6 +73,7 @@ _HOMES = {
     "unified": "fetch.unified",
     "UnifiedTensor": "fetch.unified",
     "TieredTable": "fetch.tiered",
+    "QuantizedRows": "fetch.quantized",
     "touch_probability": "sample.touch",
     "Loader": "fetch.loader",
     "RowAdam": "fetch.update",

@@ -7,17 +7,20 @@ torch line in the kernel's docstring; where that fails, torch's ordinary kernels
 
 from __future__ import annotations
 
-import functools
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 Probe = Callable[[torch.device], bool]
 """Runs a kernel on the device: whether it gave what its torch line gives."""
 
+_KNOWN: dict[tuple[Probe, torch.device], bool] = {}
+_LOCK = threading.Lock()
 
-@functools.cache
+
 def usable(probe: Probe, device: torch.device) -> bool:
     """Return whether kernels run on `device`; a failure is warned of once and remembered.
 
@@ -25,13 +28,26 @@ def usable(probe: Probe, device: torch.device) -> bool:
         >>> usable(lambda device: device.type == "cpu", torch.device("cpu"))
         True
     """
+    with _LOCK:
+        if (probe, device) not in _KNOWN:
+            _KNOWN[probe, device] = _runs(probe, device)
+        return _KNOWN[probe, device]
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Make `device` the current one, on which Triton launches and events are recorded."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _runs(probe: Probe, device: torch.device) -> bool:
     try:
-        if probe(device):
-            return True
+        with current(device):
+            if probe(device):
+                return True
         reason = "its answer differs from torch's"
     except Exception as error:
         # whatever it is: no Triton, no compiler, an architecture that Triton does not know
         reason = (str(error) or type(error).__name__).splitlines()[0]
     text = f"Triton does not run on {device}, so torch's own kernels are used, which are slower"
-    warnings.warn(f"{text}: {reason}", stacklevel=3)
+    warnings.warn(f"{text}: {reason}", stacklevel=4)
     return False

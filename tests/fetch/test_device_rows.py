@@ -9,7 +9,10 @@ from hypothesis import given
 from shoal._checks import InputError
 from shoal.fetch.bounds import Bounds
 from shoal.fetch.device_rows import DeviceRows, device_view
-from tests.fetch.standin import Driver, far
+from shoal.fetch.inplace import InPlace
+from shoal.fetch.quantized import QuantizedRows
+from shoal.fetch.staged import Staged
+from tests.fetch.standin import FAR, Driver, far
 from tests.strategies import ids_below
 
 CPU = torch.device("cpu")
@@ -119,11 +122,55 @@ def test_mapped_and_empty_rows_are_never_registered(driver: Driver) -> None:
     assert driver.journal == []
 
 
-def test_elements_without_an_integer_of_their_width_are_staged(driver: Driver) -> None:
-    """complex128 has no spelling in the protocol: staged, and said so."""
-    rows = torch.ones(5, 2, dtype=torch.complex128)
-    with pytest.warns(UserWarning, match=r"no way to show torch\.complex128"):
-        assert torch.equal(DeviceRows(rows).gather(far(IDS)).cpu(), rows[IDS])
+def test_complex_doubles_are_seen_as_pairs_of_integers(driver: Driver) -> None:
+    """No integer is as wide as complex128: two stand for it; numbers that lie apart are staged."""
+    rows = torch.arange(20).view(5, 4).to(torch.complex128) * 1j
+    assert torch.equal(DeviceRows(rows).gather(far(IDS)).cpu(), rows[IDS])
+    with pytest.warns(UserWarning, match=r"no way to show scattered torch\.complex128"):
+        assert torch.equal(DeviceRows(rows.T).gather(far(IDS)).cpu(), rows.T[IDS])
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_means_and_floats_are_those_of_the_host(driver: Driver, refused: bool) -> None:
+    """Bags are averaged and packed rows decoded on the device, read in place or staged."""
+    rows = QuantizedRows.of(torch.randn(5, 6, generator=torch.Generator().manual_seed(0)))
+    reads = DeviceRows(rows.packed, mapped=refused)
+    bags = IDS, torch.tensor([0, 2, 3]), torch.tensor([1.0, 3.0, 2.0])
+    assert torch.equal(reads.gather_floats(far(IDS)).cpu(), rows.gather(IDS))
+    mean = reads.gather_mean(*map(far, bags)).cpu()
+    torch.testing.assert_close(mean, rows.gather_mean(*bags))
+    assert driver.journal == ([] if refused else ["register"])
+
+
+def test_what_was_picked_can_be_read(driver: Driver) -> None:
+    """Small reads take zero-copy unmeasured, large ones the faster way; rows are equal."""
+    table = torch.randn(64, 2048, generator=torch.Generator().manual_seed(0))
+    reads, many = DeviceRows(table), torch.arange(64).flip(0)
+    assert torch.equal(reads.gather(far(IDS)).cpu(), table[IDS])
+    assert torch.equal(reads.gather(far(many)).cpu(), table[many])
+    (few_rows, many_rows) = reads.choices[FAR]
+    assert (few_rows.way, few_rows.rows, dict(few_rows.seconds)) == ("zero-copy", 4, {})
+    assert set(many_rows.seconds) == {"zero-copy", "staged"}
+    assert many_rows.seconds[many_rows.way] == min(many_rows.seconds.values())
+    reads.forget()
+    assert reads.choices == {}
+
+
+@pytest.mark.gpu
+def test_kernels_views_and_copies_agree_on_a_device() -> None:
+    """On CUDA, for every width of element: zero-copy by kernel, by torch, and staged."""
+    device = torch.device("cuda", 0)
+    ids = torch.randint(1000, (20_000,), generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.uint8, torch.half, torch.float32, torch.double, torch.complex128):
+        for width in (1, 33, 300):
+            table = torch.arange(1000 * width).view(1000, width).to(dtype)
+            view, bounds = device_view(table, device), Bounds(1000)
+            fault = torch.zeros(3, dtype=torch.int64, device=device)
+            for sort_bytes in (0, 1 << 60):
+                rows = InPlace(view, bounds, fault, sort_bytes).read(ids.to(device))
+                assert torch.equal(rows.cpu(), table[ids])
+            assert torch.equal(view[ids.to(device)].cpu(), table[ids])
+            assert torch.equal(Staged(table).read(ids.to(device)).cpu(), table[ids])
 
 
 @pytest.mark.gpu

@@ -6,7 +6,8 @@ only the rows that it reads, over the bus, with no copy on the host: PyTorch-Dir
 2021, arXiv 2101.07956) without a fork.
 
 Where registration is refused (a lock limit, a sandbox, memory that belongs to a mapped file), rows
-are gathered on the host into pinned memory and copied: slower, and equal.
+are gathered on the host into pinned memory and copied, with equal result. Where it is not, the
+faster of the two is measured and taken (:mod:`shoal.fetch.auto`).
 
 Host and device see each other's writes only after a synchronise, so :meth:`DeviceRows.settle` waits
 for a device before the host looks at what it wrote, or writes where it may still be reading. The
@@ -15,20 +16,26 @@ order of calls is tested against a stand-in; *it has not yet been run on a devic
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from shoal._checks import expect_ids
 from shoal.fetch import register
+from shoal.fetch.auto import Auto, Choice
 from shoal.fetch.bounds import Bounds, expect_index
-from shoal.fetch.gather import gather_rows
+from shoal.fetch.gather import expect_bags
+from shoal.fetch.inplace import InPlace, mean_of
+from shoal.fetch.packed import as_floats
 from shoal.fetch.register import Registration, RegistrationRefused, registration
+from shoal.fetch.staged import Staged
 
 _REACHED = ("cuda",)  # kinds of devices that can be shown host memory
-_SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# a complex number of two doubles is two integers
+_SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 
 
 class DeviceRows:
@@ -42,7 +49,10 @@ class DeviceRows:
 
     def __init__(self, table: Shaped[Tensor, "n ..."], mapped: bool = False) -> None:
         self._table = table.detach()
-        self._staged = mapped or table.numel() == 0  # the driver takes no empty range
+        self._refused = mapped or table.numel() == 0  # the driver takes no empty range
+        self._staged = Staged(self._table)
+        self._readers: dict[torch.device, InPlace] = {}
+        self._autos: dict[torch.device, Auto] = {}
         self._views: dict[torch.device, Tensor] = {}
         self._faults: dict[torch.device, Tensor] = {}
         self._bounds = Bounds(len(table))
@@ -58,11 +68,55 @@ class DeviceRows:
                 call or, where the device reads by itself, by a later one.
         """
         expect_index(ids)
-        view = self.view(ids.device)
-        if view is None:
-            rows = _stage(self._table, ids)
-            return rows if out is None else out.copy_(rows)
-        return torch.index_select(view, 0, self.inside(ids), out=out)
+        in_place = self._in_place(ids.device)
+        if ids.device not in self._autos:
+            ways = {} if in_place is None else {"zero-copy": in_place.read}
+            row_bytes = math.prod(self._table.shape[1:]) * self._table.element_size()
+            self._autos[ids.device] = Auto({**ways, "staged": self._staged.read}, row_bytes)
+        return self._autos[ids.device].read(ids, out)
+
+    @property
+    def choices(self) -> dict[torch.device, list[Choice]]:
+        """By which way each device reads, and what was measured when it was picked."""
+        return {device: auto.choices for device, auto in self._autos.items()}
+
+    def gather_floats(self, ids: Int[Tensor, " s"]) -> Float[Tensor, "s d"]:
+        """Return ``as_floats(table[ids])`` on the device of `ids`.
+
+        Raises:
+            InputError: as :meth:`gather`.
+        """
+        expect_index(ids)
+        in_place = self._in_place(ids.device)
+        return as_floats(self._staged.read(ids)) if in_place is None else in_place.read_floats(ids)
+
+    def gather_mean(
+        self,
+        indices: Int[Tensor, " e"],
+        offsets: Int[Tensor, " b_plus_1"],
+        weights: Float[Tensor, " e"] | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """Return the weighted mean of each bag of rows on the device of `indices`.
+
+        Looks at the offsets, and so waits for them.
+
+        Raises:
+            InputError: as :meth:`gather`, or if offsets or weights do not fit.
+        """
+        expect_index(indices)
+        expect_bags(indices, offsets, weights)
+        in_place = self._in_place(indices.device)
+        if in_place is None:
+            return mean_of(as_floats(self._staged.read(indices)), offsets, weights)
+        return in_place.mean(indices, offsets, weights)
+
+    def _in_place(self, device: torch.device) -> InPlace | None:
+        """What reads on `device`, once earlier reads were in range; None where rows are staged."""
+        view = self.view(device)
+        self._bounds.report()
+        if view is not None and device not in self._readers:
+            self._readers[device] = InPlace(view, self._bounds, self._fault(device))
+        return None if view is None else self._readers[device]
 
     def inside(self, ids: Int[Tensor, " s"]) -> Int[Tensor, " s"]:
         """Return ids that are safe to read a view by; see :class:`~shoal.fetch.bounds.Bounds`.
@@ -71,10 +125,13 @@ class DeviceRows:
             InputError: if an earlier read's ids were out of range.
         """
         self._bounds.report()
-        if ids.device not in self._faults:
-            fault = self._bounds.fault(ids.device)  # of torch's pinned memory, registered already
-            self._faults[ids.device] = _as_device_tensor(_Interface(fault, None), ids.device)
-        return self._bounds.inside(ids, self._faults[ids.device])
+        return self._bounds.inside(ids, self._fault(ids.device))
+
+    def _fault(self, device: torch.device) -> Int[Tensor, " 3"]:
+        if device not in self._faults:
+            fault = self._bounds.fault(device)  # of torch's pinned memory, registered already
+            self._faults[device] = _as_device_tensor(_Interface(fault, None), device)
+        return self._faults[device]
 
     def put(self, ids: Int[Tensor, " s"], rows: Shaped[Tensor, "s ..."], add: bool = False) -> bool:
         """Write or add rows from their device into the host's memory; False: it cannot reach it.
@@ -99,7 +156,7 @@ class DeviceRows:
             device: another than the host.
             writes: whether the caller is about to write, which the host then waits for.
         """
-        if self._staged:
+        if self._refused:
             return None
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
@@ -107,7 +164,7 @@ class DeviceRows:
             try:
                 self._views[device] = device_view(self._table, device)
             except RegistrationRefused as refused:
-                self._staged = True
+                self._refused = True
                 _clear_error(device)
                 reason = (
                     f"rows are staged through pinned memory instead of read in place: {refused}"
@@ -131,7 +188,8 @@ class DeviceRows:
     def forget(self) -> None:
         """Let go of all views, as the table's memory is about to move."""
         self.settle(writes=True)
-        self._views.clear()
+        for kept in (self._views, self._readers, self._autos):
+            kept.clear()
 
 
 def device_view(table: Shaped[Tensor, "n ..."], device: torch.device) -> Shaped[Tensor, "n ..."]:
@@ -144,8 +202,8 @@ def device_view(table: Shaped[Tensor, "n ..."], device: torch.device) -> Shaped[
     """
     if device.type not in _REACHED:
         raise RegistrationRefused(f"no way to show host memory to {device} in place")
-    if table.element_size() not in _SAME_WIDTH:
-        raise RegistrationRefused(f"no way to show {table.dtype} to a device in place")
+    if table.element_size() == 16 and table.stride(-1) != 1:
+        raise RegistrationRefused(f"no way to show scattered {table.dtype} to a device in place")
     held = registration(table.untyped_storage())
     return _as_device_tensor(_Interface(table, held), device).view(table.dtype)
 
@@ -168,12 +226,6 @@ class _Interface:
 
 def _as_device_tensor(interface: _Interface, device: torch.device) -> Tensor:
     return torch.as_tensor(interface, device=device)
-
-
-def _stage(table: Tensor, ids: Tensor) -> Tensor:
-    pinned = ids.device.type == "cuda"
-    rows = torch.empty((ids.numel(), *table.shape[1:]), dtype=table.dtype, pin_memory=pinned)
-    return to_device(gather_rows(table, ids.cpu(), out=rows), ids.device)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -130,9 +130,10 @@ def gather_mean(
         >>> gather_mean(table, torch.tensor([0, 1, 2]), torch.tensor([0, 2, 2, 3])).tolist()
         [[1.0], [0.0], [10.0]]
     """
-    _expect_bags(table, indices, offsets, weights)
+    expect_ids("indices", indices, len(table))
+    expect_bags(indices, offsets, weights)
     if weights is not None:
-        weights = _shares(weights, offsets).to(table.dtype)
+        weights = bag_shares(weights, offsets, table.dtype)
     return embedding_bag(
         indices,
         table.detach(),
@@ -143,12 +144,24 @@ def gather_mean(
     )
 
 
-def _shares(weights: Float[Tensor, " e"], offsets: Int[Tensor, " b_plus_1"]) -> Float[Tensor, " e"]:
-    """Weights over their bag's sum."""
+def bag_shares(
+    weights: Float[Tensor, " e"] | None,
+    offsets: Int[Tensor, " b_plus_1"],
+    dtype: torch.dtype,
+) -> Float[Tensor, " e"]:
+    """Weights over their bag's sum, ``w / Σ w``; one over the bag's length where there are none.
+
+    Example:
+        >>> bag_shares(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 2, 3]), torch.float32)
+        tensor([0.2500, 0.7500, 1.0000])
+    """
+    counts = offsets.diff()
+    if weights is None:
+        return counts.to(dtype).reciprocal().repeat_interleave(counts)
     sums = torch.segment_reduce(weights, "sum", offsets=offsets.long(), initial=0)
     # a bag whose weights are all zero is an empty one: 0 / tiny is 0
     sums.clamp_(min=torch.finfo(sums.dtype).tiny)
-    return weights / sums.repeat_interleave(offsets.diff(), output_size=weights.numel())
+    return (weights / sums.repeat_interleave(counts, output_size=weights.numel())).to(dtype)
 
 
 def expect_out(table: torch.Size, dtype: torch.dtype, ids: Tensor, out: Tensor) -> None:
@@ -165,8 +178,13 @@ def expect_out(table: torch.Size, dtype: torch.dtype, ids: Tensor, out: Tensor) 
     expect(there, "out", f"the device of the ids, {ids.device}", out.device, "allocate it there")
 
 
-def _expect_bags(table: Tensor, indices: Tensor, offsets: Tensor, weights: Tensor | None) -> None:
-    expect_ids("indices", indices, len(table))
+def expect_bags(indices: Tensor, offsets: Tensor, weights: Tensor | None) -> None:
+    """Raise unless offsets and weights fit the entries.
+
+    Raises:
+        InputError: if they do not.
+    """
+    offsets = offsets.cpu()
     ends = len(offsets) >= 1 and int(offsets[0]) == 0 and int(offsets[-1]) == len(indices)
     falls = bool((offsets.diff() < 0).any())
     got = "a fall" if falls else f"{offsets[:1].tolist()} … {offsets[-1:].tolist()}"

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from shoal._checks import expect, fail
 from shoal.fetch import device_rows
 from shoal.fetch.advice import advise
+from shoal.fetch.auto import Choice
 from shoal.fetch.device_rows import DeviceRows
 from shoal.fetch.gather import LENT_BYTES, Buffers, gather_mean, gather_rows
 from shoal.fetch.mapped import map_rows
@@ -193,8 +194,15 @@ class UnifiedTensor(Tensor):
         Raises:
             InputError: if an id is out of range, or offsets or weights do not fit.
         """
+        if indices.is_cuda:
+            return self._device_rows.gather_mean(indices, offsets, weights).to(self.dtype)
         self._device_rows.settle()
         return gather_mean(self._plain, indices, offsets, weights)
+
+    @property
+    def choices(self) -> dict[torch.device, list[Choice]]:
+        """By which way each device reads rows, zero-copy or staged, and the times that decided."""
+        return self._device_rows.choices
 
     def put(
         self, ids: Int[Tensor, " s"], rows: Shaped[Tensor, "s ..."], add: bool = False

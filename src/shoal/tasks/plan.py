@@ -8,10 +8,10 @@ takes, one tier after the other,
     Σ_t  rows a batch · share_t · row bytes / rate_t
 
 with these rates: device memory and the processor's own gather are numbers to be given (``shoal
-gather`` measures them). Over the link a row of w bytes that begins on a 128-byte line takes
-``32 ⌈w/32⌉ + 24 ⌈w/128⌉`` bytes, sectors and headers of requests, of which published measurements
-reach 0.82 to 0.88 (GraphBolt on an A100; 0.85 here). A disk gives pages of 4 KiB, ``⌈w/4096⌉`` of
-them a row. Assumption: nothing overlaps, and what is on disk is in no page cache.
+gather`` measures them). The link's is :func:`shoal.fetch.link.link_rate` of rows that begin on
+lines, of which published measurements reach 0.82 to 0.88 (GraphBolt on an A100; 0.85 here). A disk
+gives pages of 4 KiB, ``⌈w/4096⌉`` of them a row. Assumption: nothing overlaps, and what is on disk
+is in no page cache.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from shoal._checks import expect, expect_positive
 from shoal.columns import Columns
 from shoal.csr import Csr
 from shoal.data.edges import read_graph
+from shoal.fetch.link import link_rate
 from shoal.memory import available_bytes
 from shoal.row_settings import Plan
 from shoal.sample.touch import touch_probability
@@ -155,8 +156,7 @@ def row_seconds(tier: str, row: int, asked: Plan, with_device: bool) -> float:
         return math.ceil(row / 4096) / asked.disk_iops
     if not with_device:
         return row / (1e9 * asked.host_gbs)
-    carried = 32 * math.ceil(row / 32) + 24 * math.ceil(row / 128)
-    return carried / (1e9 * asked.link_gbs * _LINK_REACHED)
+    return row / (link_rate(row, raw=1e9 * asked.link_gbs) * _LINK_REACHED)
 
 
 def _room(asked: Plan) -> tuple[int, int]:

@@ -1,0 +1,152 @@
+"""Rows that a device reads where they lie: by a kernel of ours, or by torch's own.
+
+A `view` here is host memory shown as a tensor of the device (:mod:`shoal.fetch.device_rows`).
+Kernels (:mod:`shoal.fetch._triton`) read it in whole lines of the bus; where Triton does not run,
+torch's ordinary kernels read the same view.
+
+*Sorting.* A device translates addresses of host memory through a small cache. Ids that jump about a
+table beyond its reach miss it every time: on an A100, 10^6 ids into a table of 18.8 GB were read at
+4.4 GB/s as they came and at 19 GB/s sorted (dmlc/dgl #6635), while on tables of few gigabytes
+sorting gained nothing (#6590). So ids are sorted from SORT_BYTES on, a number between those two
+which has not been measured by us.
+
+An id outside the table reads the nearest row and is reported later (:mod:`shoal.fetch.bounds`).
+Kernels are tested in Triton's interpreter, the rest with a stand-in for the device; *nothing here
+has been run on one.*
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from shoal.fetch.bounds import Bounds
+from shoal.fetch.gather import bag_shares
+from shoal.fetch.packed import as_floats, float_width
+from shoal.kernels import current, usable
+
+SORT_BYTES = 8 << 30
+SORT_COUNT = 8192  # below it the launches of a sort cost more than the misses
+_RUNS_KERNELS = ("cuda",)  # kinds of devices; tests let Triton's interpreter play one
+_KERNELS_CELL = 2  # of the three numbers of a fault
+
+
+@dataclass(frozen=True, eq=False)
+class InPlace:
+    """Reads of one table by one device.
+
+    Attributes:
+        view: the rows ``[n, ...]``, n at least 1, as a tensor of the device.
+        bounds: what becomes of ids outside the table.
+        fault: its numbers, as a tensor of the device.
+        sort_bytes: tables of at least this size are read in the order of their ids.
+    """
+
+    view: Shaped[Tensor, "n ..."]
+    bounds: Bounds
+    fault: Int[Tensor, " 3"]
+    sort_bytes: int = SORT_BYTES
+
+    def read(
+        self, ids: Int[Tensor, " s"], out: Shaped[Tensor, "s ..."] | None = None
+    ) -> Shaped[Tensor, "s ..."]:
+        """Return ``table[ids]`` on the device of the view; in `out` of that shape if given."""
+        ids, slots = self._order(ids)
+        if self._kernels() and (out is None or out.is_contiguous()):
+            from shoal.fetch import _triton
+
+            if out is None:
+                out = self.view.new_empty((len(ids), *self.view.shape[1:]))
+            with current(self.view.device):
+                _triton.copy_rows(self.view, ids, out, self.fault[_KERNELS_CELL:], slots)
+            return out
+        if slots is None:
+            return torch.index_select(self.view, 0, self._inside(ids), out=out)
+        return _place(torch.index_select(self.view, 0, self._inside(ids)), slots, out)
+
+    def read_floats(self, ids: Int[Tensor, " s"]) -> Float[Tensor, "s d"]:
+        """Return ``as_floats(table[ids])``: packed rows and halves cross the bus as they are."""
+        ids, slots = self._order(ids)
+        if self._kernels():
+            from shoal.fetch import _triton
+
+            out = self._floats(len(ids), torch.float32)
+            with current(self.view.device):
+                _triton.float_rows(self.view, ids, out, self.fault[_KERNELS_CELL:], slots)
+            return out
+        rows = as_floats(torch.index_select(self.view, 0, self._inside(ids)))
+        return rows if slots is None else _place(rows, slots, None)
+
+    def mean(
+        self,
+        indices: Int[Tensor, " e"],
+        offsets: Int[Tensor, " b_plus_1"],
+        weights: Float[Tensor, " e"] | None,
+    ) -> Float[Tensor, "b d"]:
+        """Return ``mean_of(as_floats(table[indices]), offsets, weights)``.
+
+        Every entry is read over the bus, doubles too: where rows stand in many bags, reading each
+        once and averaging on the device moves less.
+        """
+        if not self._kernels():
+            rows = torch.index_select(self.view, 0, self._inside(indices))
+            return mean_of(as_floats(rows), offsets, weights)
+        from shoal.fetch import _triton
+
+        wide = torch.float64 if self.view.dtype == torch.float64 else torch.float32
+        shares = bag_shares(weights, offsets, wide)
+        out = self._floats(len(offsets) - 1, wide)
+        with current(self.view.device):
+            _triton.sum_bags(self.view, indices, offsets, shares, out, self.fault[_KERNELS_CELL:])
+        return out
+
+    def _order(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Ids in the order in which to read them, and where each one's row belongs."""
+        nbytes = self.view.numel() * self.view.element_size()
+        if nbytes < self.sort_bytes or len(ids) < SORT_COUNT:
+            return ids, None
+        return torch.sort(ids)
+
+    def _inside(self, ids: Tensor) -> Tensor:
+        return self.bounds.inside(ids, self.fault)
+
+    def _floats(self, count: int, dtype: torch.dtype) -> Tensor:
+        return self.view.new_empty((count, float_width(self.view)), dtype=dtype)
+
+    def _kernels(self) -> bool:
+        whole = self.view[0].is_contiguous()
+        device = self.view.device
+        return whole and device.type in _RUNS_KERNELS and usable(_probe, device)
+
+
+def mean_of(
+    rows: Float[Tensor, "e d"],
+    offsets: Int[Tensor, " b_plus_1"],
+    weights: Float[Tensor, " e"] | None,
+) -> Float[Tensor, "b d"]:
+    """Return the weighted mean of each bag of rows that stand one after the other, in order.
+
+    Example:
+        >>> mean_of(torch.tensor([[0.0], [2.0], [8.0]]), torch.tensor([0, 2, 3]), None)
+        tensor([[1.],
+                [8.]])
+    """
+    shares = bag_shares(weights, offsets, rows.dtype)
+    owner = torch.repeat_interleave(offsets.diff(), output_size=len(rows))
+    out = rows.new_zeros((len(offsets) - 1, rows.shape[1]))
+    return out.index_add_(0, owner, shares[:, None] * rows)
+
+
+def _place(rows: Tensor, slots: Tensor, out: Tensor | None) -> Tensor:
+    """Put rows that were read in another order where they belong."""
+    out = torch.empty_like(rows) if out is None else out
+    return out.index_copy_(0, slots, rows)
+
+
+def _probe(device: torch.device) -> bool:
+    from shoal.fetch import _triton
+
+    return _triton.probe(device)
