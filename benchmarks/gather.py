@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from shoal.fetch.gather import gather_mean
+from shoal.fetch.quantized import QuantizedRows
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam, RowSGD
 
@@ -46,6 +47,11 @@ def main() -> None:
         "torch": torch.__version__,
         "gather": show(f"{count} of {n} x 128 float32", gathers(n, count, repeats), "x[ids]"),
         "mean": show(f"mean of 10, {count // 10} bags", means(n, count, repeats), "composition"),
+        "packed mean": show(
+            f"bytes, weighted mean of 10, {count // 10} bags",
+            packed_means(n, count, repeats),
+            "decode, embedding_bag",
+        ),
         "update": {
             rows: show(
                 f"{touched} x {width} touched of {rows}",
@@ -65,11 +71,19 @@ def gathers(n: int, count: int, repeats: int) -> Times:
     ids = torch.randint(n, (count,), generator=generator)
     table, out = unified(rows), torch.empty(count, 128)
     array, indices, buffer = rows.numpy(), ids.numpy(), out.numpy()
+    threads = torch.get_num_threads()
+
+    def one_thread() -> None:
+        torch.set_num_threads(1)
+        torch.index_select(rows, 0, ids, out=out)
+        torch.set_num_threads(threads)
+
     return race(
         {
             "x[ids]": lambda: rows[ids],
             "F.embedding": lambda: functional.embedding(ids, rows),
             "index_select": lambda: torch.index_select(rows, 0, ids),
+            "index_select(out=), one thread": one_thread,
             "index_select(out=)": lambda: torch.index_select(rows, 0, ids, out=out),
             "np.take(out=)": lambda: np.take(array, indices, 0, out=buffer, mode="clip"),
             "table[ids]": lambda: table[ids],
@@ -100,6 +114,50 @@ def means(n: int, count: int, repeats: int) -> Times:
             "gather_mean": lambda: gather_mean(rows, ids, offsets),
             "composition, weighted": lambda: composition(weights),
             "gather_mean, weighted": lambda: gather_mean(rows, ids, offsets, weights),
+        },
+        repeats,
+    )
+
+
+def packed_means(n: int, count: int, repeats: int) -> Times:
+    """Weighted means of bags of rows of bytes with a scale each, against torch's compositions."""
+    generator = torch.Generator().manual_seed(0)
+    table = QuantizedRows.of(torch.randn(n, 128, generator=generator))
+    ids = torch.randint(n, (count,), generator=generator)
+    offsets = torch.arange(0, count + 1, 10)
+    weights = torch.rand(count, generator=generator)
+    # the rivals' own layout: codes apart from scales, buffers that are reused
+    codes = table.packed[:, :128].contiguous()
+    scale, bias = table.packed[:, 128:].contiguous().view(torch.float32).unbind(1)
+    scale, bias = scale.contiguous(), bias.contiguous()
+    some, floats = torch.empty(count, 128, dtype=torch.uint8), torch.empty(count, 128)
+    in_order = torch.arange(count)
+
+    def decoded() -> Tensor:
+        torch.index_select(codes, 0, ids, out=some)
+        return floats.copy_(some)
+
+    def shares() -> tuple[Tensor, Tensor]:
+        w = weights.view(-1, 10)
+        w = w / w.sum(1, keepdim=True)
+        return (w * scale[ids].view(-1, 10)), (w * bias[ids].view(-1, 10)).sum(1, keepdim=True)
+
+    def by_bmm() -> Tensor:
+        w, shift = shares()
+        return torch.bmm(w[:, None], decoded().view(-1, 10, 128)).squeeze(1).add_(shift)
+
+    def by_bag() -> Tensor:
+        w, shift = shares()
+        how = {"mode": "sum", "per_sample_weights": w.flatten(), "include_last_offset": True}
+        return functional.embedding_bag(in_order, decoded(), offsets, **how).add_(shift)
+
+    assert torch.allclose(by_bmm(), table.gather_mean(ids, offsets, weights), atol=1e-5)
+    assert torch.allclose(by_bag(), table.gather_mean(ids, offsets, weights), atol=1e-5)
+    return race(
+        {
+            "decode, bmm": by_bmm,
+            "decode, embedding_bag": by_bag,
+            "QuantizedRows.gather_mean": lambda: table.gather_mean(ids, offsets, weights),
         },
         repeats,
     )
