@@ -90,7 +90,7 @@ def full(data: NodeData, features: Tensor, asked: argparse.Namespace, seed: int)
     defaults = Train(source=asked.source)
     layers = len(defaults.fanouts)
     classes = len(data.class_names)
-    model = Sage(features.shape[1], defaults.hidden, classes, layers, defaults.dropout)
+    model = Sage(features.shape[1], defaults.hidden, classes, layers, nodes.DROPOUT)
     optimizer = torch.optim.Adam(model.parameters(), lr=asked.full_lr)
     everyone = torch.arange(len(features))
     graph = data.graph

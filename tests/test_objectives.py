@@ -80,10 +80,10 @@ def test_link_softmax_leaves_oneself_out() -> None:
     block = Block(ids[:2], ids, links.indptr, links.indices, links.indices, dst_in_src=True)
     expected = 0.0
     for u, v, others, share in ((0, 1, [3], 2), (0, 2, [3], 2), (1, 3, [0, 2], 1)):
-        scores = (rows[[v, *others]] @ rows[u]).float()
+        scores = (rows[[v, *others]] @ rows[u]).float() / 0.5
         expected -= float(scores.log_softmax(0)[0]) / share / 2
     batch = Batch(ids[:2], (block,), rows)
-    torch.testing.assert_close(link_softmax(rows, batch).item(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(link_softmax(rows, batch, 0.5).item(), expected, rtol=1e-5, atol=0)
 
 
 def test_link_binary_cross_entropy_weighs_both_sides_the_same() -> None:
@@ -95,7 +95,7 @@ def test_link_binary_cross_entropy_weighs_both_sides_the_same() -> None:
     torch.testing.assert_close(loss.item(), math.log(2))
     with torch.no_grad():
         rows[0, 0] = 1.0
-    link_binary_cross_entropy(rows, Batch(ids[:1], (block,), rows)).backward()
+    link_binary_cross_entropy(rows, Batch(ids[:1], (block,), rows), temperature=1.0).backward()
     assert rows.grad is not None
     assert rows.grad[1:, 0].tolist() == [-0.25, 0.125, 0.125]
 

@@ -86,17 +86,26 @@ def link_ranks(
     ):
         scores = embeddings[sources] @ embeddings.T
         here = torch.arange(len(sources), device=scores.device)
-        own = scores[here, targets].unsqueeze(1)
-        taken = known.rows(sources.cpu())
-        row, col = (x.to(scores.device) for x in (taken.row_ids(), taken.indices.long()))
-        candidate = torch.ones_like(scores, dtype=torch.bool)
-        candidate[row, col] = False
-        candidate[here, sources] = candidate[here, targets] = False
-        above = ((scores > own) & candidate).sum(1)
-        level = ((scores == own) & candidate).sum(1)
+        own = scores[here, targets]
+        row, col = _no_candidates(sources, targets, known)
+        taken, less = scores[row, col], own[row]
+        above = (scores > own.unsqueeze(1)).sum(1).index_add(0, row, -(taken > less).long())
+        level = (scores == own.unsqueeze(1)).sum(1).index_add(0, row, -(taken == less).long())
         ranks.append(1 + above + level / 2)
-        against.append(candidate.sum(1))
+        against.append(n - torch.bincount(row, minlength=len(sources)))
     return torch.cat(ranks), torch.cat(against)
+
+
+def _no_candidates(
+    sources: Int[Tensor, " t"], targets: Int[Tensor, " t"], known: Csr
+) -> tuple[Int[Tensor, " e"], Int[Tensor, " e"]]:
+    """Which link may not be ranked against which node, each pair once."""
+    n, here = known.n_cols, torch.arange(len(sources))
+    taken = known.rows(sources.cpu())
+    row = torch.cat([taken.row_ids(), here, here])
+    col = torch.cat([taken.indices.long(), sources.cpu(), targets.cpu()])
+    key = torch.unique(row * n + col).to(sources.device)
+    return key // n, key % n
 
 
 def link_metrics(

@@ -114,31 +114,45 @@ def node_binary_cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Fl
     return functional.binary_cross_entropy_with_logits(logits, batch.target.to(logits.dtype))
 
 
-def link_softmax(outputs: Float[Tensor, "s d"], batch: Batch) -> Float[Tensor, ""]:
+def link_softmax(
+    outputs: Float[Tensor, "s d"], batch: Batch, temperature: float = 0.05
+) -> Float[Tensor, ""]:
     """Softmax of each link against all nodes of the batch that its source is not linked with.
 
     The last block is an induced shortlist over the graph that begins with its `dst`: outputs are
     embeddings of its `src`, scores their inner products. A node competes with all others but itself
-    (:func:`~shoal.losses.decoupled_softmax` at temperature 1).
+    (:func:`~shoal.losses.decoupled_softmax`).
+
+    Args:
+        outputs: embeddings, unit vectors at this temperature.
+        batch: whose last block is the shortlist.
+        temperature: of the softmax; the default is that of :func:`~shoal.losses.decoupled_softmax`.
     """
     block = batch.blocks[-1]
     b = block.dst.numel()
     scores = (outputs[:b] @ outputs.T).float()
     itself = torch.eye(b, len(outputs), dtype=torch.bool, device=scores.device)
     # finite, not -inf: a node whose only candidate is itself must not turn into 0/0
-    scores = scores.masked_fill(itself, torch.finfo(scores.dtype).min / 2)
-    return decoupled_softmax(scores, block, temperature=1.0)
+    scores = scores.masked_fill(itself, temperature * torch.finfo(scores.dtype).min / 2)
+    return decoupled_softmax(scores, block, temperature)
 
 
-def link_binary_cross_entropy(outputs: Float[Tensor, "s d"], batch: Batch) -> Float[Tensor, ""]:
+def link_binary_cross_entropy(
+    outputs: Float[Tensor, "s d"], batch: Batch, temperature: float = 0.1
+) -> Float[Tensor, ""]:
     """Binary cross-entropy of listed pairs, links and negatives weighing the same in total.
 
     The last block lists the pairs that are scored, as :class:`~shoal.sample.links.PairSampler`
     makes it: an entry is a link where its edge is at least 0.
+
+    Args:
+        outputs: embeddings, unit vectors at this temperature.
+        batch: whose last block lists the pairs.
+        temperature: inner products are divided by it.
     """
     block = batch.blocks[-1]
     row, col = block.csr.row_ids(), block.indices.long()
-    logits = (outputs[row] * outputs[col]).sum(1).float()
+    logits = (outputs[row] * outputs[col]).sum(1).float() / temperature
     linked = (block.edges >= 0).to(logits.dtype)
     losses = functional.binary_cross_entropy_with_logits(logits, linked, reduction="none")
     of_links = (losses * linked).sum() / linked.sum().clamp(min=1)

@@ -79,7 +79,7 @@ class Train(Common):
     batch_size: int | None = None
     """Points a batch: 1024 for labels (256 with a transformer), 512 for graphs."""
     lr: float | None = None
-    """Peak learning rate: 0.1 for labels (2e-4 with a transformer), 0.03 nodes, 0.003 links."""
+    """Peak learning rate: 0.1 for labels (2e-4 with a transformer), 0.03 nodes, 0.01 links."""
     clip: float | None = None
     """Upper bound of the gradient's norm; none by default."""
     accumulate: int = 1
@@ -168,8 +168,8 @@ class Train(Common):
     """Graphs: width of hidden layers, and of the embeddings that predict links."""
     heads: int = 8
     """Graphs: attention heads a layer of gat; must divide the width."""
-    dropout: float = 0.5
-    """Graphs: share of activations dropped."""
+    dropout: float | None = None
+    """Graphs: share of activations dropped; 0.5 for nodes, none for links."""
     device_rows: int = 0
     """Nodes: feature rows kept on the device, those that batches read most."""
     negatives: Literal["batch", "uniform"] = "batch"

@@ -59,19 +59,26 @@ def feature_rows(features: Csr | Float[Tensor, "n f"], seed: int) -> Float[Tenso
     )
 
 
-def model_of(settings: Train, in_dim: int, out_dim: int) -> Layered:
+def model_of(settings: Train, in_dim: int, out_dim: int, dropout: float) -> Layered:
     """The model that was asked for, its weights drawn from the seed.
+
+    Args:
+        settings: of the run.
+        in_dim: width of the nodes' rows.
+        out_dim: width of the result.
+        dropout: where the settings have none.
 
     Raises:
         InputError: if a size is out of range.
     """
     sizes = in_dim, settings.hidden, out_dim, len(settings.fanouts)
+    dropout = dropout if settings.dropout is None else settings.dropout
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         if settings.model == "gat":
-            model = Gat(*sizes, heads=settings.heads, dropout=settings.dropout)
+            model = Gat(*sizes, heads=settings.heads, dropout=dropout)
         else:
-            model = Sage(*sizes, dropout=settings.dropout)
+            model = Sage(*sizes, dropout=dropout)
     return model.to(settings.device)
 
 

@@ -1,4 +1,4 @@
-"""The link job: embeddings of nodes whose inner products tell who is linked with whom.
+"""The link job: embeddings of nodes whose cosines tell who is linked with whom.
 
 Seeds are nodes that have a training link. A batch is a shortlist over the training links, with
 in-batch or uniform negatives, and neighborhoods of all its nodes from which its own links are taken
@@ -28,6 +28,7 @@ from shoal.fetch.loader import Loader
 from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam
 from shoal.job import Job
+from shoal.models.bag import unit
 from shoal.models.layered import Layered, full_graph
 from shoal.objectives import Objective, link_binary_cross_entropy, link_softmax
 from shoal.run import Run
@@ -39,15 +40,19 @@ from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
 from shoal.tasks.graphs import Picked, feature_rows, model_of, restore, settings_on
 from shoal.train import fit
 
-BATCH_SIZE, LEARNING_RATE, EPOCHS = 512, 0.003, 10
+# The rate, and no dropout, by validation links of coauthor-cs (docs/LOG.md).
+BATCH_SIZE, LEARNING_RATE, EPOCHS, DROPOUT = 512, 0.01, 10, 0.0
 # of rows that learn; Adam's usual rate for embeddings
 ROW_RATE = 0.01
 # links that are ranked, drawn at random where there are more: each is compared with every node
-RANKED = {"valid": 2_000, "test": 20_000}
+RANKED = {"valid": 2_000, "test": 10_000}
 
 
 class Ends(nn.Module):
-    """A model of layers that leaves the last block, of pairs, to the loss."""
+    """A model of layers whose results are unit vectors; the last block, of pairs, is the loss's.
+
+    Rows are scaled to length one as in line 7 of GraphSAGE's algorithm 1.
+    """
 
     def __init__(self, model: Layered) -> None:
         super().__init__()
@@ -55,7 +60,11 @@ class Ends(nn.Module):
 
     def forward(self, blocks: Sequence[Block], rows: Float[Tensor, "s d"]) -> Float[Tensor, "b k"]:
         """Embed the nodes of the last block's `src`."""
-        return self.model(blocks[:-1], rows)
+        return unit(self.model(blocks[:-1], rows))
+
+    def embed(self, graph: Csr, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Embed all nodes of a graph from whole neighborhoods."""
+        return unit(full_graph(self.model, graph, rows))
 
 
 def train(settings: Train) -> dict[str, Any]:
@@ -88,7 +97,7 @@ def make_job(data: LinkData, table: UnifiedTensor, settings: Train) -> Job:
     Raises:
         InputError: if batch size, fan-outs or another setting does not fit the data.
     """
-    ends = Ends(model_of(settings, table.shape[1], settings.hidden))
+    ends = Ends(model_of(settings, table.shape[1], settings.hidden, DROPOUT))
     linked = (data.train.degrees() > 0).nonzero().squeeze(1)
     size = settings.batch_size or min(BATCH_SIZE, len(linked))
     uniform = settings.negatives == "uniform"
@@ -109,7 +118,7 @@ def make_job(data: LinkData, table: UnifiedTensor, settings: Train) -> Job:
         accumulate=settings.accumulate,
         autocast=autocast_pays(settings.autocast, settings.device),
         seed=settings.seed,
-        evaluate=partial(_validate, ends.model, data, table),
+        evaluate=partial(_validate, ends, data, table),
         evaluate_every=settings.valid_every,
     )
 
@@ -123,8 +132,8 @@ def _table(data: LinkData, settings: Train) -> UnifiedTensor:
     return unified(rows / settings.hidden**0.5, RowAdam(lr=ROW_RATE))
 
 
-def _validate(model: Layered, data: LinkData, table: UnifiedTensor) -> dict[str, float]:
-    rows = full_graph(model, data.graph, table.as_subclass(Tensor))
+def _validate(ends: Ends, data: LinkData, table: UnifiedTensor) -> dict[str, float]:
+    rows = ends.embed(data.graph, table.as_subclass(Tensor))
     return {f"valid_{name}": x for name, x in _rank(rows, data, "valid").items()}
 
 
@@ -164,9 +173,9 @@ def _embed(run: Run, data: LinkData, graph: Csr, settings: Train) -> Float[Tenso
         n, remedy = data.graph.n_rows, "use the run's own data: nodes without features are learned"
         expect(len(learned) == n, data.name, f"the run's {len(learned)} nodes", n, remedy)
         rows = learned
-    ends = Ends(model_of(settings, rows.shape[1], settings.hidden))
+    ends = Ends(model_of(settings, rows.shape[1], settings.hidden, DROPOUT))
     restore(run, ends, state["model"])
-    return full_graph(ends.model, graph, rows)
+    return ends.embed(graph, rows)
 
 
 def predictions(
@@ -190,7 +199,7 @@ def predictions(
         device: where the model computes.
 
     Yields:
-        a node, and the nodes that it should be linked with: by inner products of embeddings.
+        a node, and the nodes that it should be linked with: by cosines of embeddings.
 
     Raises:
         InputError: if the graph has other features, or k is below 1.

@@ -32,7 +32,7 @@ from shoal.tasks.graphs import Picked, feature_rows, model_of, restore, settings
 from shoal.train import fit
 
 # The rate by validation on the WordNet graph (docs/LOG.md): rows of length one want it large.
-BATCH_SIZE, LEARNING_RATE, EPOCHS = 512, 0.03, 10
+BATCH_SIZE, LEARNING_RATE, EPOCHS, DROPOUT = 512, 0.03, 10, 0.5
 
 
 def train(settings: Train) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job
     Raises:
         InputError: if batch size, fan-outs or another setting does not fit the data.
     """
-    model = model_of(settings, rows.shape[1], len(data.class_names))
+    model = model_of(settings, rows.shape[1], len(data.class_names), DROPOUT)
     size = settings.batch_size or BATCH_SIZE
     seeds = Picked(data.train, RandomBatchSampler(len(data.train), size, settings.seed))
     loader = Loader(
@@ -130,7 +130,7 @@ def _judge(run: Run, data: NodeData, rows: Tensor, settings: Train) -> dict[str,
 
 def _model(run: Run, settings: Train, width: int, classes: int) -> Layered:
     """The best model of a run."""
-    model = model_of(settings, width, classes)
+    model = model_of(settings, width, classes, DROPOUT)
     restore(run, model, run.load_model()["model"])
     return model
 
