@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: setup demo test test-slow test-gpu test-browser test-lowest lint bench pecos docs clean
+.PHONY: setup demo test test-slow test-gpu test-browser test-lowest lint bench pecos curvature-rivals docs clean
 
 setup: $(VENV)/ready
 
@@ -52,8 +52,12 @@ pecos: ## the environment of a rival in benchmarks/rivals.py, which needs older 
 	$(PYTHON) -m venv .venv-pecos
 	.venv-pecos/bin/pip install --quiet --requirement constraints/pecos.txt
 
+curvature-rivals: ## the environment of the rivals in benchmarks/spectrum.py
+	$(PYTHON) -m venv .venv-curvature
+	.venv-curvature/bin/pip install --quiet --no-deps --requirement constraints/curvature.txt
+
 docs: setup ## check that every link and every command in the documents exists
 	$(BIN)/python tools/check_docs.py
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-pecos build dist runs
+	rm -rf $(VENV) .venv-lowest .venv-pecos .venv-curvature build dist runs

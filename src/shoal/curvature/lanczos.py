@@ -29,11 +29,11 @@ from shoal._checks import expect, expect_positive
 Product = Callable[[Tensor], Tensor]
 """``[p] → [p]``, linear and symmetric."""
 
-_CHUNK = 1 << 20  # columns that are held in float64 at a time
+_CHUNK = 1 << 14  # numbers that are summed in the rows' own precision; their sums, in float64
 
 
 class Basis:
-    """Orthonormal rows ``[m, p]``, kept in one precision and multiplied in float64.
+    """Orthonormal rows ``[m, p]``.
 
     Args:
         capacity: rows that there is room for.
@@ -56,25 +56,24 @@ class Basis:
         """All rows, not a copy."""
         return self._rows[: self._count]
 
-    def dot(self, w: Float[Tensor, " p"]) -> Float[Tensor, " m"]:
-        """Inner products of the rows with `w`, summed in float64."""
-        total = torch.zeros(len(self), dtype=torch.float64, device=self._rows.device)
-        for rows, part in self._chunks(w):
-            total += rows.double() @ part.double()
-        return total
-
-    def without(self, w: Float[Tensor, " p"]) -> tuple[Tensor, Tensor]:
+    def without(self, w: Float[Tensor, " p"], first: int = 0) -> tuple[Tensor, Tensor]:
         """Split `w` into what is orthogonal to all rows, in float64, and its coefficients on them.
 
-        Twice, since once leaves an error of one part in the dtype's precision of what was removed.
+        Twice: what the rows' precision leaves the first time, it removes the second time.
+
+        Args:
+            w: the vector.
+            first: the first time, leave out so many rows, on which `w` has rounding alone.
         """
         rest = w.to(self._rows.device, torch.float64, copy=True)
         coefficients = torch.zeros(len(self), dtype=torch.float64, device=rest.device)
-        for _ in range(2):
-            found = self.dot(rest)
-            for rows, part in self._chunks(rest):
-                part -= rows.double().T @ found
-            coefficients += found
+        for begin in (first, 0):
+            found = torch.zeros_like(coefficients[begin:])
+            for rows, part in self._chunks(rest, begin):
+                found += rows @ part.to(rows)
+            for rows, part in self._chunks(rest, begin):
+                part -= rows.T @ found.to(rows)
+            coefficients[begin:] += found
         return rest, coefficients
 
     def combine(self, coefficients: Float[Tensor, "m ..."]) -> Float[Tensor, " ..."]:
@@ -99,9 +98,8 @@ class Basis:
         """Forget all rows but the first `count`."""
         self._count = count
 
-    def _chunks(self, w: Tensor) -> list[tuple[Tensor, Tensor]]:
-        w = w.to(self._rows.device)
-        return list(zip(self.rows.split(_CHUNK, dim=1), w.split(_CHUNK), strict=True))
+    def _chunks(self, w: Tensor, begin: int) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(self.rows[begin:].split(_CHUNK, dim=1), w.split(_CHUNK), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +178,9 @@ def lanczos(
         basis.append(basis.fresh(generator))
     band = torch.zeros(steps + block, steps, dtype=torch.float64)
     for j in range(steps):
-        rest, coefficients = basis.without(product(basis.rows[j].to(device)))
+        # by symmetry, a product has parts in the band alone: the last 2·block + 1 rows
+        band_begins = max(j - block, 0)
+        rest, coefficients = basis.without(product(basis.rows[j].to(device)), band_begins)
         length = float(torch.linalg.vector_norm(rest))
         _expect_finite(length, j)
         band[: len(basis), j] = coefficients.cpu()

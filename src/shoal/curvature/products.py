@@ -79,12 +79,14 @@ class Products:
         total = sum(self.subject.sizes)
         return [size / total for size in self.subject.sizes]
 
-    def __matmul__(self, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-        """H v, in float64."""
-        total = torch.zeros(self.shape[0], dtype=torch.float64, device=self.device)
-        for weight, product in zip(self.weights, self.each(v), strict=True):
-            total.add_(product, alpha=weight)
-        return total
+    def __matmul__(self, v: Float[Tensor, "p ..."]) -> Float[Tensor, "p ..."]:
+        """H v, in float64; of a matrix each column, for which a graph is made once."""
+        columns = [v] if v.dim() == 1 else list(v.T)
+        total = torch.zeros(len(columns), len(v), dtype=torch.float64, device=self.device)
+        for weight, found in zip(self.weights, self.each_of(columns), strict=True):
+            for sums, product in zip(total, found, strict=True):
+                sums.add_(product, alpha=weight)
+        return total[0] if v.dim() == 1 else total.T
 
     def each(self, v: Float[Tensor, " p"]) -> Iterator[Float[Tensor, " p"]]:
         """The product with each batch's curvature.

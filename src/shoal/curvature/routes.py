@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad, grad
 
-from shoal._checks import expect
+from shoal._checks import expect, fail
 from shoal.curvature.spectrum import Curvature
 from shoal.curvature.subject import Subject
 
@@ -73,10 +73,38 @@ def batch_map(at: At, curvature: Curvature, route: Route, keep: bool) -> Map:
         curvature: which matrix.
         route: how.
         keep: whether the map will be called more than once; if not, its graphs go as they are used.
+
+    Raises:
+        InputError: if torch has no such derivative of an operation within.
     """
-    if curvature == "hessian":
-        return _HESSIAN[route](at, keep)
-    return _GAUSS_NEWTON[route](at, curvature, keep)
+    try:
+        if curvature == "hessian":
+            made = _HESSIAN[route](at, keep)
+        else:
+            made = _GAUSS_NEWTON[route](at, curvature, keep)
+    except (NotImplementedError, RuntimeError) as error:
+        _refuse(error, route)
+
+    def apply(v: Sequence[Tensor]) -> Sequence[Tensor]:
+        try:
+            return made(v)
+        except (NotImplementedError, RuntimeError) as error:
+            _refuse(error, route)
+
+    return apply
+
+
+def _refuse(error: Exception, route: Route) -> NoReturn:
+    """Name the route that is left where torch lacks a derivative; else raise as it came.
+
+    Raises:
+        InputError: for a missing derivative.
+    """
+    text = str(error)
+    if "forward AD" in text or "derivative for aten::" in text or "not implement" in text:
+        other = "double-backward" if route == "forward-over-reverse" else "central-difference"
+        fail("route", f"operations that {route} can pass", text[:120], f'take route="{other}"')
+    raise error
 
 
 # -- Hessian ---------------------------------------------------------------------------------

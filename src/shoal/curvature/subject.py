@@ -98,7 +98,7 @@ class Subject:
 
     def outputs(self, values: Sequence[Tensor], index: int) -> Tensor:
         """Outputs of batch `index`, with `values` in place of the leaves."""
-        torch.manual_seed((self.seed << 20) + index)
+        reseed((self.seed << 20) + index)
         given = dict(zip(self.leaves, values, strict=True))
         copies = {name: buffer.clone() for name, buffer in self.buffers.items()}
         return self.objective.outputs({**self.frozen, **copies, **given}, self.batches[index])
@@ -167,6 +167,17 @@ def _first(loader: Any, max_batches: int) -> list[Any]:
     batches = list(islice(iter(loader), max_batches))
     expect(bool(batches), "loader", "at least one batch", "none", "check the data set")
     return batches
+
+
+def reseed(seed: int) -> None:
+    """Seed the random numbers of the processor and of devices that are in use.
+
+    torch.manual_seed would also queue a seed for devices that are not, which nobody could take
+    back, and formats the whole call stack for it: a millisecond.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def size_of(batch: Any) -> int:

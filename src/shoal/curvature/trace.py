@@ -13,12 +13,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from shoal._checks import expect
 from shoal.curvature.lanczos import Product
+
+
+@runtime_checkable
+class Matrix(Protocol):
+    """What multiplies many vectors at once, at less than the cost of each alone."""
+
+    def __matmul__(self, columns: Any, /) -> Any:
+        """The product with each column."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,11 @@ class Estimate:
     products: int
 
 
-def hutchinson(product: Product, p: int, products: int, seed: int = 0) -> Estimate:
+def hutchinson(product: Product | Matrix, p: int, products: int, seed: int = 0) -> Estimate:
     """Estimate the trace from random signs.
 
     Args:
-        product: ``[p] → [p]``, linear.
+        product: ``[p] → [p]``, linear; or a matrix, by ``@``.
         p: rows of the matrix.
         products: to be taken, at least 1.
         seed: of the signs.
@@ -57,14 +67,14 @@ def hutchinson(product: Product, p: int, products: int, seed: int = 0) -> Estima
     """
     expect(products >= 1, "products", "at least 1", products, "raise it")
     signs = _signs(p, products, seed)
-    return _mean([float(z @ product(z).double()) for z in signs.T], products)
+    return _mean((signs * _all(product, signs)).sum(0).tolist(), products)
 
 
-def hutchpp(product: Product, p: int, products: int, seed: int = 0) -> Estimate:
+def hutchpp(product: Product | Matrix, p: int, products: int, seed: int = 0) -> Estimate:
     """Estimate the trace by Hutch++, a third of the products for each of its parts.
 
     Args:
-        product: ``[p] → [p]``, linear and symmetric.
+        product: ``[p] → [p]``, linear and symmetric; or a matrix, by ``@``.
         p: rows of the matrix.
         products: to be taken, at least 3.
         seed: of the signs.
@@ -85,15 +95,15 @@ def hutchpp(product: Product, p: int, products: int, seed: int = 0) -> Estimate:
     basis, _ = torch.linalg.qr(_all(product, signs[:, :third]))
     inside = float((basis * _all(product, basis)).sum())
     rest = signs[:, third:] - basis @ (basis.T @ signs[:, third:])
-    outside = _mean([float(z @ product(z).double()) for z in rest.T], 0)
+    outside = _mean((rest * _all(product, rest)).sum(0).tolist(), 0)
     return Estimate(inside + outside.value, outside.error, 3 * third)
 
 
-def xtrace(product: Product, p: int, products: int, seed: int = 0) -> Estimate:
+def xtrace(product: Product | Matrix, p: int, products: int, seed: int = 0) -> Estimate:
     """Estimate the trace by XTrace, half of the products with random vectors.
 
     Args:
-        product: ``[p] → [p]``, linear and symmetric.
+        product: ``[p] → [p]``, linear and symmetric; or a matrix, by ``@``.
         p: rows of the matrix.
         products: to be taken, at least 4; from 2·p on the trace is exact.
         seed: of the vectors.
@@ -109,7 +119,7 @@ def xtrace(product: Product, p: int, products: int, seed: int = 0) -> Estimate:
     expect(products >= 4, "products", "at least 4", products, "raise it")
     half = min(products // 2, p)
     generator = torch.Generator().manual_seed(seed)
-    omega = torch.randn(p, half, dtype=torch.float64, generator=generator)
+    omega = torch.randn(p, half, generator=generator).double()
     y = _all(product, omega)
     basis, r = torch.linalg.qr(y)
     inner = basis.T @ _all(product, basis)
@@ -148,7 +158,9 @@ def _aside(r: Tensor, i: int) -> Tensor:
     return torch.zeros_like(rest) if small else rest / length
 
 
-def _all(product: Product, columns: Tensor) -> Tensor:
+def _all(product: Product | Matrix, columns: Tensor) -> Tensor:
+    if isinstance(product, Matrix):
+        return (product @ columns).double()
     return torch.stack([product(z).double() for z in columns.T], dim=1)
 
 

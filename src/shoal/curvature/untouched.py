@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shoal._checks import expect
+from shoal.curvature.subject import reseed
 
 Mode = Literal["eval", "train"]
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -48,7 +49,7 @@ def untouched(model: nn.Module, loader: Any, mode: Mode, seed: int) -> Iterator[
         stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.enter_context(torch.autocast("cuda", enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        torch.manual_seed(seed)
+        reseed(seed)
         model.train(mode == "train")
         yield
 
