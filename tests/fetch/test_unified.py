@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import multiprocessing
 import pickle
+import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from shoal._checks import InputError
 from shoal.fetch import unified as module
 from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam, RowSGD
+from tests.fetch.standin import Driver, far
 from tests.fetch.test_gather import tables
 from tests.strategies import ids_below
 
@@ -92,6 +99,82 @@ def test_rows_are_in_place() -> None:
     assert array[0].tolist() == [1.0, 1.0]
 
 
+def test_one_door_for_everything() -> None:
+    """New settings make another table over the same rows; none return the table itself."""
+    host = torch.zeros(3, 2)
+    table = unified(host, RowSGD(0.5))
+    assert table.is_unified and unified(table) is table
+    other = unified(table, home="meta", propagates=True)
+    assert other is not table and other.data_ptr() == host.data_ptr()
+    assert other.optimizer is table.optimizer and table.home is None and other.propagates
+    assert unified(table, RowSGD(0.1)).optimizer is not table.optimizer
+
+
+def test_a_leaf_stays_a_leaf_and_a_parameter_a_parameter() -> None:
+    """What wanted a gradient still does, in modules too; a result of others is refused."""
+    leaf = torch.ones(3, 2, requires_grad=True)
+    assert unified(leaf).requires_grad and unified(leaf).is_leaf
+    with pytest.raises(InputError, match=r"rows: expected a leaf of autograd"):
+        unified(leaf * 2)
+    layer = nn.Embedding(3, 2)
+    layer.weight = unified(layer.weight)  # pyright: ignore[reportAttributeAccessIssue]
+    (weight,) = layer.parameters()
+    assert type(weight) is UnifiedTensor and isinstance(weight, nn.Parameter)
+    wrapped = nn.Parameter(unified(torch.ones(3, 2)), requires_grad=False)
+    assert type(wrapped) is UnifiedTensor and not wrapped.requires_grad
+    for copied in (copy.deepcopy(weight), pickle.loads(pickle.dumps(weight))):
+        assert isinstance(copied, nn.Parameter) and copied.requires_grad
+        assert type(copied) is UnifiedTensor and torch.equal(copied + 0, weight + 0)
+
+
+def test_a_state_dict_is_plain_tensors_on_disk() -> None:
+    """A module with a unified parameter saves what plain torch loads, and loads it again."""
+    layer, other = nn.Embedding(3, 2), nn.Embedding(3, 2)
+    layer.weight = unified(layer.weight)  # pyright: ignore[reportAttributeAccessIssue]
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    assert type(state["weight"]) is Tensor
+    other.weight = unified(other.weight)  # pyright: ignore[reportAttributeAccessIssue]
+    other.load_state_dict(state)
+    assert torch.equal(other.weight + 0, layer.weight + 0)
+    assert type(copy.deepcopy(other).weight) is UnifiedTensor
+
+
+def test_detached_it_is_the_same_table() -> None:
+    """detach() shares rows, settings and lent memory, and forgets the gradient."""
+    table = unified(nn.Parameter(torch.ones(3, 2)))
+    other = table.detach()
+    assert type(other) is UnifiedTensor and not other.requires_grad
+    assert not isinstance(other, nn.Parameter) and other.data_ptr() == table.data_ptr()
+    other[0] = 5.0
+    assert table[torch.tensor([0])].tolist() == [[5.0, 5.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_factories(dtype: torch.dtype) -> None:
+    """empty, zeros and full make tables of any dtype and shape, with the door's settings."""
+    zeros = UnifiedTensor.zeros(3, 2, dtype=dtype, optimizer=RowSGD(0.5))
+    full = UnifiedTensor.full(3, value=7, dtype=dtype, home="meta")
+    assert zeros.learns and zeros.dtype == dtype and zeros.tolist() == [[0, 0]] * 3
+    assert full.tolist() == [7, 7, 7] and full.home == torch.device("meta")
+    assert UnifiedTensor.empty(0, 5).shape == (0, 5)
+    with pytest.raises(InputError, match="shape: expected sizes of at least 0"):
+        UnifiedTensor.empty(3, -1)
+
+
+def test_freed_tables_lend_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table as large as one that was dropped is made in its memory; one in use is left alone."""
+    monkeypatch.setattr(module, "LENT_BYTES", 1 << 10)
+    first, second = UnifiedTensor.full(64, 8, value=1), UnifiedTensor.zeros(64, 8)
+    where = first.data_ptr()
+    assert second.data_ptr() != where
+    del first
+    third = UnifiedTensor.full(64, 8, value=2)
+    assert third.data_ptr() == where and float(second.sum()) == 0 and float(third.mean()) == 2
+
+
 def test_a_gradient_still_flows_through_a_table_that_requires_one() -> None:
     """requires_grad_ leaves reads to torch, whose autograd knows them."""
     table = unified(torch.ones(3, 2)).requires_grad_()
@@ -159,6 +242,46 @@ def test_copies_and_pickles_learn_on_alike_and_apart() -> None:
         assert torch.equal(other + 0, table + 0)
 
 
+def read_in_a_child(table: UnifiedTensor, answers: Any) -> None:
+    answers.put(table[torch.tensor([3, 0])].tolist())
+
+
+def test_a_forked_child_reads_and_leaves_the_driver_alone(driver: Driver) -> None:
+    """After a fork the child reads the rows, and its end gives no page back."""
+    table = unified(torch.arange(8.0).view(4, 2))
+    table.gather(far(torch.tensor([1])))
+    answers = multiprocessing.get_context("fork").SimpleQueue()
+    child = multiprocessing.get_context("fork").Process(
+        target=read_in_a_child, args=(table, answers)
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == 0 and answers.get() == [[6.0, 7.0], [0.0, 1.0]]
+    assert driver.journal == ["register"] and len(driver.locked) == 1
+
+
+class Picked(Dataset[Tensor]):
+    """Rows of a table, as a plain torch data set reads them."""
+
+    def __init__(self, table: UnifiedTensor) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.table[torch.tensor([index])]
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_loader_workers_read_the_rows(start: str) -> None:
+    """torch's DataLoader gets the same rows from a worker, however it is started."""
+    rows = torch.arange(12.0).view(6, 2)
+    table = unified(rows, home="cuda")  # which a worker leaves alone
+    loader = DataLoader(Picked(table), batch_size=4, num_workers=1, multiprocessing_context=start)
+    assert torch.equal(torch.cat([batch.squeeze(1) for batch in loader]), rows)
+
+
 def test_shared_memory_is_the_tables_memory() -> None:
     """After share_memory_ reads, writes and updates all see the shared rows."""
     table = learned().share_memory_()
@@ -166,6 +289,51 @@ def test_shared_memory_is_the_tables_memory() -> None:
     table.update(torch.tensor([0]), torch.ones(1, 2))
     assert torch.equal(table[torch.arange(4)], table + 0)
     assert float((table + 0)[0, 0]) == pytest.approx(0.9)
+
+
+def test_sharing_moves_the_rows_and_what_devices_see(driver: Driver) -> None:
+    """A device that saw the old memory sees the new one, and the old one is given back."""
+    table, ids = unified(torch.zeros(4, 2)), far(torch.tensor([1]))
+    table.gather(ids)
+    table.share_memory_()
+    table[torch.tensor([1])] = torch.ones(1, 2)
+    assert table.gather(ids).cpu().tolist() == [[1.0, 1.0]]
+    gc.collect()
+    assert driver.journal == ["register", "synchronize", "unregister", "register"] or (
+        driver.journal == ["register", "synchronize", "synchronize", "unregister", "register"]
+    )
+
+
+def test_a_table_dropped_while_a_device_reads_is_freed_last(driver: Driver) -> None:
+    """Wait for the device, give the pages back, free the memory: in this order."""
+    rows = torch.zeros(1 << 10, 64)
+    storage = weakref.ref(rows.untyped_storage())
+    table = unified(rows)
+    table.gather(far(torch.tensor([1])))  # which may still be running
+    freed_at: list[int] = []
+    weakref.finalize(rows.untyped_storage(), lambda: freed_at.append(len(driver.journal)))
+    del table, rows
+    gc.collect()
+    assert driver.journal == ["register", "synchronize", "unregister"]
+    assert storage() is None and freed_at == [3]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="madvise is Linux's")
+def test_advice_is_passed_on_or_refused_by_name(tmp_path: Path) -> None:
+    """What madvise knows changes no row; CUDA's words and unknown ones say what to do instead."""
+    np.save(tmp_path / "rows.npy", np.arange(6.0).reshape(3, 2))
+    tables = unified(torch.arange(6.0).double().view(3, 2)), unified(tmp_path / "rows.npy")
+    for word in ("normal", "random", "sequential", "willneed", "hugepages", "populate"):
+        tables[0].advise(word)
+    for word in ("random", "willneed"):
+        tables[1].advise(word)
+    assert torch.equal(tables[0] + 0, tables[1] + 0)
+    with pytest.raises(InputError, match=r"advice: expected rows in memory, got a mapped file"):
+        tables[1].advise("populate")
+    with pytest.raises(InputError, match=r"got CUDA's read_mostly; keep hot rows on the device"):
+        tables[0].advise("read_mostly")
+    with pytest.raises(InputError, match=r"advice: expected one of .* got 'fast'"):
+        tables[0].advise("fast")
 
 
 # -- files ---------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from shoal.fetch.register import bytes_of, pages_of, touch
 
 _MADVISE = {"normal": 0, "random": 1, "sequential": 2, "willneed": 3, "hugepages": 14}
 _REFUSED = {
-    "read_mostly": "host rows are never duplicated by themselves; keep hot rows on the device",
-    "preferred_location": "rows stay in host memory; keep hot rows on the device",
+    "read_mostly": "keep hot rows on the device with shoal.TieredTable",
+    "preferred_location": "keep hot rows on the device with shoal.TieredTable",
     "accessed_by": "leave it out: every device maps registered rows",
 }
 

@@ -119,7 +119,9 @@ def carry_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         result = func(*args, **kwargs)
     free = at is Place.HOME and target is None and _computes(name) and isinstance(result, Tensor)
     lead = next((x for x in tables if x.propagates), None) if free else None
-    return result if lead is None or result.dim() == 0 else lead.like(result)
+    if lead is None or result.dim() == 0 or result.requires_grad:  # a graph is no table
+        return result
+    return lead.like(result)
 
 
 def _device(name: str, at: Place, operands: list[Tensor], tables: list[Any]) -> torch.device | None:

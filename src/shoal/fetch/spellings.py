@@ -100,34 +100,35 @@ def _embedding(
 
 def _setitem(table: Any, index: Any, value: Any) -> Tensor | None:
     is_ids = isinstance(index, Tensor) and index.dtype in (torch.int32, torch.int64)
-    if not is_ids or index.dim() == 0 or not is_unified(table) or not isinstance(value, Tensor):
+    if not is_ids or index.dim() == 0 or not is_unified(table):
         return None
-    if value.dim() == 0 and value.is_cpu:
-        return None
-    if value.is_cpu and index.is_cpu:
+    if not isinstance(value, Tensor) or (value.dim() == 0 and value.is_cpu):
+        value = torch.as_tensor(value, dtype=table.dtype)  # a number is written from where ids are
+        value = device_rows.to_device(value, index.device)
+    if _torch_writes(table, index, value):
         return None
     ids = device_rows.to_device(index.reshape(-1), value.device)
-    value = value.to(table.dtype)
-    rows = value.expand(*index.shape, *table.shape[1:]).reshape(len(ids), *table.shape[1:])
-    return _write(table, torch.where(ids < 0, ids + len(table), ids), rows, add=False)
+    shape = table.shape[1:]
+    rows = value.to(table.dtype).expand(*index.shape, *shape).reshape(-1, *shape)
+    return table.put(torch.where(ids < 0, ids + len(table), ids), rows)
 
 
 def _index_copy_(self: Any, dim: Any, index: Tensor, source: Tensor) -> Tensor | None:
-    return _write(self, index, source, add=False) if dim == 0 else None
+    return None if dim != 0 or _torch_writes(self, index, source) else self.put(index, source)
 
 
 def _index_add_(
-    self: Any, dim: Any, index: Tensor, source: Tensor, *, alpha: float = 1
+    self: Any, dim: Any, index: Tensor, source: Tensor, *, alpha: float | int = 1
 ) -> Tensor | None:
-    rows = source if alpha == 1 else source * alpha
-    return _write(self, index, rows, add=True) if dim == 0 else None
-
-
-def _write(table: Any, ids: Tensor, rows: Tensor, add: bool) -> Tensor | None:
-    on_host = ids.is_cpu and rows.is_cpu
-    if not is_unified(table) or on_host or (table.requires_grad and torch.is_grad_enabled()):
+    if dim != 0 or _torch_writes(self, index, source):
         return None
-    return table.put(ids, rows, add)
+    return self.put(index, source if alpha == 1 else source * alpha, add=True)
+
+
+def _torch_writes(table: Any, ids: Tensor, rows: Tensor) -> bool:
+    """Whether nothing but the host is concerned, or autograd must see (and refuse) the write."""
+    on_host = ids.is_cpu and rows.is_cpu
+    return on_host or not is_unified(table) or (table.requires_grad and torch.is_grad_enabled())
 
 
 def _detach(table: Any) -> Tensor | None:

@@ -112,6 +112,8 @@ class Rows(ABC):
 
         Each part of it is registered beside the table, the first time that this is asked.
         """
+        if table.dtype not in _DTYPES or not table.is_contiguous():
+            return False
         self._begin(table.detach().view(len(table), -1))
         for name, value in self.state.items():
             if name not in self._shown:

@@ -126,6 +126,7 @@ class UnifiedTensor(Tensor):
     _row_bytes: int
     _buffers: Buffers
     _device_rows: DeviceRows
+    _is_face: bool
 
     @staticmethod
     def empty(*shape: int, dtype: torch.dtype = torch.float32, **settings: Any) -> UnifiedTensor:
@@ -250,12 +251,11 @@ class UnifiedTensor(Tensor):
         """
         if self.optimizer is None:
             fail("table", "an optimizer", None, "make it with shoal.unified(rows, RowAdam())")
-        device = grad.device
-        if device.type != "cpu" and getattr(self.optimizer, "reaches", lambda *_: False)(
-            self._plain, device
-        ):
-            rows = self._device_rows.view(device, writes=True)
-            if rows is not None:
+        device, reaches = grad.device, getattr(self.optimizer, "reaches", None)
+        if reaches is not None and not grad.is_cpu:
+            rows = self._device_rows.view(device)
+            if rows is not None and reaches(self._plain, device):
+                self._device_rows.view(device, writes=True)
                 return self.optimizer.step(rows, device_rows.to_device(ids, device), grad)
         self.settle(writes=True)
         self.optimizer.step(self._plain, ids.cpu(), grad.cpu())
@@ -297,10 +297,14 @@ class UnifiedTensor(Tensor):
         return self
 
     def face(self) -> UnifiedTensor:
-        """Another tensor over all that this one is, without its gradient: what detach() gives."""
+        """Another tensor over all that this one is, without its gradient: what detach() gives.
+
+        It is pickled as a plain tensor, so that a module's state_dict() can be read without shoal.
+        """
         other = torch.Tensor._make_subclass(UnifiedTensor, self._plain)
         vars(other).update(vars(self))
         vars(other).pop("_is_param", None)
+        other._is_face = True
         return other
 
     def like(self, rows: Shaped[Tensor, "n ..."]) -> UnifiedTensor:
@@ -316,6 +320,8 @@ class UnifiedTensor(Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         self.settle()
+        if self._is_face and not getattr(self, "_is_param", False):
+            return self._plain.__reduce_ex__(protocol)
         return _rebuilt, (self._plain, self.optimizer, self._settings(mapped=False))
 
     def _settings(self, mapped: bool) -> dict[str, Any]:
@@ -334,7 +340,7 @@ def _make(
     expect(rows.dim() >= 1, "rows", "at least one axis", "a number", "stack the rows")
     table = torch.Tensor._make_subclass(UnifiedTensor, rows)
     table.optimizer, table.home, table.propagates = optimizer, home, propagates
-    table._plain = rows
+    table._plain, table._is_face = rows, False
     table._mapped = mapped
     table._row_bytes = math.prod(rows.shape[1:]) * rows.element_size()
     table._buffers = Buffers()
