@@ -79,7 +79,7 @@ def registering(here: Here) -> Iterator[Row]:
             memory = torch.empty(int(gib * GIB), dtype=torch.uint8)
             begin = time.perf_counter()
             if touched:
-                register.touch(*register.pages_of(memory.untyped_storage()))
+                register.touch(*register.bytes_of(memory.untyped_storage()))
             touching = time.perf_counter() - begin
             taking, giving = _registered(here, memory)
             yield {

@@ -19,6 +19,7 @@ from shoal.sample.fanout import by_columns
 from shoal.sample.stream import GAMMA, MIX_1, MIX_2, Stream, signed
 
 _LANES = 512  # slots that a program holds: four a thread
+_EXACT: dict[str, bool] = {"enable_fp_fusion": False}  # each product is rounded, as in torch
 _GAMMA, _MIX_1, _MIX_2 = tl.constexpr(GAMMA), tl.constexpr(MIX_1), tl.constexpr(MIX_2)
 
 
@@ -32,6 +33,7 @@ def subsets(start: Tensor, degrees: Tensor, offsets: Tensor, fanout: int, key: i
             *(start, degrees, offsets, positions, len(start), fanout, signed(key + GAMMA)),
             LANES=lanes,
             ROWS=rows,
+            **_EXACT,
         )
     return positions
 
