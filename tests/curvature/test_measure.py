@@ -13,8 +13,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import shoal
 from shoal import InputError, Spectrum, spectrum
-from shoal.curvature.noise import batch_factor, effective_batch_size, fit_top
+from shoal.curvature.batch_spectra import batch_factor
+from shoal.curvature.products import Products
+from shoal.curvature.sizes import effective_batch_size, fit_top, mean_top
 from shoal.curvature.spectrum import Noise
+from shoal.curvature.subject import Supervised, subject_of
+from shoal.curvature.untouched import untouched
 from tests.curvature.dense import classes, mlp, per_sample
 
 LOSS = nn.CrossEntropyLoss()
@@ -311,11 +315,22 @@ def test_two_sizes_and_effective_batches() -> None:
     tops = {b: 2.0 + 3.0 * batch_factor(b, 100) for b in (10, 25, 50)}
     assert fit_top(tops, 100) == pytest.approx((2.0, 3.0))
     assert batch_factor(100, 100) == 0
-    for bad in (lambda: fit_top({8: 1.0}), lambda: batch_factor(101, 100)):
-        with pytest.raises(InputError):
-            bad()
+    with pytest.raises(InputError, match="tops: expected two batch sizes"):
+        fit_top({8: 1.0})
     with pytest.raises(InputError, match="independent: expected noise"):
         effective_batch_size(Noise(frobenius=1.0, micro_batch=4), Noise())
+
+
+def test_the_mean_top_is_that_of_dense_batches() -> None:
+    """Each batch's own matrix, its largest eigenvalue, the mean of both; above that of the mean."""
+    batches = classes((6, 9))
+    each = per_sample(mlp(), LOSS, batches, "ggn")
+    dense = [torch.linalg.eigvalsh(part.mean(0))[-1].item() for part in each.split([6, 9])]
+    with untouched(mlp(), batches, "eval", 0):
+        found = subject_of(Supervised(mlp(), LOSS), batches, max_batches=2)
+        top = mean_top(Products(found, "ggn"))
+    assert top == pytest.approx(sum(dense) / 2, rel=1e-3)
+    assert top > torch.linalg.eigvalsh(each.mean(0))[-1]
 
 
 def test_a_clustered_sampler_is_worth_fewer_samples() -> None:

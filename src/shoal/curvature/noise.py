@@ -15,14 +15,13 @@ Woodruff, SOSA 2021, with a Krylov space for the sketch).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect, fail
 from shoal.curvature.lanczos import Basis, Lanczos
 from shoal.curvature.products import Products
 from shoal.curvature.spectrum import Noise, Sampling
@@ -222,78 +221,3 @@ def _along_gradients(products: Products) -> tuple[float, float]:
 
 def _square(v: Tensor) -> float:
     return float(torch.linalg.vector_norm(v, dtype=torch.float64)) ** 2
-
-
-def batch_factor(batch_size: int, dataset_size: int | None) -> float:
-    """k_b = (N − b) / (b (N − 1)): the variance of a batch's mean in units of one sample's.
-
-    For samples drawn without replacement; 1 / b from endless data.
-
-    Raises:
-        InputError: if the batch is not between 1 and the data set.
-
-    Example:
-        >>> batch_factor(4, None), batch_factor(10, 10)
-        (0.25, 0.0)
-    """
-    n = dataset_size
-    good = batch_size >= 1 and (n is None or batch_size <= n)
-    want = "at least 1" if n is None else f"between 1 and the {n} samples"
-    expect(good, "batch_size", want, batch_size, "choose one the data can fill")
-    if n is None or n == 1:
-        return 1 / batch_size if n is None else 0.0
-    return (n - batch_size) / (batch_size * (n - 1))
-
-
-def fit_top(tops: Mapping[int, float], dataset_size: int | None = None) -> tuple[float, float]:
-    """Fit lam_1 + kappa · k_b to the top eigenvalues of batches of two or more sizes.
-
-    What is to be done where samples of a batch are not independent (in-batch losses, clusters,
-    sampled neighborhoods): their spread is no function of one sample's, but is measured.
-
-    Args:
-        tops: mean top eigenvalue of a batch, by batch size (:func:`top_of_batches`).
-        dataset_size: as in :func:`batch_factor`.
-
-    Returns:
-        lam_1 and kappa, by least squares.
-
-    Raises:
-        InputError: if there are fewer than two sizes.
-
-    Example:
-        >>> lam, kappa = fit_top({8: 3.0, 16: 2.5})
-        >>> round(lam, 6), round(kappa, 6)
-        (2.0, 8.0)
-    """
-    if len(tops) < 2:
-        fail("tops", "two batch sizes or more", len(tops), "measure another loader too")
-    factors = [batch_factor(size, dataset_size) for size in tops]
-    rows = torch.tensor([[1.0, k] for k in factors], dtype=torch.float64)
-    values = torch.tensor(list(tops.values()), dtype=torch.float64)
-    lam, kappa = torch.linalg.lstsq(rows, values.unsqueeze(1)).solution.flatten().tolist()
-    return lam, kappa
-
-
-def effective_batch_size(measured: Noise, independent: Noise) -> float:
-    """How many independent samples a batch of a sampler is worth.
-
-    A clustered batch of b samples spreads as b_eff independent ones would: b_eff = b · F2 of
-    independent draws / F2 of the sampler's, each as its batches showed it.
-
-    Args:
-        measured: of the sampler's batches.
-        independent: of batches of the same size at the same parameters, drawn independently.
-
-    Raises:
-        InputError: if one of them has no spread.
-
-    Example:
-        >>> effective_batch_size(Noise(frobenius=4.0, micro_batch=64), Noise(frobenius=1.0))
-        16.0
-    """
-    for name, noise in (("measured", measured), ("independent", independent)):
-        good = noise.frobenius > 0
-        remedy = "measure two batches or more, with probes"
-        expect(good, name, "noise with a spread", noise.frobenius, remedy)
-    return measured.micro_batch * independent.frobenius / measured.frobenius

@@ -64,7 +64,7 @@ def notes_on_stream(
     if sampling != "independent":
         notes.append(
             f"{sampling} batches: the noise is that of this batch size, no multiple of 1 / batch "
-            "size; for other sizes fit two of them (fit_top)"
+            "size; for other sizes fit two of them (shoal.curvature.sizes.fit_top)"
         )
     if len(subject.batches) < 2:
         notes.append("one batch: how batches differ was not measured; give two or more")
