@@ -85,14 +85,14 @@ def link_ranks(
         *(x.split(max(_SCORES // max(n, 1), 1)) for x in pairs), strict=True
     ):
         scores = embeddings[sources] @ embeddings.T
-        here = torch.arange(len(sources), device=scores.device)
-        own = scores[here, targets]
+        own = scores[torch.arange(len(sources)), targets]
+        # 1 above, 0 level, -1 below: of m candidates, above + level / 2 is (m + their sum) / 2
+        signs = scores.sub_(own.unsqueeze(1)).sign_()
         row, col = _no_candidates(sources, targets, known)
-        taken, less = scores[row, col], own[row]
-        above = (scores > own.unsqueeze(1)).sum(1).index_add(0, row, -(taken > less).long())
-        level = (scores == own.unsqueeze(1)).sum(1).index_add(0, row, -(taken == less).long())
-        ranks.append(1 + above + level / 2)
-        against.append(n - torch.bincount(row, minlength=len(sources)))
+        many = n - torch.bincount(row, minlength=len(sources))
+        total = signs.sum(1).index_add(0, row, -signs[row, col])
+        ranks.append(1 + (many + total) / 2)
+        against.append(many)
     return torch.cat(ranks), torch.cat(against)
 
 

@@ -155,12 +155,17 @@ def test_describe_counts(tmp_path: Path) -> None:
     assert (about["nodes_without_edges"], about["features_per_node"]) == (0, 1.0)
 
 
-def test_another_graph_is_refused(tmp_path: Path) -> None:
-    """A model is not judged on features of another width."""
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"classes": 3, "dim": 9}, "features: expected 12 columns, as the run's, got 9"),
+        ({"classes": 4, "dim": 12}, "expected a model of this graph's size, got size mismatch"),
+    ],
+)
+def test_another_graph_is_refused(tmp_path: Path, other: dict[str, int], message: str) -> None:
+    """A model is not judged on other features, though rows be as wide, nor on other classes."""
     path = write(planted_graph(n=300, classes=3, dim=12), tmp_path / "g.npz")
     nodes.train(settings(path, steps=1, batch_size=50))
-    other = write(planted_graph(n=300, classes=3, dim=9), tmp_path / "other.npz")
-    with pytest.raises(
-        InputError, match="expected a model of this graph's size, got size mismatch"
-    ):
-        nodes.judge(Run.open(tmp_path / "run"), str(other))
+    path = write(planted_graph(n=360, **other), tmp_path / "other.npz")
+    with pytest.raises(InputError, match=message):
+        nodes.judge(Run.open(tmp_path / "run"), str(path))

@@ -91,6 +91,31 @@ def settings_on(run: Run, device: str) -> Train:
     return replace(settings_of(run), device=device)
 
 
+def start_of(run: Run) -> dict[str, Any]:
+    """What a run noted of its graph when it began.
+
+    Raises:
+        InputError: if the note is gone.
+    """
+    start = next((event for event in run.record() if event["event"] == "start"), None)
+    where = str(run.folder / "record.jsonl")
+    if start is None or "features" not in start:
+        fail(where, "how the run began", "no such line", "restore it or train again")
+    return start
+
+
+def rows_for(run: Run, features: Csr | Float[Tensor, "n f"], seed: int) -> Float[Tensor, "n d"]:
+    """Rows of a graph as a run's model reads them.
+
+    Raises:
+        InputError: if its features are not as many as those that the run has learned.
+    """
+    # projected rows are equally wide whatever they are projected from
+    want, got = start_of(run)["features"], features.shape[1]
+    expect(got == want, "features", f"{want} columns, as the run's", got, "use data of its kind")
+    return feature_rows(features, seed)
+
+
 def restore(run: Run, model: nn.Module, state: dict[str, Any]) -> None:
     """Give `model` the weights of a run.
 

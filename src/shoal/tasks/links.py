@@ -37,7 +37,14 @@ from shoal.sample.links import LinkSampler, PairSampler
 from shoal.sample.seeds import RandomBatchSampler
 from shoal.settings import Train
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
-from shoal.tasks.graphs import Picked, feature_rows, model_of, restore, settings_on
+from shoal.tasks.graphs import (
+    Picked,
+    feature_rows,
+    model_of,
+    restore,
+    rows_for,
+    settings_on,
+)
 from shoal.train import fit
 
 # The rate, and no dropout, by validation links of coauthor-cs (docs/LOG.md).
@@ -80,7 +87,11 @@ def train(settings: Train) -> dict[str, Any]:
     begin = time.monotonic()
     data = load_links(settings.source, settings.seed)
     table = _table(data, settings)
-    run.write("start", {"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
+    facts = {
+        "data": data.name,
+        "features": None if data.features is None else data.features.shape[1],
+    }
+    run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, table, settings)
     progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
     return finish(run, settings, progress, lambda: _judge(run, data, settings))
@@ -168,7 +179,7 @@ def _embed(run: Run, data: LinkData, graph: Csr, settings: Train) -> Float[Tenso
         own = data.features is not None
         expect(own, data.name, "a graph with features, as the run's", "none", "use its own data")
         assert data.features is not None
-        rows = feature_rows(data.features, settings.seed)
+        rows = rows_for(run, data.features, settings.seed)
     else:
         n, remedy = data.graph.n_rows, "use the run's own data: nodes without features are learned"
         expect(len(learned) == n, data.name, f"the run's {len(learned)} nodes", n, remedy)

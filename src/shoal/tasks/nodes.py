@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shoal import graph_metrics
-from shoal._checks import expect, expect_ids, expect_positive
+from shoal._checks import expect_ids, expect_positive
 from shoal.columns import Columns
 from shoal.data.graphs import load_features, load_nodes
 from shoal.data.nodes import NodeData
@@ -28,7 +28,15 @@ from shoal.sample.seeds import RandomBatchSampler
 from shoal.sample.touch import touch_probability
 from shoal.settings import Train
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
-from shoal.tasks.graphs import Picked, feature_rows, model_of, restore, settings_on
+from shoal.tasks.graphs import (
+    Picked,
+    feature_rows,
+    model_of,
+    restore,
+    rows_for,
+    settings_on,
+    start_of,
+)
 from shoal.train import fit
 
 # The rate by validation on the WordNet graph (docs/LOG.md): rows of length one want it large.
@@ -48,7 +56,8 @@ def train(settings: Train) -> dict[str, Any]:
     begin = time.monotonic()
     data = load_nodes(settings.source)
     rows = feature_rows(data.features, settings.seed)
-    facts = {"data": data.name, "classes": list(data.class_names), "several": data.multi_label}
+    facts = {"data": data.name, "features": data.features.shape[1]}
+    facts |= {"classes": list(data.class_names), "several": data.multi_label}
     run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, rows, settings)
     progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
@@ -120,7 +129,7 @@ def judge(run: Run, source: str, device: str = "cpu") -> dict[str, float]:
         InputError: if the run is not one of the node job, or the graph has other features.
     """
     data, settings = load_nodes(source), settings_on(run, device)
-    return _judge(run, data, feature_rows(data.features, settings.seed), settings)
+    return _judge(run, data, rows_for(run, data.features, settings.seed), settings)
 
 
 def _judge(run: Run, data: NodeData, rows: Tensor, settings: Train) -> dict[str, float]:
@@ -167,15 +176,12 @@ def predictions(
         InputError: if the graph has other features, or k is below 1.
     """
     expect_positive("k", k)
-    start = next((e for e in run.record() if e["event"] == "start" and "classes" in e), None)
-    where = str(run.folder / "record.jsonl")
-    expect(start is not None, where, "the classes of the run", "none", "train it again")
-    assert start is not None
+    start = start_of(run)
     names, several = start["classes"], start["several"]
     graph, features = load_features(source)
     expect_ids("nodes", ids, graph.n_rows)
     settings = settings_on(run, device)
-    rows = feature_rows(features, settings.seed)
+    rows = rows_for(run, features, settings.seed)
     logits = full_graph(_model(run, settings, rows.shape[1], len(names)), graph, rows, ids)
     shares = logits.sigmoid() if several else logits.softmax(1)
     best = shares.topk(min(k, len(names)), dim=1)
