@@ -1,4 +1,4 @@
-"""Errors of three estimates of the trace over 16 seeds, on Hessians whose trace is known exactly."""
+"""Errors of three trace estimates over 16 seeds, on Hessians whose trace is known exactly."""
 
 from __future__ import annotations
 
