@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the two runs")
     parser.add_argument("--source", default="wordnet", help="another data set of texts and labels")
     parser.add_argument("--seed", type=int, default=0)
+    choices = ("schedule", "spectral")
+    parser.add_argument("--step", choices=choices, default="schedule", help="see docs/steps.md")
     asked = parser.parse_args()
     results = {}
     for batches in ("random", "ngame"):
@@ -61,6 +63,7 @@ def train(asked: argparse.Namespace, batches: Any) -> dict[str, Any]:
         steps=asked.steps,
         batches=batches,
         seed=asked.seed,
+        step=asked.step,
         rank="fused" if batches == "ngame" else "encoder",
         resume=resume,
     )

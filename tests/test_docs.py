@@ -112,6 +112,7 @@ def test_names_of_verbs_and_flags_are_the_commands_own() -> None:
         "serve",
         "plan",
         "gather",
+        "spectrum",
     }
     assert {"--json", "--device", "--batch-size"} <= verbs["train"]
     assert "--source" not in verbs["train"] and "--source" in verbs["evaluate"]

@@ -48,6 +48,14 @@ if TYPE_CHECKING:
     from shoal.sample.seeds import RandomBatchSampler as RandomBatchSampler
     from shoal.sample.touch import touch_probability as touch_probability
     from shoal.search import top_k as top_k
+    from shoal.step.damped import DampedDiagonal as DampedDiagonal
+    from shoal.step.evidence import evidence as evidence
+    from shoal.step.learner import StepLearner as StepLearner
+    from shoal.step.learner import learner_for as learner_for
+    from shoal.step.rules import rates as rates
+    from shoal.step.rules import rescale as rescale
+    from shoal.step.schedule import BatchSizeLR as BatchSizeLR
+    from shoal.step.size import learning_rate as learning_rate
     from shoal.tasks.fusing import load as load
     from shoal.train import fit as fit
 
@@ -95,6 +103,15 @@ _HOMES = {
     # how far
     "spectrum": "curvature.measure",
     "Spectrum": "curvature.spectrum",
+    # how far
+    "learning_rate": "step.size",
+    "rescale": "step.rules",
+    "rates": "step.rules",
+    "evidence": "step.evidence",
+    "BatchSizeLR": "step.schedule",
+    "StepLearner": "step.learner",
+    "learner_for": "step.learner",
+    "DampedDiagonal": "step.damped",
     # what came of it
     "Run": "run",
     "load": "tasks.fusing",

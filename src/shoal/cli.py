@@ -31,6 +31,7 @@ _VERBS = (
     asked.Train,
     asked.Evaluate,
     asked.Report,
+    asked.Spectrum,
     asked.Export,
     asked.Add,
     asked.Predict,
@@ -130,7 +131,7 @@ def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
     from shoal.data.formats import convert
     from shoal.report import report
     from shoal.serve import server
-    from shoal.tasks import bandwidth, exporting, labels, plan, use
+    from shoal.tasks import bandwidth, exporting, labels, plan, spectra, use
 
     functions: dict[type, Callable[[Any], dict[str, Any]]] = {
         asked.Data: use.data,
@@ -139,6 +140,7 @@ def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
         asked.Train: labels.train,
         asked.Evaluate: use.evaluate,
         asked.Report: report,
+        asked.Spectrum: spectra.measure,
         asked.Export: exporting.export,
         asked.Add: exporting.add,
         asked.Predict: use.predict,
@@ -165,6 +167,11 @@ def _readable(result: dict[str, Any], indent: str = "") -> str:
         elif isinstance(value, list) and value and isinstance(value[0], str):
             lines += [f"{indent}{key}", *(f"{indent}  {line}" for line in value)]
         else:
-            text = f"{value:.2f}" if isinstance(value, float) else value
+            text = _figure(value) if isinstance(value, float) else value
             lines.append(f"{indent}{key:<{width}}  {text}")
     return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    """Two decimals, or four digits that count where two decimals would hide them."""
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.4g}"

@@ -80,6 +80,8 @@ class Train(Common):
     """Points a batch: 1024 for labels (256 with a transformer), 512 for graphs."""
     lr: float | None = None
     """Peak learning rate: 0.1 for labels (2e-4 with a transformer), 0.03 nodes, 0.01 links."""
+    step: Literal["schedule", "spectral"] = "schedule"
+    """How far: by the schedule alone, or also by looks at curvature while it trains."""
     clip: float | None = None
     """Upper bound of the gradient's norm; none by default."""
     accumulate: int = 1
@@ -192,6 +194,36 @@ class Cluster(Common):
     """Width of the untrained bag's embeddings."""
     sample: int = 2000
     """Points whose true hardest negatives are searched for."""
+    seed: int = 0
+    """Of everything random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum(Common):
+    """Measure curvature, and say how far a step may go: table, JSON and picture."""
+
+    source: Source
+    """Folder of a run; or file.py:function, which returns model, loss_fn, loader, optimizer."""
+    out: Path | None = None
+    """Folder for spectrum.json and spectrum.png; spectrum beside the source by default."""
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "sgd"
+    """How own objects are trained, where they hold no optimizer."""
+    lr: float | None = None
+    """A rate that trains at the loader's batch size; the optimizer's own by default."""
+    batch_sizes: tuple[int, ...] = ()
+    """To advise on; powers of two around the loader's by default."""
+    curvature: Literal["ggn", "hessian", "fisher"] = "ggn"
+    """Gauss-Newton, which advice needs, the Hessian, or the empirical Fisher matrix."""
+    mode: Literal["eval", "train"] = "eval"
+    """What batch normalization and dropout do while it is measured."""
+    lanczos: int = 30
+    """Steps of Lanczos; more where the greatest eigenvalue does not settle."""
+    probes: int = 8
+    """Random vectors for trace and noise."""
+    max_batches: int = 32
+    """Batches of the loader that are measured."""
+    evidence: int = 0
+    """Steps of branch runs at 0.5, 1, 2 and 4 times the advice; none by default."""
     seed: int = 0
     """Of everything random."""
 

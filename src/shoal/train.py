@@ -3,7 +3,8 @@
 A step takes the gradient with respect to the dense parameters and, where the table learns, to the
 rows that the batch gathered; clips both by one norm; moves the parameters by a torch optimizer and
 the rows by the table's own. The learning rate rises linearly over the warm-up and falls linearly to
-zero at the end of the budget, as in NGAME's published configuration.
+zero at the end of the budget, as in NGAME's published configuration; a learner may set, from looks
+at curvature, what it falls from (:mod:`shoal.step.learner`).
 
 Law: a run that is stopped after any step and resumed ends in the same numbers as one that is not,
 at the same thread count. Everything that a step reads is therefore either a function of
@@ -14,10 +15,11 @@ the clock sets the learning rate.)
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,9 +31,18 @@ from shoal.gradients import gradient_of, trained
 from shoal.interrupts import interrupts
 from shoal.job import Budget, Job, Progress
 from shoal.run import Run
+from shoal.step.job import learner_of
+from shoal.step.learner import StepLearner
 
 
-def fit(job: Job, budget: Budget, run: Run | None = None, *, resume: bool = False) -> Progress:
+def fit(
+    job: Job,
+    budget: Budget,
+    run: Run | None = None,
+    *,
+    resume: bool = False,
+    step: Literal["schedule", "spectral"] | StepLearner = "schedule",
+) -> Progress:
     """Train until the budget is spent, then save.
 
     The model, and the table if it learns, are trained in place. With validation, ``run.best`` is
@@ -44,6 +55,9 @@ def fit(job: Job, budget: Budget, run: Run | None = None, *, resume: bool = Fals
         budget: how long.
         run: where checkpoints and the record go; None keeps nothing.
         resume: continue from ``run.last``.
+        step: how far: the schedule's rate; ``"spectral"``: times what a learner makes of curvature
+            after the warm-up; or a learner with options of one's own
+            (:func:`~shoal.step.job.learner_of`).
 
     Raises:
         InputError: if the loss is not a finite number, patience has no validation, there is nothing
@@ -51,7 +65,10 @@ def fit(job: Job, budget: Budget, run: Run | None = None, *, resume: bool = Fals
     """
     judged = budget.patience is None or job.evaluate is not None
     expect(judged, "patience", "a validation to judge by", "none", "hold out some or leave it out")
-    loop = _Loop(job, budget, run)
+    known = isinstance(step, StepLearner) or step in ("schedule", "spectral")
+    expect(known, "step", "schedule, spectral or a learner", step, "choose one of them")
+    learner = step if isinstance(step, StepLearner) else None
+    loop = _Loop(job, budget, run, learner_of(job) if step == "spectral" else learner)
     with torch.random.fork_rng(), interrupts() as interrupted:
         torch.manual_seed(job.seed)
         if resume:
@@ -60,11 +77,24 @@ def fit(job: Job, budget: Budget, run: Run | None = None, *, resume: bool = Fals
     return loop.progress
 
 
+def restore(job: Job, run: Run) -> None:
+    """Put model, tables, optimizers and loader where a run's last checkpoint has them.
+
+    Raises:
+        InputError: if there is none, or it is that of another job.
+    """
+    with torch.random.fork_rng():
+        _Loop(job, Budget(steps=1), run, None).resume(recorded=False)
+
+
 class _Loop:
     """A run in progress."""
 
-    def __init__(self, job: Job, budget: Budget, run: Run | None) -> None:
-        self.job, self.budget, self.record_to = job, budget, run
+    def __init__(
+        self, job: Job, budget: Budget, run: Run | None, learner: StepLearner | None
+    ) -> None:
+        self.job, self.budget, self.record_to, self.learner = job, budget, run, learner
+        self.also = {**job.also, **({} if learner is None else {"step": learner})}
         self.progress = Progress()
         self.total = budget.total_steps(job.steps_per_epoch)
         self.lrs = [group["lr"] for group in job.optimizer.param_groups] if job.optimizer else []
@@ -124,7 +154,9 @@ class _Loop:
         learns = job.table is not None
         gradient = gradient_of(job.objective, batches, learns, job.autocast, job.chunk)
         self.progress.loss = gradient.loss
-        self._refuse_divergence()
+        if not math.isfinite(gradient.loss):
+            self._diverged(batches)
+            return gradient.outputs[-1]
         gradient.clip_(job.clip)
         if job.optimizer is not None:
             for name, param in trained(job.objective.model).items():
@@ -137,6 +169,7 @@ class _Loop:
             for batch, outputs in zip(batches, gradient.outputs, strict=True):
                 job.observe(batch, outputs)
         self.progress.step += 1
+        self._learn(batches)
         return gradient.outputs[-1]
 
     def _factor(self) -> float:
@@ -149,17 +182,32 @@ class _Loop:
         return min(1.0, (step + 1) / max(self.job.warmup, 1)) * max(1.0 - spent, 0.0)
 
     def _set_lr(self, factor: float) -> None:
+        if self.learner is not None:
+            factor *= self.learner.factor
         if self.job.optimizer is not None:
             for group, lr in zip(self.job.optimizer.param_groups, self.lrs, strict=True):
                 group["lr"] = lr * factor
         for name, table in self.tables.items():
             table.optimizer.lr = self.table_lrs[name] * factor
 
-    def _refuse_divergence(self) -> None:
-        loss = self.progress.loss
-        if not abs(loss) < float("inf"):
+    def _learn(self, batches: Sequence[Batch]) -> None:
+        """Let the learner see the step; it may look, or put an earlier state back."""
+        if self.learner is None:
+            return
+        facts = self.learner.observe(batches, self.progress.loss)
+        if facts and self.job.optimizer is not None:
+            self.learner.set_momentum(self.job.optimizer)
+        if facts:
+            self._record("curvature", **facts)
+
+    def _diverged(self, batches: Sequence[Batch]) -> None:
+        """Leave the step out if a learner puts an earlier state back, else refuse to go on."""
+        if self.learner is None:
             where = f"loss at step {self.progress.step + 1}"
-            fail(where, "a finite number", loss, "lower --lr; the last checkpoint is untouched")
+            remedy = "lower --lr; the last checkpoint is untouched"
+            fail(where, "a finite number", self.progress.loss, remedy)
+        self._learn(batches)
+        self.progress.step += 1
 
     # -- around it ---------------------------------------------------------------------------
 
@@ -217,7 +265,7 @@ class _Loop:
         state["loader"] = job.loader.state_dict()
         state["progress"] = vars(self.progress) | {"stopped": ""}
         state["random"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-        state["also"] = {name: part.state_dict() for name, part in job.also.items()}
+        state["also"] = {name: part.state_dict() for name, part in self.also.items()}
         if job.optimizer is not None:
             state["optimizer"] = job.optimizer.state_dict()
         if job.table is not None:
@@ -229,7 +277,7 @@ class _Loop:
         self.record_to.save_last(state)
         self.saved_at = time.monotonic()
 
-    def resume(self) -> None:
+    def resume(self, recorded: bool = True) -> None:
         run = self.record_to
         expect(run is not None, "run", "a run folder to resume from", None, "pass --out")
         assert run is not None
@@ -242,7 +290,8 @@ class _Loop:
             missing = isinstance(error, KeyError)
             reason = f"nothing named {error}" if missing else str(error).splitlines()[-1].strip()
             fail(str(run.last), "a checkpoint of this job", reason, "resume with its own settings")
-        self._record("resume")
+        if recorded:
+            self._record("resume")
 
     def _load(self, state: dict[str, Any]) -> None:
         job = self.job
@@ -254,7 +303,7 @@ class _Loop:
         if job.optimizer is not None:
             job.optimizer.load_state_dict(state["optimizer"])
         job.loader.load_state_dict(state["loader"])
-        for name, part in job.also.items():
+        for name, part in self.also.items():
             part.load_state_dict(state["also"][name])
         self.progress = Progress(**state["progress"])
         on_host, *on_devices = state["random"]

@@ -20,7 +20,6 @@ from shoal.curvature.batch_spectra import (
     batch_factor,
     batch_of_factor,
     coupling,
-    from_two_batch_sizes,
     perturbed,
     wishart,
 )
@@ -147,14 +146,6 @@ def test_second_order_perturbation() -> None:
     assert 1 - overlap == pytest.approx(1 - expected.overlap, rel=0.1)
 
 
-def test_two_batch_sizes_give_kappa() -> None:
-    """The fitted κ predicts any third batch size of an exact E4."""
-    known = Coupling(3.0, 0.0)
-    at = [perturbed(2.0, known, k).value for k in (0.5, 0.1, 0.02)]
-    found = from_two_batch_sizes(at[0], at[1], 0.5, 0.1)
-    assert at[1] - (0.1 - 0.02) * found.kappa == pytest.approx(at[2])
-
-
 @given(st.integers(2, 1000), st.data())
 def test_the_factor_is_a_sample_mean_s_variance(n: int, data: st.DataObject) -> None:
     """k_N = 0, k_1 = 1, and a batch size comes back from its factor."""
@@ -176,8 +167,6 @@ def test_the_factor_is_a_sample_mean_s_variance(n: int, data: st.DataObject) -> 
         (lambda: wishart(3.0, torch.tensor([-1.0]), 0.1), "others: expected eigenvalues of at"),
         (lambda: perturbed(1.0, Coupling(4.0, 0.0), 0.5), "k: expected a noise"),
         (lambda: coupling(1.0, torch.ones(1), torch.ones(1)), "others: expected eigenvalues below"),
-        (lambda: from_two_batch_sizes(1.0, 2.0, 0.5, 0.1), "small: expected at least 2"),
-        (lambda: from_two_batch_sizes(2.0, 1.0, 0.1, 0.1), "k_small: expected more"),
     ],
 )
 def test_outside_its_limits_a_law_refuses(call, named: str, unchecked: None) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from shoal._checks import InputError
+from shoal.curvature import exact as exact_laws
 from shoal.curvature import stability
 from shoal.curvature.batch_spectra import batch_factor
 
@@ -47,7 +48,7 @@ def gaussian_batches(scales: np.ndarray, b: int, seed: int) -> Iterator[Curvatur
 def test_isotropic_regression(b: int) -> None:
     """T4, E5: SGD on isotropic least squares turns within 2 % of 2b/(b + P + 1)."""
     p = 300
-    exact = stability.gaussian_rate(torch.ones(p), 1 / b)
+    exact = exact_laws.gaussian_rate(torch.ones(p), 1 / b)
     assert exact == pytest.approx(2 * b / (b + p + 1))
     steps = 12_000 if b == 4 else 800
     assert growth(gaussian_batches(np.ones(p), b, 0), p, 0.98 * exact, steps) < 0
@@ -59,7 +60,7 @@ def test_heavy_ball(b: int) -> None:
     """T5, E6: with momentum 0.9 it turns within 12 % of the closed form; E6's law is near it."""
     p = 200
     scales = 1.0 / np.arange(1, p + 1)
-    exact = stability.gaussian_rate(torch.from_numpy(scales), 1 / b, momentum=0.9)
+    exact = exact_laws.gaussian_rate(torch.from_numpy(scales), 1 / b, momentum=0.9)
     for factor, grows in ((0.88, False), (1.12, True)):
         stream = gaussian_batches(scales, b, 1)
         assert (growth(stream, p, factor * exact, 1500, 0.9) > 0) == grows
@@ -72,7 +73,7 @@ def test_the_exact_operator() -> None:
     factors = mlp_factors(40)
     n, p, _ = factors.shape
     b = 4
-    exact = stability.exact_rate(factors, batch_factor(b, n))
+    exact = exact_laws.exact_rate(factors, batch_factor(b, n))
     rows = factors.numpy()
 
     def stream() -> Iterator[Curvature]:
@@ -89,7 +90,7 @@ def test_the_exact_operator() -> None:
     assert not grows(0.97 * exact) and grows(1.3 * exact)
     trace, lam, frobenius, c = facts_of(factors)
     law = stability.largest_rate(lam, c, batch_factor(b, n))
-    assert exact <= min(stability.upper_bounds(lam, 0.0, trace, frobenius, c, batch_factor(b, n)))
+    assert exact <= min(exact_laws.upper_bounds(lam, 0.0, trace, frobenius, c, batch_factor(b, n)))
     assert 0.5 < law / exact < 1.3
 
 
@@ -127,8 +128,8 @@ def test_a_batch_of_all_is_gradient_descent() -> None:
     _, lam, _, c = facts_of(factors)
     k = batch_factor(12, 12)
     values = torch.linalg.eigvalsh(torch.einsum("npc,nqc->pq", factors, factors) / 12).clamp(min=0)
-    assert stability.exact_rate(factors, k) == pytest.approx(2 / lam, rel=1e-4)
-    assert stability.gaussian_rate(values, k) == pytest.approx(2 / lam)
+    assert exact_laws.exact_rate(factors, k) == pytest.approx(2 / lam, rel=1e-4)
+    assert exact_laws.gaussian_rate(values, k) == pytest.approx(2 / lam)
     assert stability.largest_rate(lam, c, k) == pytest.approx(2 / lam)
     assert stability.largest_rate(lam, c, k, 0.9) == pytest.approx(2 * 1.9 / lam)
     assert stability.minimal_damping(1.99, values, k) == 0
@@ -211,6 +212,26 @@ def test_polyak_s_rate() -> None:
     assert min(others) > best
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_gradient_noise_holds_half_the_loss(momentum: float) -> None:
+    """Least squares with noisy targets: at the rate with c + tr Σ/L the excess loss is L/2."""
+    p, b, sigma = 100, 8, 0.3
+    level = sigma**2
+    # Gaussian rows of variance 1/p: H = 1/p, c = tr H = 1, and tr Σ = σ² at the minimum
+    c = stability.with_gradient_noise(1.0, sigma**2, level)
+    rate = stability.largest_rate(1 / p, c, 1 / b, momentum)
+    rng = np.random.default_rng(6)
+    x, v, seen = np.zeros(p), np.zeros(p), []
+    for i in range(4000):
+        rows = rng.normal(size=(b, p)) / math.sqrt(p)
+        gradient = rows.T @ (rows @ x - sigma * rng.normal(size=b)) / b
+        v = momentum * v - rate * gradient
+        x = x + v
+        if i > 1000:
+            seen.append(float(x @ x) / p / 2)
+    assert np.mean(seen) == pytest.approx(level / 2, rel=0.2)
+
+
 def test_the_critical_batch_parts_the_regimes() -> None:
     """E6: at b* both terms are alike; momentum 0.9 moves it by 19 times."""
     lam, c, n = 2.0, 30.0, 4000
@@ -230,9 +251,9 @@ def test_the_critical_batch_parts_the_regimes() -> None:
         (lambda: stability.largest_rate(1.0, -1.0, 0.1), "c: expected"),
         (lambda: stability.largest_rate(1.0, 1.0, -0.1), "k: expected"),
         (lambda: stability.largest_rate(1.0, 1.0, 0.1, 1.0), "momentum: expected"),
-        (lambda: stability.gaussian_rate(torch.tensor([-1.0, 1.0]), 0.1), "eigenvalues: expected"),
-        (lambda: stability.gaussian_rate(torch.zeros(2), 0.1), "eigenvalues: expected"),
-        (lambda: stability.exact_rate(torch.zeros(2, 2, 1), 0.1), "factors: expected"),
+        (lambda: exact_laws.gaussian_rate(torch.tensor([-1.0, 1.0]), 0.1), "eigenvalues: expected"),
+        (lambda: exact_laws.gaussian_rate(torch.zeros(2), 0.1), "eigenvalues: expected"),
+        (lambda: exact_laws.exact_rate(torch.zeros(2, 2, 1), 0.1), "factors: expected"),
         (lambda: stability.minimal_damping(0.0, torch.ones(1), 0.1), "rate: expected"),
         (lambda: stability.polyak(1.0, -0.5), "least: expected an eigenvalue in"),
         (lambda: stability.polyak(1.0, 2.0), "least: expected an eigenvalue in"),

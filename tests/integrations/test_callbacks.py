@@ -100,3 +100,70 @@ def test_lightning_trains_and_resumes(tmp_path: Path) -> None:
     stream = [batch for _ in range(4) for batch in alone]
     assert train(2).seen == stream[:6]
     assert train(4, tmp_path / "2.ckpt").seen == stream[6:]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_learns_its_step() -> None:
+    """SGD on a quadratic of curvature 2 and no noise goes to 1.5 times its rate at the look."""
+    pytest.importorskip("lightning", reason="needs lightning")
+    import lightning.pytorch as pl  # pyright: ignore[reportMissingImports]
+    from torch.nn.functional import mse_loss
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Quadratic(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            return mse_loss(self(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    callback = lightning.step_callback(mse_loss, warmup=2, share=1.0)
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", callbacks=[callback], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    data = TensorDataset(torch.ones(96, 1), torch.zeros(96, 1))
+    trainer.fit(Quadratic(), DataLoader(data, batch_size=8))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.15)
+    assert callback.state_dict()["lr"] == pytest.approx(0.15)
+
+
+def test_transformers_learn_their_step(tmp_path: Path) -> None:
+    """The events of a trainer: its schedule's base rises, and a checkpoint brings it back."""
+    pytest.importorskip("transformers", reason="needs the extra text")
+    model = torch.nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    args = SimpleNamespace(output_dir=str(tmp_path), gradient_accumulation_steps=1)
+    loader = [{"x": torch.ones(8, 1), "labels": torch.zeros(8, 1)}] * 8
+    tools = {"model": model, "optimizer": optimizer, "lr_scheduler": schedule}
+
+    def made() -> Any:
+        return transformers.step_callback(
+            lambda outputs, batch: (outputs - batch["labels"]).square().mean(),
+            lambda model, batch: model(batch["x"]),
+            warmup=2,
+            share=1.0,
+        )
+
+    callback = made()
+    callback.on_train_begin(args, _state(0, 0), None, train_dataloader=loader, **tools)
+    for step in range(1, 12):
+        callback.on_step_end(args, _state(step, 0), None, **tools)
+        optimizer.step()
+        schedule.step()
+    assert schedule.base_lrs == [pytest.approx(0.15)]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.075)
+    (tmp_path / "checkpoint-11").mkdir()
+    callback.on_save(args, _state(11, 0), None, **tools)
+    schedule.base_lrs[:] = [0.1]
+    resumed = made()
+    resumed.on_train_begin(args, _state(11, 0.5), None, train_dataloader=loader, **tools)
+    assert schedule.base_lrs == [pytest.approx(0.15)]

@@ -237,8 +237,9 @@ def coupling(lam: float, others: Vector, squares: Vector) -> Coupling:
 def perturbed(lam: float, known: Coupling, k: float) -> Outlier:
     """The outlier at the noise `k`, by measured coupling, E4: λ + kκ.
 
-    Second order in the noise: valid while kκ is at most λ. With a `kappa` that is one pass' lower
-    bound, ‖(I − v₁v₁ᵀ)(H_i − H)v₁‖²/λ₁, so is the value.
+    Second order in the noise: valid while kκ is at most λ. Where samples are not independent, κ is
+    fitted at two batch sizes (:func:`~shoal.curvature.sizes.fit_top`). With a `kappa` that is one
+    pass' lower bound, ‖(I − v₁v₁ᵀ)(H_i − H)v₁‖²/λ₁, so is the value.
 
     Raises:
         InputError: beyond that.
@@ -252,31 +253,6 @@ def perturbed(lam: float, known: Coupling, k: float) -> Outlier:
     remedy = "ask for a larger batch, or measure on a batch of that size"
     expect(k * known.kappa <= lam * (1 + 1e-9), "k", want, f"{k * known.kappa:.4g}", remedy)
     return Outlier(lam + k * known.kappa, max(0.0, 1 - k * known.leak), math.nan)
-
-
-def from_two_batch_sizes(small: float, large: float, k_small: float, k_large: float) -> Coupling:
-    """κ of E4 from the greatest eigenvalue at two batch sizes, where nothing else is known.
-
-    Needs no samples drawn independently: measured on a loader's own batches it holds for losses
-    over pools and for clustered seeds too. The leak is not known from it.
-
-    Args:
-        small: mean greatest eigenvalue of batches of the smaller size.
-        large: the same for the larger size.
-        k_small: factor of the smaller size.
-        k_large: that of the larger size, less than `k_small`.
-
-    Raises:
-        InputError: if the sizes are alike, or the larger batch has the larger eigenvalue.
-
-    Example:
-        >>> from_two_batch_sizes(4.0, 3.0, 0.5, 0.25).kappa
-        4.0
-    """
-    expect(k_small > k_large, "k_small", f"more than {k_large}", k_small, "swap or part the sizes")
-    want = f"at least {large}, that of the larger batch"
-    expect(small >= large, "small", want, small, "average over more batches")
-    return Coupling((small - large) / (k_small - k_large), math.nan)
 
 
 def _outlier(

@@ -144,6 +144,7 @@ def lanczos(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
     basis: Basis | None = None,
+    start: Tensor | None = None,
 ) -> Lanczos:
     """Find the outer eigenvalues of a symmetric matrix from products with it.
 
@@ -158,6 +159,7 @@ def lanczos(
         dtype: of the vectors that `product` is given.
         device: where they live.
         basis: an empty one with room for ``steps + block`` rows, kept elsewhere; None makes one.
+        start: the first vector, such as the top one of a matrix alike; random by default.
 
     Raises:
         InputError: if a number is out of range or a product is not finite.
@@ -174,7 +176,9 @@ def lanczos(
     # an empty basis is false
     basis = Basis(steps + block, p, dtype, device) if basis is None else basis
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(block):
+    if start is not None:
+        basis.append(start / torch.linalg.vector_norm(start))
+    for _ in range(block - len(basis)):
         basis.append(basis.fresh(generator))
     band = torch.zeros(steps + block, steps, dtype=torch.float64)
     for j in range(steps):

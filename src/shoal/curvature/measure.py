@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from shoal._checks import expect, expect_positive
 from shoal.curvature.lanczos import Basis, Lanczos, lanczos
+from shoal.curvature.metric import in_metric, metric_of, scales_of
 from shoal.curvature.noise import Recorder, Rest, noise_of, rest_of
 from shoal.curvature.operators import product_of
 from shoal.curvature.products import Products
@@ -61,6 +62,7 @@ def spectrum(
     forward: Callable[[nn.Module, Any], Tensor] | None = None,
     dataset_size: int | None = None,
     sampling: Sampling | None = None,
+    precondition: torch.optim.Optimizer | None = None,
     operator: Any = None,
 ) -> Spectrum:
     """Measure eigenvalues, trace and noise of an objective's curvature on a loader's batches.
@@ -88,6 +90,8 @@ def spectrum(
             called with ``(outputs, batch)``.
         dataset_size: samples of the whole data, where the loader does not say.
         sampling: how a batch's samples are drawn, where the loader does not say.
+        precondition: an optimizer whose metric to measure in: D^−½ H D^−½ with D = √v̂ + eps of
+            Adam or RMSprop, which its step sizes need.
         operator: anything with ``shape`` and ``@`` or ``matvec``, such as one of curvlinops', in
             place of model, loss and loader; it has no noise.
 
@@ -116,7 +120,10 @@ def spectrum(
         wanted = _filter(params)
         subject, notes = _subject(objective, loader, max_batches, wanted, seed)
         notes += notes_on(objective.model, mode) + expect_sound(subject)
+        if precondition is not None:
+            subject = in_metric(subject, scales_of(precondition, objective.model))
         products = Products(subject, curvature, route, memory)
+        loss = subject.mean_loss()
         size = dataset_size if dataset_size is not None else dataset_size_of(loader)
         expect_size(size, subject)
         drawn = sampling or sampling_of(loader, subject)
@@ -124,6 +131,8 @@ def spectrum(
     notes += notes_on_stream(loader, subject, size, drawn)
     return replace(
         measured,
+        metric=metric_of(precondition),
+        loss=loss,
         sampler=sampler_of(loader),
         seconds=time.perf_counter() - began,
         warnings=(*notes, *measured.warnings),

@@ -169,7 +169,7 @@ def noise_of(
     spread, direct = _at_top(recorder, found)
     inside = sum(recorder.spreads)
     outside = sum(rest.spreads) / len(rest.spreads) if rest.spreads else math.nan
-    scale, sharpness = _along_gradients(products)
+    covariance, scale, sharpness = _along_gradients(products)
     return Noise(
         s2=(inside + outside) / products.shape[0],
         frobenius=inside + outside,
@@ -182,6 +182,7 @@ def noise_of(
         sampling=sampling,
         top=recorder.projected(found.coordinates[:, :keep]),
         sizes=torch.tensor(sizes, dtype=torch.float64),
+        gradient_covariance=covariance,
     )
 
 
@@ -201,8 +202,8 @@ def _at_top(recorder: Recorder, found: Lanczos) -> tuple[float, float]:
     return anova(sizes, squares, _square(mean), total), anova(sizes, direct, along**2, total)
 
 
-def _along_gradients(products: Products) -> tuple[float, float]:
-    """The gradient noise scale, NaN where noise hides the gradient, and the batch sharpness."""
+def _along_gradients(products: Products) -> tuple[float, float, float]:
+    """Covariance of gradients, noise scale (NaN where noise hides the gradient), sharpness."""
     sizes, n = products.subject.sizes, sum(products.subject.sizes)
     mean = torch.zeros(products.shape[0], dtype=torch.float64, device=products.device)
     squares, sharp = 0.0, []
@@ -216,7 +217,7 @@ def _along_gradients(products: Products) -> tuple[float, float]:
     covariance = anova(sizes, squares, _square(mean), None)
     signal = _square(mean) - covariance / n  # the mean's own square holds noise / n
     scale = covariance / signal if signal > 0 else math.nan
-    return scale, sum(sharp) / len(sharp) if sharp else math.nan
+    return covariance, scale, sum(sharp) / len(sharp) if sharp else math.nan
 
 
 def _square(v: Tensor) -> float:

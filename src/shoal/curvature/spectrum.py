@@ -24,6 +24,7 @@ from shoal.files import file_aside
 
 Curvature = Literal["hessian", "ggn", "fisher"]
 Sampling = Literal["independent", "clustered", "in-batch", "neighborhoods"]
+Metric = Literal["plain", "adam"]
 
 FORMAT = "shoal spectrum 1"
 
@@ -50,6 +51,7 @@ class Noise:
             alone; elsewhere numbers are those of the loader's own batches, times their size.
         top: each batch's curvature in the first k Ritz vectors, ``[batches, k, k]``.
         sizes: samples of each batch, ``[batches]``.
+        gradient_covariance: tr Cov(g_i) of one sample's gradient.
     """
 
     s2: float = math.nan
@@ -63,6 +65,7 @@ class Noise:
     sampling: Sampling = "independent"
     top: Float[Tensor, "batches k k"] = field(default_factory=lambda: torch.zeros(0, 0, 0))
     sizes: Float[Tensor, " batches"] = field(default_factory=lambda: torch.zeros(0))
+    gradient_covariance: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,8 @@ class Spectrum:
         products: with the whole of H that were taken, the noise's included.
         warnings: what to know before these numbers are believed.
         frobenius: ‖H‖_F², or NaN.
+        metric: ``"adam"`` where H is D^−½ H D^−½, with D = √v + eps of the optimizer.
+        loss: mean over the batches, or NaN.
 
     Example:
         >>> values = torch.tensor([2.0, 1.0])
@@ -115,6 +120,8 @@ class Spectrum:
     products: int = 0
     warnings: tuple[str, ...] = ()
     frobenius: float = math.nan
+    metric: Metric = "plain"
+    loss: float = math.nan
 
     @property
     def lam_max(self) -> float:

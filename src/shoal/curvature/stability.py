@@ -7,12 +7,14 @@ and the noise summed over every direction:
     E5  SGD        1/a = λ₁/2 + k_b c/2                     c = E‖H_i − H‖²_F / tr H
     E6  momentum B 1/a = λ₁/(2(1 + B)) + k_b c/(2(1 − B))   critical batch: both terms alike
     E7  Adam       the same of D^−½ H D^−½, D = √v + ε, B = β₁, for a (1 − β₁) in place of a
+    floor          the rate at which gradient noise alone holds half the loss: c + tr Σ/L for c
     E8  damping    the least δ at which (H + δ)^−1 or (D + δ)^−1 holds at a given a
     E9  Polyak     a = (2/(√λ₁ + √λ_P))², B = ((√λ₁ − √λ_P)/(√λ₁ + √λ_P))², without noise
 
 with k_b of :func:`~shoal.curvature.batch_spectra.batch_factor`. E5 is the sum of two rigorous
 bounds; the exact threshold is the eigenvalue problem of Mulayoff and Michaeli (2306.07850), here
-:func:`exact_rate`; of Gaussian features it is a closed form, :func:`gaussian_rate`. All need a
+:func:`~shoal.curvature.exact.exact_rate`; of Gaussian features it is a closed form,
+:func:`~shoal.curvature.exact.gaussian_rate`. All need a
 positive semi-definite curvature: the Gauss–Newton matrix. They say where a quadratic stops being
 stable: nets bend, and train at one to five times that (docs/steps.md).
 """
@@ -26,12 +28,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect, fail
+from shoal._checks import expect
 from shoal.curvature.batch_spectra import batch_of_factor
 
 Vector = Float[Tensor, " m"]
-# the quotient nears the eigenvalue as (λ₂/λ₁)²ᵗ: most problems settle within a hundred steps
-_MOST_ITERATIONS, _TOLERANCE = 2000, 1e-7
 
 
 def largest_rate(lam: float, c: float, k: float, momentum: float = 0.0) -> float:
@@ -51,8 +51,8 @@ def largest_rate(lam: float, c: float, k: float, momentum: float = 0.0) -> float
         >>> largest_rate(2.0, 10.0, 0.1), largest_rate(2.0, 0.0, 1.0, momentum=0.5)
         (0.6666666666666666, 1.5)
     """
-    _expect_curvature(lam, c, k)
-    _expect_momentum(momentum)
+    expect_curvature(lam, c, k)
+    expect_momentum(momentum)
     return 1 / (lam / (2 * (1 + momentum)) + k * c / (2 * (1 - momentum)))
 
 
@@ -79,6 +79,27 @@ def adam_rate(lam: float, c: float, k: float, beta1: float = 0.9) -> float:
     return largest_rate(lam, c, k, beta1) / (1 - beta1)
 
 
+def with_gradient_noise(c: float, covariance: float, loss: float) -> float:
+    """Put for c in E5 to E7 what keeps the gradients' own noise below half of the loss.
+
+    A stable quadratic does not rest at its minimum: noise of trace Σ in the gradients holds the
+    loss a k tr Σ/(4(1 − B)) / (1 − a/a_max) above it, a_max being the largest stable rate. That is
+    half of the loss L at 1/a = 1/a_max + k tr Σ/(2(1 − B)L), which is the law with c + tr Σ/L.
+    Beyond it training goes on, but at such a rate the loss hardly falls.
+
+    Args:
+        c: E‖H_i − H‖²_F / tr H.
+        covariance: tr Σ, of one sample's gradient.
+        loss: L, which the loss that cannot be avoided is part of; at most 0 or not known leaves c.
+
+    Example:
+        >>> with_gradient_noise(10.0, 4.0, 2.0), with_gradient_noise(10.0, math.nan, 2.0)
+        (12.0, 10.0)
+    """
+    known = math.isfinite(covariance) and math.isfinite(loss) and loss > 0
+    return c + covariance / loss if known else c
+
+
 def critical_batch(
     lam: float, c: float, dataset_size: int | None = None, momentum: float = 0.0
 ) -> float:
@@ -102,127 +123,11 @@ def critical_batch(
         >>> round(critical_batch(2.0, 10.0, momentum=0.9), 6)
         95.0
     """
-    _expect_curvature(lam, c, 0.0)
-    _expect_momentum(momentum)
+    expect_curvature(lam, c, 0.0)
+    expect_momentum(momentum)
     if c == 0:
         return 1.0
     return batch_of_factor(lam * (1 - momentum) / (c * (1 + momentum)), dataset_size)
-
-
-def gaussian_rate(
-    eigenvalues: Vector, k: float, momentum: float = 0.0, counts: Vector | None = None
-) -> float:
-    """The exact largest rate where features are Gaussian: least squares with a fresh batch a step.
-
-    With q_i = a k (1 + B) / ((1 − B)(2(1 + B) − a λ_i)), the stationary variance of mode i in units
-    of its noise, the threshold solves Σ λ_i q_i / (1 − λ_i q_i) = 1. For B = 0 that is
-    k Σ a λ_i / (2 − a λ_i (1 + k)) = 1; without the k in the parenthesis it is the norm K of
-    Agarwala and Pennington (2404.19261).
-
-    Args:
-        eigenvalues: of the features' covariance, at least 0, one above 0.
-        k: noise of a batch; 1/b for endless data.
-        momentum: B in [0, 1).
-        counts: how often each eigenvalue occurs; once by default.
-
-    Raises:
-        InputError: if one is out of range.
-
-    Example:
-        >>> b, p = 10, 100  # isotropic: 2b/(b + p + 1)
-        >>> round(gaussian_rate(torch.ones(p), 1 / b) * (b + p + 1) / b, 9)
-        2.0
-    """
-    values = eigenvalues.double()
-    counts = torch.ones_like(values) if counts is None else counts.double()
-    top = float(values.max()) if len(values) else 0.0
-    good = bool((values >= 0).all()) and top > 0
-    expect(good, "eigenvalues", "numbers of at least 0, one above", values, "use Gauss-Newton's")
-    _expect_curvature(top, 0.0, k)
-    _expect_momentum(momentum)
-    b = momentum
-
-    def grows(a: float) -> bool:
-        q = a * k * (1 + b) / ((1 - b) * (2 * (1 + b) - a * values))
-        return float((counts * values * q / (1 - values * q)).sum()) > 1
-
-    # where the first mode alone would be unstable
-    most = 2 * (1 + b) * (1 - b) / (top * (1 - b + k * (1 + b)))
-    return _threshold(grows, most)
-
-
-def exact_rate(factors: Float[Tensor, "n p c"], k: float) -> float:
-    """The exact mean-square threshold of SGD for few parameters, E5.
-
-    1/a = λ_max(C⁻¹D) over symmetric M, with C(M) = HM + MH and
-    D(M) = (1 − k) HMH + k E[H_i M H_i]: the second moment of x grows iff it does (Mulayoff and
-    Michaeli, 2306.07850, theorem 3.2). In H's eigenbasis C divides by λ_i + λ_j; the top M is
-    positive, so a power iteration from the identity finds it.
-
-    Args:
-        factors: R_i with H_i = R_i R_iᵀ, one a sample: Jacobian times the root of the loss'
-            Hessian.
-        k: noise of a batch; 0 gives 2/λ₁.
-
-    Returns:
-        the largest stable learning rate. Costs n p² (p + c) a step of the iteration: hundreds of
-        parameters at most.
-
-    Raises:
-        InputError: if the curvature is zero or the iteration does not settle.
-
-    Example:
-        >>> same = torch.tensor([[[2.0]], [[2.0]]])  # two samples, both of curvature 4
-        >>> round(exact_rate(same, 1.0), 6)
-        0.5
-    """
-    factors = factors.double()
-    values, vectors = torch.linalg.eigh(torch.einsum("npc,nqc->pq", factors, factors))
-    values = values / len(factors)
-    kept = values > 1e-10 * values[-1]
-    expect(bool(values[-1] > 0), "factors", "a curvature above zero", "zero", "pass others")
-    values, factors = values[kept], torch.einsum("pq,npc->nqc", vectors[:, kept], factors)
-    root = (values[:, None] + values[None, :]).sqrt()
-    m = torch.eye(len(values), dtype=torch.float64) / root
-    top = 0.0
-    for _ in range(_MOST_ITERATIONS):
-        m = m / torch.linalg.matrix_norm(m)
-        inner = m / root
-        samples = torch.einsum("npc,pq,nqd->ncd", factors, inner, factors)
-        noise = torch.einsum("npc,ncd,nqd->pq", factors, samples, factors) / len(factors)
-        next_m = ((1 - k) * values[:, None] * inner * values + k * noise) / root
-        before, top = top, float((m * next_m).sum())
-        m = next_m
-        if abs(top - before) < _TOLERANCE * top:
-            return 1 / top
-    fail("factors", "an iteration that settles", f"{_MOST_ITERATIONS} steps", "use gaussian_rate")
-
-
-def upper_bounds(
-    lam: float, top_square: float, trace: float, frobenius: float, c: float, k: float
-) -> tuple[float, float]:
-    """Two rates above which SGD is surely unstable: Rayleigh quotients of E5's problem.
-
-    With M = v₁v₁ᵀ: a ≤ 2/(λ₁ + k E(v₁ᵀ(H_i − H)v₁)²/λ₁). With M = I:
-    a ≤ 2 tr H/(‖H‖²_F + k E‖H_i − H‖²_F).
-
-    Args:
-        lam: λ₁.
-        top_square: E(v₁ᵀ(H_i − H)v₁)².
-        trace: tr H.
-        frobenius: ‖H‖²_F.
-        c: E‖H_i − H‖²_F / tr H.
-        k: noise of a batch.
-
-    Raises:
-        InputError: if one is out of range.
-
-    Example:
-        >>> upper_bounds(2.0, 0.0, 4.0, 8.0, 4.0, 0.5)
-        (1.0, 0.5)
-    """
-    _expect_curvature(lam, c, k)
-    return 2 / (lam + k * top_square / lam), 2 * trace / (frobenius + k * c * trace)
 
 
 def additive_damping(rate: float, lam: float, s2: float, k: float) -> float:
@@ -245,7 +150,7 @@ def additive_damping(rate: float, lam: float, s2: float, k: float) -> float:
         >>> additive_damping(2.0, 1.0, 4.0, 0.01), additive_damping(1.0, 1.0, 100.0, 0.1)
         (0.4, 4.5)
     """
-    _expect_curvature(lam, s2, k)
+    expect_curvature(lam, s2, k)
     _expect_rate(rate)
     top = rate * (lam + k * s2 / lam) / 2 - lam
     return max(top, rate * math.sqrt(k * s2), 0.0)
@@ -284,7 +189,7 @@ def minimal_damping(
     values = eigenvalues.double().clamp(min=0)
     counts = torch.ones_like(values) if counts is None else counts.double()
     top = float(values.max()) if len(values) else 0.0
-    _expect_curvature(top, excess, k)
+    expect_curvature(top, excess, k)
     _expect_rate(rate)
 
     def holds(damping: float) -> bool:
@@ -294,7 +199,7 @@ def minimal_damping(
     if holds(0.0):
         return 0.0
     # all of it is at most Σ λ_i/δ
-    return _threshold(holds, rate * (top + k * excess * float((counts * values).sum())) / 2)
+    return threshold(holds, rate * (top + k * excess * float((counts * values).sum())) / 2)
 
 
 def polyak(lam: float, least: float) -> tuple[float, float]:
@@ -322,7 +227,7 @@ def polyak(lam: float, least: float) -> tuple[float, float]:
     return (2 / (root + other)) ** 2, ((root - other) / (root + other)) ** 2
 
 
-def _threshold(beyond: Callable[[float], bool], most: float) -> float:
+def threshold(beyond: Callable[[float], bool], most: float) -> float:
     """Where a condition turns true between 0 and `most`, by bisection."""
     low, high = 0.0, most
     for _ in range(100):
@@ -331,7 +236,12 @@ def _threshold(beyond: Callable[[float], bool], most: float) -> float:
     return high
 
 
-def _expect_curvature(lam: float, c: float, k: float) -> None:
+def expect_curvature(lam: float, c: float, k: float) -> None:
+    """Raise unless λ₁ is above 0, and c and k at least 0.
+
+    Raises:
+        InputError: naming the first that is not.
+    """
     _expect_finite_above("lam", lam)
     for name, value in (("c", c), ("k", k)):
         good = math.isfinite(value) and value >= 0
@@ -344,7 +254,12 @@ def _expect_finite_above(name: str, value: float) -> None:
     expect(good, name, want, value, "measure the Gauss-Newton matrix, curvature='ggn'")
 
 
-def _expect_momentum(momentum: float) -> None:
+def expect_momentum(momentum: float) -> None:
+    """Raise unless momentum is in [0, 1).
+
+    Raises:
+        InputError: if it is not.
+    """
     expect(0 <= momentum < 1, "momentum", "a number in [0, 1)", momentum, "lower it")
 
 

@@ -111,6 +111,12 @@ class Subject:
         """Both halves, at the parameters."""
         return self.loss(self.outputs(list(self.leaves.values()), index), index)
 
+    @torch.no_grad()
+    def mean_loss(self) -> float:
+        """The mean of :meth:`value` over all samples."""
+        total = sum(self.sizes)
+        return sum(n * self.value(i).item() for i, n in enumerate(self.sizes)) / total
+
 
 def subject_of(
     objective: Supervised | Objective,

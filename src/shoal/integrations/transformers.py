@@ -1,4 +1,4 @@
-"""Clustered batches in the trainer of Hugging Face's transformers.
+"""Clustered batches and step sizes in the trainer of Hugging Face's transformers.
 
 That trainer makes its own data loader, so ours goes in by overriding one method::
 
@@ -15,11 +15,17 @@ and :func:`refresh_callback` tells the sampler the epoch, and keeps its state in
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
+from shoal import checkpoint
 from shoal._checks import fail
 from shoal.integrations.batches import FILE, NgameBatchSampler
+
+STEPS = "steps.safetensors"
 
 
 def refresh_callback(sampler: NgameBatchSampler) -> Any:
@@ -50,12 +56,8 @@ def callback_of(find: Callable[[Any], NgameBatchSampler]) -> Any:
     Raises:
         InputError: if transformers is not installed.
     """
-    try:
-        from transformers import TrainerCallback  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        fail("transformers", "an installed package", "none", "run pip install 'shoal[text]'")
 
-    class Refresh(TrainerCallback):
+    class Refresh(_callback()):
         """Tells the sampler the epoch; saves and loads its state."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -78,6 +80,95 @@ def callback_of(find: Callable[[Any], NgameBatchSampler]) -> Any:
                 find(kwargs["model"]).save(_checkpoint(args, state))
 
     return Refresh()
+
+
+def step_callback(
+    loss_fn: Callable[..., Tensor],
+    forward: Callable[[nn.Module, Any], Tensor],
+    batches: int = 4,
+    **options: Any,
+) -> Any:
+    """Make the ``TrainerCallback`` that sets rate and momentum from looks at curvature.
+
+    It looks at the first batches of the trainer's data loader, and changes what the trainer's
+    schedule starts from, so that warm-up and decay stay. With each checkpoint it writes
+    ``steps.safetensors``. Spikes are seen in logged losses alone.
+
+    Args:
+        loss_fn: ``(outputs, batch)`` → mean over the batch, such as the cross-entropy of logits and
+            ``batch["labels"]``.
+        forward: ``(model, batch)`` → outputs, such as the logits.
+        batches: that are looked at.
+        options: of :class:`~shoal.step.learner.StepLearner`.
+
+    Raises:
+        InputError: if transformers is not installed.
+    """
+    from shoal.curvature.metric import scales_of
+    from shoal.curvature.subject import Supervised
+    from shoal.step.learner import learner_for
+    from shoal.step.probe import Probe
+
+    class Steps(_callback()):
+        """Looks every so often, and sets what it learns."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Take batches, and the state of the checkpoint that training goes on from."""
+            model, optimizer = kwargs["model"], kwargs["optimizer"]
+            taken = list(islice(iter(kwargs["train_dataloader"]), batches))
+            self.seen, self.loss = taken, None
+            look = Probe(
+                Supervised(model, loss_fn, forward), None, lambda _: scales_of(optimizer, model)
+            )
+            self.learner = learner_for(optimizer, lambda _: look(taken), **options)
+            self.bases = _scheduler(kwargs).base_lrs.copy()
+            self.learner.first_lr = self.learner.lr = self.bases[0]
+            if state.global_step > 0:
+                path = _checkpoint(args, state) / STEPS
+                self.learner.load_state_dict(checkpoint.load(path))
+                self._set(kwargs)
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Remember the loss."""
+            self.loss = (kwargs.get("logs") or {}).get("loss", self.loss)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Take note of a step."""
+            count = args.gradient_accumulation_steps
+            if self.learner.observe(self.seen, self.loss, averaged=count):
+                self._set(kwargs)
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Add the learner's state to the checkpoint."""
+            if state.is_world_process_zero:
+                saved = self.learner.state_dict() | {"batches": []}
+                checkpoint.save(_checkpoint(args, state) / STEPS, saved)
+
+        def _set(self, kwargs: Any) -> None:
+            scheduler = _scheduler(kwargs)
+            scheduler.base_lrs[:] = [base * self.learner.factor for base in self.bases]
+            self.learner.set_momentum(kwargs["optimizer"])
+
+    return Steps()
+
+
+def _scheduler(kwargs: Any) -> Any:
+    """Torch's own scheduler, out of accelerate's."""
+    scheduler = kwargs["lr_scheduler"]
+    return getattr(scheduler, "scheduler", scheduler)
+
+
+def _callback() -> Any:
+    """The trainer's class of callbacks.
+
+    Raises:
+        InputError: if transformers is not installed.
+    """
+    try:
+        from transformers import TrainerCallback  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        fail("transformers", "an installed package", "none", "run pip install 'shoal[text]'")
+    return TrainerCallback
 
 
 def _checkpoint(args: Any, state: Any) -> Path:

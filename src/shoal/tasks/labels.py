@@ -68,7 +68,8 @@ def train(settings: Train) -> dict[str, Any]:
             prepared.lexicon.save(folder)
     run.write("start", {"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(prepared, settings)
-    progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
+    budget = budget_of(settings, EPOCHS)
+    progress = fit(job, budget, run, resume=settings.resume, step=settings.step)
     if settings.head == "frozen" and progress.stopped != "interrupt":
         stage = train_head(run, prepared, settings, progress.step)
         progress.stopped = stage.stopped if stage.stopped == "interrupt" else progress.stopped

@@ -93,7 +93,9 @@ def train(settings: Train) -> dict[str, Any]:
     }
     run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, table, settings)
-    progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
+    progress = fit(
+        job, budget_of(settings, EPOCHS), run, resume=settings.resume, step=settings.step
+    )
     return finish(run, settings, progress, lambda: _judge(run, data, settings))
 
 

@@ -60,7 +60,8 @@ def train(settings: Train) -> dict[str, Any]:
     facts |= {"classes": list(data.class_names), "several": data.multi_label}
     run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, rows, settings)
-    progress = fit(job, budget_of(settings, EPOCHS), run, resume=settings.resume)
+    budget = budget_of(settings, EPOCHS)
+    progress = fit(job, budget, run, resume=settings.resume, step=settings.step)
     found = finish(run, settings, progress, lambda: _judge(run, data, rows, settings))
     return found | tiers_used(job.loader.table)
 

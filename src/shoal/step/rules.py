@@ -1,0 +1,136 @@
+"""From a rate that trains at one batch size to the rate for another: six rules side by side.
+
+    constant   a                             what is done without a rule
+    linear     a b'/b                        Goyal et al. (1706.02677)
+    sqrt       a √(b'/b)                     Krizhevsky (1404.5997); Adam: Malladi (2205.10287)
+    noise      a (1 + B/b)/(1 + B/b')        McCandlish et al. (1812.06162), B gradient noise scale
+    additive   by 2(1 + B)/(λ₁ + k_b s2/λ₁)  Granziol, Zohren and Roberts (JMLR 2022)
+    spectral   by E6; for Adam the square root
+
+The spectral rule carries a known rate along the law, so that whatever the law's constant misses is
+in the rate already: of all advice here it is the most accurate (docs/steps.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from shoal._checks import expect
+from shoal.curvature.batch_spectra import additive
+from shoal.curvature.spectrum import Spectrum
+from shoal.curvature.stability import critical_batch, largest_rate
+from shoal.step.method import Method, Optimizer, method_of
+from shoal.step.size import HEADROOM, StepSize, facts_of, noise_factor, notes_of, population
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rate at another batch size by every rule; NaN where nothing is known.
+
+    Attributes:
+        constant: as it was.
+        linear: in proportion to the batch size.
+        sqrt: in proportion to its root.
+        noise: by the gradient noise scale.
+        additive: by the additive model of the paper.
+        spectral: by the law, the one that :func:`rescale` takes.
+    """
+
+    constant: float
+    linear: float
+    sqrt: float
+    noise: float
+    additive: float
+    spectral: float
+
+
+def rescale(
+    spectrum: Spectrum, lr: float, batch_size: int, to: int, optimizer: Optimizer
+) -> StepSize:
+    """Carry a learning rate that trains at one batch size to another.
+
+    Args:
+        spectrum: measured after some fifty steps of training, in the optimizer's metric or, for
+            Adam, in the plain one.
+        lr: the known rate.
+        batch_size: where it is known.
+        to: where one is asked for.
+        optimizer: a torch optimizer, or a name.
+
+    Raises:
+        InputError: as :func:`~shoal.step.size.learning_rate`, or if `lr` is not above zero.
+
+    Example:
+        With noise alone the law is linear: see :func:`rates`.
+    """
+    method = method_of(optimizer)
+    facts = facts_of(spectrum, replace(method, kind="sgd"), metric=None)
+    safe = rates(spectrum, lr, batch_size, to, optimizer).spectral
+    critical = critical_batch(facts.lam, facts.c, population(spectrum), method.momentum)
+    return StepSize(
+        to,
+        safe,
+        HEADROOM * safe,
+        "noise" if to < critical else "curvature",
+        critical,
+        method.momentum,
+        calibrated=True,
+        trusted=facts.trusted,
+        notes=(*facts.notes, *notes_of(spectrum, to, "measured"), *_beyond(spectrum, method, to)),
+    )
+
+
+def rates(spectrum: Spectrum, lr: float, batch_size: int, to: int, optimizer: Optimizer) -> Rates:
+    """The rate at batch size `to` by every rule, from `lr` at `batch_size`.
+
+    Raises:
+        InputError: as :func:`rescale`.
+
+    Example:
+        >>> import torch
+        >>> from shoal.curvature.spectrum import Noise
+        >>> s = Spectrum(
+        ...     "ggn", 2, 100, None, 10, "RandomSampler", ritz=torch.tensor([1.0]),
+        ...     residuals=torch.zeros(1), nodes=torch.zeros(1), node_weights=torch.ones(1),
+        ...     trace=1.0, trace_error=0.0, noise=Noise(s2=0.0, frobenius=64.0),
+        ... )
+        >>> rates(s, 0.1, 16, 64, "sgd")  # c = 64: 1/a goes from 1 + 4 to 1 + 1
+        Rates(constant=0.1, linear=0.4, sqrt=0.2, noise=nan, additive=0.1, spectral=0.25)
+    """
+    expect(0 < lr < math.inf, "lr", "a learning rate above 0", lr, "pass the rate that trains")
+    method = method_of(optimizer)
+    facts = facts_of(spectrum, replace(method, kind="sgd"), metric=None)
+    k_from, k_to = (noise_factor(spectrum, b) for b in (batch_size, to))
+    ratio, scale = to / batch_size, spectrum.noise.gradient_noise_scale
+    momentum = method.momentum
+
+    def by_paper(k: float) -> float:
+        return 1 / additive(facts.lam, math.sqrt(k * spectrum.noise.s2)).value
+
+    if method.kind == "adam":
+        # E7 and a cap at B or at its critical batch were tried, and are no better (docs/LOG.md)
+        spectral = lr * math.sqrt(ratio)
+    else:
+        by_law = [largest_rate(facts.lam, facts.c, k, momentum) for k in (k_from, k_to)]
+        spectral = lr * by_law[1] / by_law[0]
+    paper = math.sqrt(ratio) if method.kind == "adam" else by_paper(k_to) / by_paper(k_from)
+    return Rates(
+        constant=lr,
+        linear=lr * ratio,
+        sqrt=lr * math.sqrt(ratio),
+        noise=lr * (1 + scale / batch_size) / (1 + scale / to),
+        additive=lr * paper,
+        spectral=spectral,
+    )
+
+
+def _beyond(spectrum: Spectrum, method: Method, to: int) -> tuple[str, ...]:
+    """What happens to Adam's square root where √v is no longer the noise's."""
+    scale = spectrum.noise.gradient_noise_scale
+    if method.kind != "adam" or not to > scale:
+        return ()
+    return (
+        f"beyond the gradient noise scale of {scale:.3g} Adam's best rate may stop growing, "
+        "or fall (Li et al., 2405.14578)",
+    )

@@ -1,0 +1,77 @@
+"""Branch runs: they tell what holds, and nothing is left of them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from shoal._checks import InputError
+from shoal.checkpoint import same_tensors
+from shoal.step.evidence import evidence
+from shoal.step.size import StepSize
+
+
+def plan(safe: float) -> StepSize:
+    return StepSize(8, safe, 2 * safe, "curvature", 4.0, 0.0)
+
+
+def test_it_finds_the_edge_of_a_quadratic() -> None:
+    """A one-parameter quadratic of curvature 2: below 1 it holds, above it is lost."""
+    model = nn.Linear(1, 1, bias=False)
+    data = TensorDataset(torch.ones(16, 1), torch.zeros(16, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    loader = DataLoader(data, batch_size=8)
+    found = evidence(model, functional.mse_loss, loader, optimizer, plan(0.4), steps=30)
+    assert [branch.held for branch in found.branches] == [True, True, True, False]
+    assert found.largest == pytest.approx(0.8) and found.confirmed
+    assert "1.6: lost" in found.explain() and "confirmed by branch runs" in found.explain()
+    beyond = evidence(model, functional.mse_loss, loader, optimizer, plan(3.0), steps=30)
+    assert not beyond.confirmed and beyond.largest == 0 and "NOT confirmed" in beyond.explain()
+
+
+def test_nothing_is_left_of_it() -> None:
+    """Parameters, buffers, gradients, optimizer, modes, random states: bit for bit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+    model[1].eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    x, y = torch.randn(32, 3), torch.randint(0, 2, (32,))
+    for _ in range(3):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    generator = torch.Generator().manual_seed(3)
+    loader = DataLoader(TensorDataset(x, y), batch_size=8, shuffle=True, generator=generator)
+
+    def everything() -> dict[str, Any]:
+        return {
+            "model": dict(model.state_dict()),
+            "gradients": [param.grad for param in model.parameters()],
+            "optimizer": optimizer.state_dict(),
+            "modes": [module.training for module in model.modules()],
+            "random": [torch.get_rng_state(), generator.get_state()],
+        }
+
+    before, grads = copy.deepcopy(everything()), [param.grad for param in model.parameters()]
+    found = evidence(model, functional.cross_entropy, loader, optimizer, plan(0.01), steps=10)
+    assert same_tensors(before, everything())
+    assert all(param.grad is grad for param, grad in zip(model.parameters(), grads, strict=True))
+    again = evidence(model, functional.cross_entropy, loader, optimizer, plan(0.01), steps=10)
+    assert [x.losses for x in again.branches] == [x.losses for x in found.branches]
+    assert found.branches[0].losses[1] != found.branches[1].losses[1]
+
+
+def test_bad_input_is_named(unchecked: None) -> None:
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for options, named in (({"steps": 0}, "steps"), ({"factors": [-1.0]}, "factors")):
+        with pytest.raises(InputError, match=f"^{named}: expected"):
+            evidence(model, functional.mse_loss, [1], optimizer, plan(0.1), **options)
+    with pytest.raises(InputError, match=r"^loader: expected at least one batch"):
+        evidence(model, functional.mse_loss, [], optimizer, plan(0.1))
