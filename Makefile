@@ -19,8 +19,8 @@ $(VENV)/ready: pyproject.toml constraints/cpu.txt
 demo: setup ## train on the shipped WordNet: random against NGAME batches, then three queries
 	$(BIN)/python examples/demo.py
 
-test: setup ## the suite; outside data is used where SHOAL_DATA names it
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
+test: setup ## the suite, on the CPU; outside data is used where SHOAL_DATA names it
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
 test-slow: setup ## checks that need outside data or minutes
 	$(BIN)/python -m pytest -q -m slow
@@ -38,7 +38,7 @@ test-browser: setup ## the page of shoal serve in a real, headless Chromium
 test-lowest: ## the suite at the lowest torch that pyproject.toml admits, in an environment of its own
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --editable '.[test]' --constraint constraints/lowest.txt
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto --maxprocesses 8
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto --maxprocesses 8
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -6,8 +6,6 @@ is no CUDA device the CPU plays one: every line of this script then runs, and no
 
     python benchmarks/device.py --out docs/results/device    # writes device.md and device.jsonl
     python benchmarks/device.py --device cpu --quick         # a dry run, half a minute
-
-*It has not been run on a device yet.*
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from device_ import epochs, here, reads
+from device_ import epochs, here, reads, training
 from device_.here import Here, Row, Section
 
 SECTIONS: dict[str, Section] = {
@@ -37,6 +35,9 @@ SECTIONS: dict[str, Section] = {
     "reads beside compute": reads.overlap,
     "sampling": epochs.sampling,
     "epochs": epochs.epochs,
+    "clusters": training.clusters,
+    "transformers": training.transformers,
+    "spectra": training.spectra,
 }
 
 

@@ -11,7 +11,7 @@ faster of the two is measured and taken (:mod:`shoal.fetch.auto`).
 
 Host and device see each other's writes only after a synchronise, so :meth:`DeviceRows.settle` waits
 for a device before the host looks at what it wrote, or writes where it may still be reading. The
-order of calls is tested against a stand-in; *it has not yet been run on a device.*
+order of calls is tested against a stand-in, and on a device by ``make test-gpu``.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ while one is copied, the threads fill the other. A buffer is filled again only w
 it has ended. Host memory carries each row three times (read, write, copy) against once for a read
 in place, but no line is read for less than all of it.
 
-The order of calls is tested against a stand-in; *it has not been run on a device.*
+The order of calls is tested against a stand-in, and on a device by ``make test-gpu``.
 """
 
 from __future__ import annotations
