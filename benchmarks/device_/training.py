@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from device_.here import GIB, Here, Row
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from device_.here import GIB, Here, Row
 from shoal.block import Batch
 from shoal.csr import Csr
 from shoal.curvature.measure import spectrum

@@ -9,7 +9,7 @@ Rows are placed by scores, once; or, without scores, by how often they were aske
 epochs (:meth:`TieredTable.refresh`). Each tier's predicted share of the rows read stands next to
 the measured one.
 
-On an H200 reads of which 90 % hit its memory are 4.8 × as fast as without (docs/results/device.md).
+On an H200 reads of which 90 % hit its memory are 2.3 × as fast as without (docs/results/device.md).
 """
 
 from __future__ import annotations
