@@ -86,7 +86,7 @@ def write(out: Path, found: dict[str, list[Row]], machine: Here) -> None:
     with out.with_suffix(".jsonl").open("w") as file:
         for title, rows in found.items():
             for row in rows:
-                file.write(json.dumps({"section": title, **row, **about}) + "\n")
+                file.write(json.dumps({"section": title, **about, **row}) + "\n")
     played = "" if machine.real else " The CPU played the device: no number counts."
     parts = [f"# Reading host rows on a device\n\n{date}, `{command}`.{played}\n"]
     parts += [f"## {title.capitalize()}\n\n{table(rows)}\n" for title, rows in found.items()]
