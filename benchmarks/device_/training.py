@@ -71,7 +71,8 @@ def _steps(here: Here, shape: tuple[int, int], size: int, chunk: int | None, pea
         num_attention_heads=width // 64,
         intermediate_size=4 * width,
     )
-    model = TransformerEncoder(BertModel(config, add_pooling_layer=False).to(here.device)).train()
+    backbone: nn.Module = BertModel(config, add_pooling_layer=False)
+    model = TransformerEncoder(backbone).to(here.device).train()
     batch, tokens = texts(size)
     batch = batch.to(here.device)
     objective = Objective(model, in_batch(decoupled_softmax))
