@@ -205,6 +205,10 @@ def test_bad_graphs_are_named(tmp_path: Path, name: str, text: str, message: str
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         read_graph(tmp_path / name)
+    with pytest.raises(
+        InputError, match=r"none: expected wordnet-graph, or a file .* check the path"
+    ):
+        read_graph(tmp_path / "none")
 
 
 def test_a_saved_csr_must_be_a_graph(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def read_graph(source: str | Path) -> Csr:
         return _of_arrays(path)
     if path.is_dir():
         return _square(path, Csr.open(path))
+    want = "wordnet-graph, or a file or folder of a graph"
+    expect(path.exists(), str(path), want, "nothing there", "check the path")
     known = path.suffix in _TEXTS
     expect(known, str(path), f".npz, a folder, or one of {_TEXTS}", path.suffix, "convert it")
     return _of_text(path)
