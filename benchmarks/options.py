@@ -109,13 +109,13 @@ class Bench:
         settings = replace(settings, steps=self.asked.steps)
         begin, head = time.perf_counter(), None
         if settings.head == "frozen":
-            labeler = self.labeler or self.encoder(Train(source=self.asked.source))[0]
+            self.labeler = self.labeler or self.encoder(Train(source=self.asked.source))[0]
+            labeler = self.labeler
             begin = time.perf_counter()
             head = self.frozen(labeler, settings)
         else:
             labeler, head = self.encoder(settings)
         seconds = round(time.perf_counter() - begin, 1)
-        self.labeler = labeler
         result = {"seconds": seconds, "encoder": self.judge(labeler)}
         if head is not None:
             result["head"] = self.judge(replace(labeler, classifiers=head))
