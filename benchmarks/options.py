@@ -2,7 +2,7 @@
 
 A fifth of the training points is held out: 4,000 of them fit the fusion, 5,000 others judge. Each
 variant differs from the default in the options that it names, at equal steps. Variants of a frozen
-head share the encoder of the variant before them that trained one.
+head share the default's encoder.
 
     python benchmarks/options.py --variants default symmetric --out options.jsonl
 """
@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
 
 @dataclass
 class Bench:
-    """The data, and the encoder that frozen heads are trained on."""
+    """The data, and the default's encoder, on which frozen heads are trained."""
 
     prepared: Prepared
     asked: argparse.Namespace
@@ -105,16 +105,16 @@ class Bench:
     def measure(self, name: str) -> dict[str, Any]:
         """Train one variant; judge encoder, head and all evidence fused."""
         options = VARIANTS[name]
-        settings = Train(source=self.asked.source, seed=self.asked.seed, **options)
-        settings = replace(settings, steps=self.asked.steps)
+        default = Train(source=self.asked.source, seed=self.asked.seed, steps=self.asked.steps)
+        settings = replace(default, **options)
         begin, head = time.perf_counter(), None
         if settings.head == "frozen":
-            self.labeler = self.labeler or self.encoder(Train(source=self.asked.source))[0]
-            labeler = self.labeler
+            labeler = self.labeler = self.labeler or self.encoder(default)[0]
             begin = time.perf_counter()
             head = self.frozen(labeler, settings)
         else:
             labeler, head = self.encoder(settings)
+            self.labeler = self.labeler if options else labeler
         seconds = round(time.perf_counter() - begin, 1)
         result = {"seconds": seconds, "encoder": self.judge(labeler)}
         if head is not None:
