@@ -141,8 +141,8 @@ class Train(Common):
     """Labels: weigh a point's positives in the softmax by the data's relevance."""
     temperature: float = 0.1
     """Labels: of the softmax."""
-    head: Literal["none", "frozen", "joint"] = "none"
-    """Labels: classifiers, one a label: none, after the encoder, or together with it."""
+    head: Literal["none", "frozen", "joint"] = "frozen"
+    """Labels: classifiers: none, after the encoder where ranking uses them, or together with it."""
     head_epochs: int = 5
     """Labels: passes over the points that train classifiers after the encoder."""
     head_lr: float = 0.01

@@ -111,7 +111,9 @@ def test_others_make_the_same_vectors(world: Path, name: str) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     vectors = load_file(out / "labels.safetensors")["embeddings"]
     assert torch.equal(vectors, labeler.label_embeddings)
-    assert ("classifiers" in load_file(out / "labels.safetensors")) == (name in ("head", "frozen"))
+    assert ("classifiers" in load_file(out / "labels.safetensors")) == (
+        name in ("head", "frozen", "fused")
+    )
     assert (out / "label_encoder").is_dir() == (name in ("fused", "twins"))
     torch.testing.assert_close(by_library(out / "encoder", texts), expected, rtol=0, atol=1e-5)
 

@@ -45,7 +45,7 @@ def asked(folder: Path, run: str, **options: Any) -> Train:
     small: dict[str, Any] = {"batch_size": 60, "cluster_size": 6, "dim": 16, "lr": 0.02}
     small |= {"valid": 0.5, "epochs": 2, "head": "frozen", "head_lr": 0.02}
     if options.get("head", "frozen") == "frozen":
-        small["head_epochs"] = 3
+        small |= {"head_epochs": 3}
     return Train(source=str(folder / "planted"), out=folder / run, **(small | options))
 
 
@@ -124,6 +124,25 @@ def test_a_longer_trained_encoder_gets_a_new_head(folder: Path) -> None:
     assert first is not None and again is not None and not torch.equal(first, again)
     assert second.settings == {"encoder_steps": 16}
     assert [x["event"] for x in second.record()].count("resume") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        ({}, True),
+        ({"rank": "head", "valid": 0.0}, True),
+        ({"rank": "encoder"}, False),
+        ({"valid": 0.1}, False),
+        ({"head": "none", "head_lr": 0.01}, False),
+    ],
+    ids=["fused", "alone", "encoder", "too few held out", "none"],
+)
+def test_a_head_is_trained_where_it_ranks(
+    folder: Path, tmp_path: Path, options: Any, trained: bool
+) -> None:
+    """Nobody waits for classifiers that no ranking asks."""
+    run, _ = train(folder, str(tmp_path / "run"), **options)
+    assert (run.folder / "head").is_dir() == trained
 
 
 def test_negatives_are_those_asked_for() -> None:

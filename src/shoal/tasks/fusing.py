@@ -89,6 +89,17 @@ def _fusion_of(state: dict[str, Any]) -> Fusion | TreeFusion:
     return fusion
 
 
+def head_ranks(settings: Train, held_out: Points | None) -> bool:
+    """Whether a frozen head is asked for, and takes part in ranking: alone, or fused."""
+    ranks = settings.rank == "head" or (settings.rank == "fused" and can_fuse(held_out))
+    return settings.head == "frozen" and ranks
+
+
+def can_fuse(held_out: Points | None) -> bool:
+    """Whether enough points are held out to weigh evidence."""
+    return held_out is not None and len(held_out) >= _FEWEST
+
+
 def forget_indexes(run: Run) -> None:
     """Remove the graphs of a model that is about to change; new ones are built when searched."""
     shutil.rmtree(_indexes(run), ignore_errors=True)
@@ -125,9 +136,8 @@ def fuse_run(
         settings: whether words take part, which fusion, and its seed.
     """
     begin = time.monotonic()
-    count = 0 if held_out is None else len(held_out)
-    if held_out is None or count < _FEWEST:
-        run.write("fuse", {"held_out": count, "needed": _FEWEST})
+    if held_out is None or not can_fuse(held_out):
+        run.write("fuse", {"held_out": len(held_out or ()), "needed": _FEWEST})
         return
     labeler, head = labeler_of(run), classifiers_of(run)
     words, seed, kind = settings.words, settings.seed, settings.fusion
@@ -135,7 +145,9 @@ def fuse_run(
     memory = _memory(labeler, data, data.train, words, head)
     state = fused_state(FusedLabeler(labeler, memory, fusion))
     checkpoint.save(run.folder / "fused.safetensors", state)
-    run.write("fuse", {"held_out": count, "fuse_seconds": round(time.monotonic() - begin, 3)})
+    run.write(
+        "fuse", {"held_out": len(held_out), "fuse_seconds": round(time.monotonic() - begin, 3)}
+    )
 
 
 def _memory(

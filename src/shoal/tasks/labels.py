@@ -38,7 +38,7 @@ from shoal.tasks import details
 from shoal.tasks.batches import batch_sampler_of, renew, shortlist_of, with_scored
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
 from shoal.tasks.encoders import Learner, defaults_of, labeler_of, learner_of, tokenize_of
-from shoal.tasks.fusing import Predictor, forget_indexes, fuse_run, predictor_of
+from shoal.tasks.fusing import Predictor, forget_indexes, fuse_run, head_ranks, predictor_of
 from shoal.tasks.heads import HeadPart, train_head, with_head
 from shoal.tasks.prepared import Prepared, Side, prepare
 from shoal.tasks.validation import validate
@@ -70,7 +70,7 @@ def train(settings: Train) -> dict[str, Any]:
     job = make_job(prepared, settings)
     budget = budget_of(settings, EPOCHS)
     progress = fit(job, budget, run, resume=settings.resume, step=settings.step)
-    if settings.head == "frozen" and progress.stopped != "interrupt":
+    if head_ranks(settings, prepared.valid) and progress.stopped != "interrupt":
         stage = train_head(run, prepared, settings, progress.step)
         progress.stopped = stage.stopped if stage.stopped == "interrupt" else progress.stopped
     if settings.rank == "fused" and progress.stopped != "interrupt":
