@@ -39,6 +39,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "head_lr": 0.001,
                 "head_loss": "triplet",
                 "head_dropout": 0.5,
+                "head_texts": False,
                 "fusion": "tree",
                 "words": False,
             }

@@ -153,6 +153,8 @@ class Train(Common):
     """Labels: classifiers a batch scores: its points' labels, hard ones besides, or all."""
     head_dropout: float = 0.5
     """Labels: share of an embedding's entries that are dropped before the classifiers."""
+    head_texts: bool = True
+    """Labels: let classifiers after the encoder learn from points alone, not from labels' texts."""
     rank: Literal["fused", "encoder", "head"] = "fused"
     """Labels: weigh all evidence on the points held out, or rank by encoder or head alone."""
     fusion: Literal["network", "tree"] = "network"

@@ -21,12 +21,12 @@ from shoal.data.planted import planted_labels
 from shoal.job import Budget
 from shoal.models.fused import FusedLabeler
 from shoal.models.head_job import AllLabels
-from shoal.models.labeler import Labeler
+from shoal.models.labeler import BagRows, Labeler
 from shoal.run import Run
 from shoal.settings import Train
 from shoal.tasks import heads, labels
 from shoal.tasks.fusing import predictor_of
-from shoal.tasks.heads import classifiers_of
+from shoal.tasks.heads import classifiers_of, frozen_job
 from shoal.train import fit
 
 DATA = planted_labels(n=900, n_labels=24, noise=0.4)
@@ -143,6 +143,25 @@ def test_a_head_is_trained_where_it_ranks(
     """Nobody waits for classifiers that no ranking asks."""
     run, _ = train(folder, str(tmp_path / "run"), **options)
     assert (run.folder / "head").is_dir() == trained
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_labels_texts_are_points_of_these_labels(folder: Path, texts: bool) -> None:
+    """Seed n + l of an epoch has label l alone; without texts no seed is beyond the points."""
+    prepared = labels.prepare(DATA, 0.0, seed=0)
+    vocabulary: Any = prepared.lexicon.vocabulary
+    rows = vocabulary.first_rows(prepared.tokens, 16, 0)
+    labeler, n = Labeler(prepared.lexicon, BagRows(rows)), len(prepared.train)
+    settings = asked(folder, "none", valid=0.0, head_texts=texts)
+    job = frozen_job(labeler, labeler.encoder.embed(prepared.bags), prepared, settings)
+    own = {}
+    for batch in job.loader:
+        block = batch.blocks[-1]
+        for seed, row in zip(batch.seeds.tolist(), block.mask(), strict=True):
+            if seed >= n:
+                own[seed - n] = block.src[row].tolist()
+    assert own == {label: [label] for label in range(len(DATA.labels) if texts else 0)}
+    fit(job, Budget(steps=2))  # points and texts have rows to read
 
 
 def test_negatives_are_those_asked_for() -> None:

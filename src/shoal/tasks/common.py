@@ -57,6 +57,7 @@ OPTIONS_OF = {
         "head_loss",
         "head_negatives",
         "head_dropout",
+        "head_texts",
         "rank",
         "fusion",
         "words",
@@ -130,7 +131,7 @@ def _expect_head(settings: Train) -> None:
         good = settings.rank != "head"
         expect(good, "rank", "fused or encoder without a head", "head", "pass --head frozen")
     for option in fields(settings):
-        late = option.name == "head_epochs"
+        late = option.name in ("head_epochs", "head_texts")
         needs = {"frozen"} if late else {"frozen", "joint"}
         given = _given(settings, option.name)
         wrong = option.name.startswith("head_") and given and settings.head not in needs

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -28,7 +29,7 @@ from shoal.job import Budget, Job, Progress, Stateful
 from shoal.losses import lowest_triplets
 from shoal.models.bag import unit
 from shoal.models.head import Head
-from shoal.models.head_job import AllLabels, head_job
+from shoal.models.head_job import AllLabels, head_job, with_label_points
 from shoal.models.labeler import Labeler
 from shoal.models.loss_skip import head_loss
 from shoal.run import Run
@@ -122,11 +123,14 @@ def frozen_job(
 
     Args:
         labeler: the encoder; its label embeddings are where classifiers begin.
-        x: embeddings of the training points.
+        x: embeddings of the training points; those of the labels' texts follow if they are asked.
         prepared: the data.
         settings: of the whole job.
     """
-    part = HeadPart.of(labeler.label_embeddings, prepared.train.labels, settings)
+    truth = prepared.train.labels
+    if settings.head_texts:
+        x, truth = torch.cat([x, labeler.label_embeddings.to(x)]), with_label_points(truth)
+    part = HeadPart.of(labeler.label_embeddings, truth, settings)
     budget = Budget(epochs=settings.head_epochs)
     seeds = batch_sampler_of(len(x), settings, budget, HEAD_SHARES)
     valid, evaluate, by_cosine = prepared.valid, None, settings.head_loss == "triplet"
