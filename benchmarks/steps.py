@@ -5,12 +5,14 @@ for AdamW in its metric); then, at each batch size, the largest learning rate th
 warmed state, by bisection. A rate trains if after the run the mean loss of the last quarter of its
 steps is at most halfway between the losses of the network as it began and as it was warmed.
 
-absolute    measured rate over what `learning_rate` calls safe, and over where the law is unstable;
-            less than 1 would be unsafe
+absolute    measured rate over what `learning_rate` calls safe, over where the law is unstable, and
+            over the largest that branch runs of 50 steps let pass (`evidence`); less than 1 would
+            be unsafe
 calibrated  from the rate measured at 64 to the other batch sizes, by every rule: the worst ratio of
             predicted to measured, either way up
 
-Every result is a line in --results, and what stands there is not run again.
+Every result is a line in --results, and what stands there is not run again; a line holds the
+spectrum, so that predictions are made anew from it.
 
     python benchmarks/steps.py --sections digits --results steps.jsonl
 """
@@ -26,6 +28,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,7 @@ from torch import nn
 
 from shoal.curvature.measure import spectrum
 from shoal.curvature.spectrum import Spectrum
-from shoal.step.method import method_of
+from shoal.step.evidence import evidence
 from shoal.step.rules import rates
 from shoal.step.size import HEADROOM, learning_rate
 
@@ -119,7 +122,15 @@ def measure(
         model, net.loss_fn, net.loader(REFERENCE, seed), forward=net.forward,
         dataset_size=net.samples, sampling=net.sampling, max_batches=16, mode="train", **inside,
     )  # fmt: skip
-    plans = [learning_rate(found, b, optimizer, warmed=True) for b in sizes]
+    began = statistics.mean(fresh)
+    plans = [learning_rate(found, b, optimizer, warmed=True, began=began) for b in sizes]
+    tried = [
+        evidence(
+            model, net.loss_fn, net.loader(b, seed), optimizer, plan,
+            forward=net.forward, began=began,
+        ).largest
+        for b, plan in zip(sizes, plans, strict=True)
+    ]  # fmt: skip
     measured: list[float | None] = []
     for i, b in enumerate(sizes):
 
@@ -132,6 +143,7 @@ def measure(
             return end <= (fresh[i] + warmed[i]) / 2
 
         measured.append(largest(trains, plans[i].edge, rounds))
+    kept = replace(found, noise=replace(found.noise, top=torch.zeros(0, 0, 0)))
     return {
         "net": net.name,
         "optimizer": name,
@@ -139,33 +151,31 @@ def measure(
         "sizes": sizes,
         "losses": {"fresh": fresh, "warmed": warmed},
         "measured": measured,
-        "safe": [plan.safe for plan in plans],
-        "law": [plan.edge / HEADROOM for plan in plans],
-        "critical_batch": plans[0].critical_batch,
-        "rules": calibrated(found, name, sizes, measured),
-        "lam_max": found.lam_max,
-        "c": found.noise.frobenius / found.trace,
-        "gradient_noise_scale": found.noise.gradient_noise_scale,
+        "tried": tried,
+        "spectrum": json.loads(kept.to_json()),
         "cpu_seconds": round(time.process_time() - begin, 1),
     }
 
 
-def calibrated(
-    found: Spectrum, name: str, sizes: list[int], measured: list[float | None]
-) -> dict[str, list[float]]:
-    """What every rule makes of the rate that was measured at 64."""
-    known = measured[sizes.index(REFERENCE)]
-    if known is None:
-        return {}
-    made = [rates(found, known, REFERENCE, b, method_of(name)) for b in sizes]
-    return {rule: [getattr(x, rule) for x in made] for rule in RULES}
+def predictions(row: dict[str, Any]) -> dict[str, Any]:
+    """What the spectrum of a row says of each batch size: absolute, and from the rate at 64."""
+    found = Spectrum.from_json(json.dumps(row["spectrum"]))
+    name, sizes, began = row["optimizer"], row["sizes"], statistics.mean(row["losses"]["fresh"])
+    plans = [learning_rate(found, b, name, warmed=True, began=began) for b in sizes]
+    known, rules = row["measured"][sizes.index(REFERENCE)], {}
+    if known is not None:
+        made = [rates(found, known, REFERENCE, b, name, began=began) for b in sizes]
+        rules = {rule: [getattr(x, rule) for x in made] for rule in RULES}
+    absolute = {"safe": [x.safe for x in plans], "law": [x.edge / HEADROOM for x in plans]}
+    return {**absolute, "tried": [x or None for x in row["tried"]], "rules": rules}
 
 
 def worst(rows: list[dict[str, Any]], rule: str) -> float:
     """The worst ratio of predicted to measured over rows and batch sizes, either way up."""
     ratios = [1.0]
     for row in rows:
-        for predicted, seen in zip(row["rules"].get(rule, []), row["measured"], strict=False):
+        made = predictions(row)["rules"].get(rule, [])
+        for predicted, seen in zip(made, row["measured"], strict=False):
             if seen is not None:
                 ratios.append(max(predicted / seen, seen / predicted))
     return max(x if math.isfinite(x) else math.nan for x in ratios)
@@ -176,9 +186,12 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     made = []
     for key in dict.fromkeys((row["net"], row["optimizer"]) for row in rows):
         mine = [row for row in rows if (row["net"], row["optimizer"]) == key]
+        pairs = [(row["measured"], predictions(row)) for row in mine]
         over = {
-            name: [m / p for r in mine for m, p in zip(r["measured"], r[name], strict=True) if m]
-            for name in ("safe", "law")
+            name: [
+                m / p for seen, x in pairs for m, p in zip(seen, x[name], strict=True) if m and p
+            ]
+            for name in ("safe", "law", "tried")
         }
         ranges = {
             f"measured/{name}": [round(min(x), 2), round(max(x), 2)]
@@ -196,12 +209,12 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=["digits"])
     parser.add_argument("--data", type=Path, default=os.environ.get("SHOAL_DATA"))
     parser.add_argument("--results", type=Path, default=None, help="lines to add to and go on from")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=200, help="of each run")
     parser.add_argument("--warm", type=int, default=150, help="steps of warm-up at 64")
     asked = parser.parse_args()
     sizes, rounds = ([8, 64], 1) if asked.quick else ([8, 64, 512], 3)
-    steps, seeds = (60, 1) if asked.quick else (asked.steps, asked.seeds)
+    steps, seeds = (60, [0]) if asked.quick else (asked.steps, asked.seeds)
     rows = []
     if asked.results is not None and asked.results.exists():
         rows = [json.loads(line) for line in asked.results.read_text().splitlines()]
@@ -210,7 +223,7 @@ def main() -> None:
     rows = [row for row in rows if row["ran"] == settings]
     for section in asked.sections:
         for net in SECTIONS[section](asked.data and Path(asked.data), asked.quick):
-            for name, seed in ((o, s) for o in OPTIMIZERS for s in range(seeds)):
+            for name, seed in ((o, s) for o in OPTIMIZERS for s in seeds):
                 if (net.name, name, seed) in done:
                     continue
                 row = measure(net, name, seed, sizes, asked.warm, steps, rounds)
@@ -219,7 +232,7 @@ def main() -> None:
                 if asked.results is not None:
                     with asked.results.open("a") as file:
                         file.write(json.dumps(row) + "\n")
-                shown = {k: row[k] for k in ("net", "optimizer", "seed", "measured", "safe", "law")}
+                shown = {k: row[k] for k in ("net", "optimizer", "seed", "measured", "tried")}
                 print(shown | {"cpu_seconds": row["cpu_seconds"]}, file=sys.stderr, flush=True)
     table = summary(rows)
     for line in table:

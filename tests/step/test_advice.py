@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal._checks import InputError
-from shoal.curvature.spectrum import Noise
+from shoal.curvature.spectrum import Noise, Spectrum
 from shoal.step.damped import DampedDiagonal
 from shoal.step.method import method_of
 from shoal.step.rules import rates, rescale
@@ -28,10 +28,16 @@ def sgd(**options: float) -> torch.optim.SGD:
     return torch.optim.SGD([weight()], lr=0.1, **options)  # pyright: ignore[reportArgumentType]
 
 
+def with_gradient_noise(covariance: float, loss: float) -> Spectrum:
+    """A known spectrum whose gradients have noise as well."""
+    spectrum = known_spectrum(loss=loss)
+    return replace(spectrum, noise=replace(spectrum.noise, gradient_covariance=covariance))
+
+
 def test_the_law_by_hand() -> None:
-    """λ₁ = 2, c = 10, b = 10, B = 0.5: 1/a = 2/3 + 1, critical at 5 · 3."""
+    """λ₁ = 2, c = 10, b = 10, B = 0.5: 1/a = 2/3 + 1 is stable, 1 + 1 safe, critical at 5 · 3."""
     plan = learning_rate(known_spectrum(), 10, sgd(momentum=0.5), warmed=True)
-    assert plan.safe == pytest.approx(1 / (2 / 3 + 1)) and plan.edge == 2 * plan.safe
+    assert plan.safe == pytest.approx(1 / 2) and plan.edge == pytest.approx(2 / (2 / 3 + 1))
     assert plan.critical_batch == pytest.approx(15) and plan.regime == "noise"
     assert plan.trusted and plan.momentum == 0.5
     assert "critical batch 15" in plan.explain() and "safe" in plan.explain()
@@ -39,11 +45,40 @@ def test_the_law_by_hand() -> None:
 
 def test_gradient_noise_lowers_what_is_safe_alone() -> None:
     """tr Σ/L = 20/2 doubles c = 10 for the safe rate; edge and critical batch keep to stability."""
-    spectrum = known_spectrum(loss=2.0)
-    spectrum = replace(spectrum, noise=replace(spectrum.noise, gradient_covariance=20.0))
-    plan = learning_rate(spectrum, 10, "sgd")
+    plan = learning_rate(with_gradient_noise(20.0, loss=2.0), 10, "sgd")
     assert plan.safe == pytest.approx(1 / (1 + 20 / 10 / 2))
     assert plan.edge == pytest.approx(2 / (1 + 10 / 10 / 2)) and plan.critical_batch == 5
+
+
+def test_noise_may_hold_half_of_what_was_gained() -> None:
+    """L = 2, tr Σ = 20: begun at 2.5 the floor's c is 10 + 20/0.5, begun at 100 it is 10 + 20/2."""
+    spectrum = with_gradient_noise(20.0, loss=2.0)
+    rate = {b: learning_rate(spectrum, 10, "sgd", began=b).safe for b in (2.5, 100.0, None)}
+    assert rate[2.5] == pytest.approx(1 / (1 + 50 / 10 / 2))
+    assert rate[100.0] == rate[None] == pytest.approx(1 / (1 + 20 / 10 / 2))
+    with pytest.raises(InputError, match=r"^began: expected a loss above the present one, 2"):
+        learning_rate(spectrum, 10, "sgd", began=2.0)
+
+
+@given(st.floats(0, 0.95), st.integers(1, 4096))
+def test_momentum_lengthens_no_safe_step(momentum: float, b: int) -> None:
+    """Whatever the batch, the safe rate with momentum is at most the one without."""
+    plain, heavy = (learning_rate(known_spectrum(), b, sgd(momentum=x)) for x in (0.0, momentum))
+    assert heavy.safe <= plain.safe * (1 + 1e-9)
+
+
+def test_a_rate_is_carried_by_what_allows_less() -> None:
+    """Towards small batches the gradients' floor, towards large ones stability: by hand.
+
+    λ₁ = 2, c = 10, floor's c 210: 1/a of stability is 1 + 5/b, of the floor 1 + 105/b.
+    """
+    spectrum = with_gradient_noise(400.0, loss=2.0)
+    down, up = (rates(spectrum, 0.1, 10, b, "sgd").spectral for b in (1, 100))
+    assert down == pytest.approx(0.1 * (1 + 105 / 10) / (1 + 105 / 1))
+    assert up == pytest.approx(0.1 * (1 + 5 / 10) / (1 + 5 / 100))
+    inside = replace(spectrum, metric="adam")  # E7: 1/a = λ₁/38 + k c/2
+    found = rates(inside, 0.1, 10, 100, "adamw").spectral
+    assert found == pytest.approx(0.1 * (2 / 38 + 105 / 10) / (2 / 38 + 105 / 100))
 
 
 def test_decay_that_is_coupled_is_curvature() -> None:
@@ -60,7 +95,7 @@ def test_at_initialization_it_is_not_trusted() -> None:
     optimizer = sgd(momentum=0.9)
     plan = learning_rate(spectrum, 8, optimizer)
     assert not plan.trusted and "NOT safe" in plan.explain() and "fifty steps" in plan.explain()
-    assert plan.safe == pytest.approx(1 / (2 / 3.8 + 50 / 8 / 0.2))
+    assert plan.safe == pytest.approx(1 / (2 / 2 + 50 / 8 / 0.2))
     optimizer.param_groups[0]["params"][0].grad = torch.ones(2)
     optimizer.step()
     assert learning_rate(spectrum, 8, optimizer).trusted
@@ -158,6 +193,17 @@ def test_the_scheduler_by_spectrum_is_rescale() -> None:
     schedule = BatchSizeLR(optimizer, 16, spectrum)
     schedule.set_batch_size(256)
     assert schedule.get_last_lr()[0] == pytest.approx(rescale(spectrum, 0.1, 16, 256, "sgd").safe)
+
+
+def test_the_scheduler_forgets_its_way() -> None:
+    """Two laws of which the lesser counts: the rate depends on the size, not on sizes between."""
+    spectrum, optimizer = with_gradient_noise(400.0, loss=2.0), sgd()
+    schedule = BatchSizeLR(optimizer, 10, spectrum)
+    for b in (1000, 1, 100):
+        schedule.set_batch_size(b)
+        assert schedule.get_last_lr()[0] == pytest.approx(
+            rates(spectrum, 0.1, 10, b, "sgd").spectral
+        )
 
 
 def test_betas_scale_with_the_batch() -> None:

@@ -35,6 +35,25 @@ def test_it_finds_the_edge_of_a_quadratic() -> None:
     assert not beyond.confirmed and beyond.largest == 0 and "NOT confirmed" in beyond.explain()
 
 
+def test_what_was_gained_is_not_lost() -> None:
+    """Begun little above the present loss, a rate that would hold half of the loss is lost."""
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1, bias=False)
+    x, noise = torch.ones(512, 1), torch.randn(512, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(x, noise), batch_size=8)
+    with torch.no_grad():
+        model.weight.fill_(float(noise.mean()))  # the minimum: loss 1, which cannot be avoided
+    options = {"factors": [0.5], "steps": 40}
+    kept = evidence(model, functional.mse_loss, loader, optimizer, plan(1.0), **options)
+    lost = evidence(model, functional.mse_loss, loader, optimizer, plan(1.0), began=1.1, **options)
+    assert kept.confirmed is False and kept.branches[0].held  # 1.0 itself was not tried
+    assert not lost.branches[0].held and kept.branches[0].losses == lost.branches[0].losses
+    assert lost.limit == pytest.approx((lost.before + 1.1) / 2)
+    with pytest.raises(InputError, match=r"^began: expected a loss above the present one"):
+        evidence(model, functional.mse_loss, loader, optimizer, plan(1.0), began=0.1)
+
+
 def test_nothing_is_left_of_it() -> None:
     """Parameters, buffers, gradients, optimizer, modes, random states: bit for bit."""
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ from shoal._checks import fail
 from shoal.curvature.batch_spectra import additive, batch_factor
 from shoal.curvature.density import smoothed
 from shoal.curvature.spectrum import Spectrum
-from shoal.step.evidence import WORSE, Evidence
+from shoal.step.evidence import Evidence
 from shoal.step.rules import Rates
 from shoal.step.size import StepSize
 
@@ -164,7 +164,7 @@ def _evidence(axes: Any, spectrum: Spectrum, plans: Any, known: Any, found: Any)
         color, mark = (GREEN, "o") if branch.held else (RED, "x")
         axes.plot([branch.lr], [loss], mark, color=color)
     axes.axhline(found.before, color=GREY, ls="--", lw=0.8, label="loss before")
-    axes.axhline(WORSE * found.before, color=RED, ls=":", lw=0.8, label="beyond: lost")
+    axes.axhline(found.limit, color=RED, ls=":", lw=0.8, label="beyond: lost")
     axes.set_xscale("log", base=2)
     axes.set_xlabel(f"learning rate at batch size {plan.batch_size}", fontsize=8)
     axes.set_ylabel("loss after the branch, at most 4 times before", fontsize=8)

@@ -3,7 +3,8 @@
 From the state that the model is in, the same batches are trained on at half, one, two and four
 times the rate that was advised. A safe rate is one whose noise holds at most half of the present
 loss (:mod:`shoal.step.size`), above a loss that cannot be avoided: so a rate holds if the loss over
-the last quarter of a branch is at most one and a half times that of the same batches before it.
+the last quarter of a branch is at most one and a half times that of the same batches before it and,
+where it is known at which loss training began, at least half of what was gained is still there.
 Afterwards parameters, buffers, gradients, optimizer
 state, modes, random states and the stream's position are as they were, bit for bit.
 """
@@ -37,7 +38,7 @@ class Branch:
         factor: of the advised rate.
         lr: the rate.
         losses: of each step's batch, before the step; it ends early at a loss that is no number.
-        held: whether its loss ended at no more than one and a half times the loss before.
+        held: whether its loss ended at no more than the limit.
     """
 
     factor: float
@@ -53,11 +54,13 @@ class Evidence:
     Attributes:
         plan: the advice.
         before: mean loss of the batches before any step.
+        limit: the loss beyond which a branch is lost.
         branches: by growing rate.
     """
 
     plan: StepSize
     before: float
+    limit: float
     branches: tuple[Branch, ...]
 
     @property
@@ -96,6 +99,7 @@ def evidence(
     factors: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
     steps: int = 50,
     forward: Callable[[nn.Module, Any], Tensor] | None = None,
+    began: float | None = None,
     seed: int = 0,
 ) -> Evidence:
     """Train short branches around an advised rate, and put everything back.
@@ -109,6 +113,7 @@ def evidence(
         factors: of the advised rate, each above 0.
         steps: of each branch.
         forward: ``(model, batch)`` → outputs; None for ``model(inputs)``.
+        began: the loss at which training began, if it is known.
         seed: of what training draws, the same in every branch.
 
     Raises:
@@ -129,11 +134,22 @@ def evidence(
             torch.manual_seed(seed)
             losses = [_loss(objective, batch).item() for batch in batches]
         before = sum(losses) / len(losses)
+        limit = _limit(before, began)
         for factor in sorted(factors):
             again()
             torch.manual_seed(seed)
-            branches.append(_branch(objective, optimizer, batches, factor, plan.safe, before))
-    return Evidence(plan, before, tuple(branches))
+            branches.append(_branch(objective, optimizer, batches, factor, plan.safe, limit))
+    return Evidence(plan, before, limit, tuple(branches))
+
+
+def _limit(before: float, began: float | None) -> float:
+    """The loss beyond which a branch is lost."""
+    if began is None:
+        return WORSE * before
+    good = began > before
+    want = f"a loss above the present one, {before:.4g}"
+    expect(good, "began", want, began, "measure after some training")
+    return min(WORSE * before, (before + began) / 2)
 
 
 def _branch(
@@ -142,7 +158,7 @@ def _branch(
     batches: Sequence[Any],
     factor: float,
     safe: float,
-    before: float,
+    limit: float,
 ) -> Branch:
     first = optimizer.param_groups[0]["lr"]
     for group in optimizer.param_groups:
@@ -156,7 +172,7 @@ def _branch(
             break
         loss.backward()
         optimizer.step()
-    held = all(map(math.isfinite, losses)) and _tail(losses) <= WORSE * before
+    held = all(map(math.isfinite, losses)) and _tail(losses) <= limit
     return Branch(factor, factor * safe, tuple(losses), held)
 
 

@@ -5,10 +5,14 @@
     sqrt       a √(b'/b)                     Krizhevsky (1404.5997); Adam: Malladi (2205.10287)
     noise      a (1 + B/b)/(1 + B/b')        McCandlish et al. (1812.06162), B gradient noise scale
     additive   by 2(1 + B)/(λ₁ + k_b s2/λ₁)  Granziol, Zohren and Roberts (JMLR 2022)
-    spectral   by E6; for Adam the square root
+    spectral   by E6 and by the floor of the gradients' noise, whichever allows less
 
-The spectral rule carries a known rate along the law, so that whatever the law's constant misses is
-in the rate already: of all advice here it is the most accurate (docs/steps.md).
+The spectral rule carries a known rate along the laws, so that whatever their constants miss is in
+the rate already: of all advice here it is the most accurate (docs/steps.md). A rate that trains is
+within both limits of its batch size, stability and floor; the same shares of both limits at another
+batch size are what it vouches for, and the lesser of the two is taken. Towards smaller batches that
+is the floor, towards larger ones stability. For Adam, whose square root the floor comes nearest to,
+it is E7 with the floor in the optimizer's metric; a spectrum in the plain one gives the root.
 """
 
 from __future__ import annotations
@@ -17,11 +21,19 @@ import math
 from dataclasses import dataclass, replace
 
 from shoal._checks import expect
-from shoal.curvature.batch_spectra import additive
 from shoal.curvature.spectrum import Spectrum
-from shoal.curvature.stability import critical_batch, largest_rate
+from shoal.curvature.stability import critical_batch
 from shoal.step.method import Method, Optimizer, method_of
-from shoal.step.size import HEADROOM, StepSize, facts_of, noise_factor, notes_of, population
+from shoal.step.size import (
+    HEADROOM,
+    StepSize,
+    additive_rate,
+    facts_of,
+    noise_factor,
+    notes_of,
+    population,
+    stable_rate,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,13 @@ class Rates:
 
 
 def rescale(
-    spectrum: Spectrum, lr: float, batch_size: int, to: int, optimizer: Optimizer
+    spectrum: Spectrum,
+    lr: float,
+    batch_size: int,
+    to: int,
+    optimizer: Optimizer,
+    *,
+    began: float | None = None,
 ) -> StepSize:
     """Carry a learning rate that trains at one batch size to another.
 
@@ -57,6 +75,8 @@ def rescale(
         batch_size: where it is known.
         to: where one is asked for.
         optimizer: a torch optimizer, or a name.
+        began: the loss at which training began, if it is known
+            (:func:`~shoal.step.size.learning_rate`).
 
     Raises:
         InputError: as :func:`~shoal.step.size.learning_rate`, or if `lr` is not above zero.
@@ -66,7 +86,7 @@ def rescale(
     """
     method = method_of(optimizer)
     facts = facts_of(spectrum, replace(method, kind="sgd"), metric=None)
-    safe = rates(spectrum, lr, batch_size, to, optimizer).spectral
+    safe = rates(spectrum, lr, batch_size, to, optimizer, began=began).spectral
     critical = critical_batch(facts.lam, facts.c, population(spectrum), method.momentum)
     return StepSize(
         to,
@@ -81,7 +101,15 @@ def rescale(
     )
 
 
-def rates(spectrum: Spectrum, lr: float, batch_size: int, to: int, optimizer: Optimizer) -> Rates:
+def rates(
+    spectrum: Spectrum,
+    lr: float,
+    batch_size: int,
+    to: int,
+    optimizer: Optimizer,
+    *,
+    began: float | None = None,
+) -> Rates:
     """The rate at batch size `to` by every rule, from `lr` at `batch_size`.
 
     Raises:
@@ -100,28 +128,27 @@ def rates(spectrum: Spectrum, lr: float, batch_size: int, to: int, optimizer: Op
     """
     expect(0 < lr < math.inf, "lr", "a learning rate above 0", lr, "pass the rate that trains")
     method = method_of(optimizer)
-    facts = facts_of(spectrum, replace(method, kind="sgd"), metric=None)
+    facts = facts_of(spectrum, replace(method, kind="sgd"), metric=None, began=began)
     k_from, k_to = (noise_factor(spectrum, b) for b in (batch_size, to))
     ratio, scale = to / batch_size, spectrum.noise.gradient_noise_scale
-    momentum = method.momentum
+    paper = spectral = math.sqrt(ratio)
 
-    def by_paper(k: float) -> float:
-        return 1 / additive(facts.lam, math.sqrt(k * spectrum.noise.s2)).value
+    def carried(c: float) -> float:
+        return stable_rate(facts, c, k_to, method) / stable_rate(facts, c, k_from, method)
 
-    if method.kind == "adam":
-        # E7 and a cap at B or at its critical batch were tried, and are no better (docs/LOG.md)
-        spectral = lr * math.sqrt(ratio)
-    else:
-        by_law = [largest_rate(facts.lam, facts.c, k, momentum) for k in (k_from, k_to)]
-        spectral = lr * by_law[1] / by_law[0]
-    paper = math.sqrt(ratio) if method.kind == "adam" else by_paper(k_to) / by_paper(k_from)
+    if method.kind != "adam":
+        spectral = min(carried(facts.c), carried(facts.level))
+        paper = additive_rate(spectrum, facts, k_to, method)
+        paper /= additive_rate(spectrum, facts, k_from, method)
+    elif spectrum.metric == "adam":
+        spectral = carried(facts.level)
     return Rates(
         constant=lr,
         linear=lr * ratio,
         sqrt=lr * math.sqrt(ratio),
         noise=lr * (1 + scale / batch_size) / (1 + scale / to),
         additive=lr * paper,
-        spectral=spectral,
+        spectral=lr * spectral,
     )
 
 

@@ -95,7 +95,7 @@ class BatchSizeLR(LRScheduler):
         expect(adam or not scale_betas, "scale_betas", want, True, "leave it out")
         self.spectrum, self.rule, self.scale_betas = spectrum, rule, scale_betas
         self.accumulate, self.ranks = accumulate, ranks
-        self.batch_size = effective_batch(batch_size, accumulate, ranks)
+        self.batch_size = self.known_at = effective_batch(batch_size, accumulate, ranks)
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | torch.Tensor]:
@@ -131,8 +131,11 @@ class BatchSizeLR(LRScheduler):
             power = {"constant": 0.0, "linear": 1.0, "sqrt": 0.5}[self.rule]
             return (to / self.batch_size) ** power
         assert self.spectrum is not None
-        found = rates(self.spectrum, 1.0, self.batch_size, to, self.optimizer)
-        return getattr(found, self.rule)
+        # from where the rate is known, so that there and back is the same rate
+        sizes = (self.batch_size, to)
+        made = [rates(self.spectrum, 1.0, self.known_at, b, self.optimizer) for b in sizes]
+        now, then = (getattr(x, self.rule) for x in made)
+        return then / now
 
     def state_dict(self) -> dict[str, Any]:
         """The batch size and torch's counters; the spectrum, which does not change, is left out."""

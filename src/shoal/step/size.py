@@ -3,11 +3,13 @@
     1/a = λ₁/(2(1 + B)) + k_b c/(2(1 − B)),     c = E‖H_i − H‖²_F / tr H
 
 (E6 of :mod:`shoal.curvature.stability`) is where a quadratic with this curvature and noise stops
-being stable. Safe is less: where the noise of the gradients holds no more than half of the present
-loss, by c + tr Σ/L for c (:func:`~shoal.curvature.stability.with_gradient_noise`). The edge is
-twice the stable rate, where a net without noise still catapults into a flatter place (4/λ₁;
-Lewkowycz et al., 2003.02218). Where training ends in truth depends on the net:
-:func:`~shoal.step.evidence.evidence` tries.
+being stable. Safe is less, in two ways. The noise of the gradients shall hold no more than half of
+the present loss L, nor of what training has gained since it began at L₀, so that c is
+c + tr Σ/min(L, L₀ − L) (:func:`~shoal.curvature.stability.with_gradient_noise`). And momentum
+shall not lengthen the step: λ₁/2 in place of λ₁/(2(1 + B)), since no net that was measured held a
+longer one with momentum than without (docs/results/steps.md). The edge is twice the stable rate,
+where a net without noise still catapults into a flatter place (4/λ₁; Lewkowycz et al., 2003.02218).
+Where training ends in truth depends on the net: :func:`~shoal.step.evidence.evidence` tries.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ class StepSize:
 
     Attributes:
         batch_size: samples that one optimizer step averages over.
-        safe: the learning rate at which noise holds half of the loss; or, calibrated, the rate that
-            is as near to the stable one as the known one was.
+        safe: the learning rate at which noise holds half of the loss, or of what was gained; or,
+            calibrated, the largest that is as near to both limits as the known one was.
         edge: twice the rate at which a quadratic stops being stable, or twice the calibrated one.
         regime: what limits the step: the noise of the batch, or curvature that all data have.
         critical_batch: where the two limit alike; beyond it a larger batch buys no larger step.
@@ -82,6 +84,7 @@ def learning_rate(
     *,
     model: Model = "measured",
     warmed: bool | None = None,
+    began: float | None = None,
 ) -> StepSize:
     """Say how far `optimizer` may step at a batch size.
 
@@ -96,6 +99,9 @@ def learning_rate(
         warmed: whether at least some fifty steps of training came before the measurement; None
             reads it from the optimizer's state where there is one. At initialization c can be far
             too small, so the larger of it and tr H is taken, and the advice is not trusted.
+        began: the loss at which training began, L₀: for a cross-entropy of n classes about log n.
+            Without it noise may hold half of the loss, which is too much for a net that has hardly
+            learned yet.
 
     Raises:
         InputError: if the optimizer is unknown, the batch is larger than the data, the spectrum is
@@ -115,10 +121,13 @@ def learning_rate(
     """
     method = method_of(optimizer)
     metric = "adam" if method.kind == "adam" and model == "measured" else "plain"
-    facts = facts_of(spectrum, method, warmed, metric)
+    facts = facts_of(spectrum, method, warmed, metric, began)
     k = noise_factor(spectrum, batch_size)
-    stable = _stable(spectrum, facts, facts.c, k, method, model)
-    safe = _stable(spectrum, facts, facts.level, k, method, model)
+    if model == "additive":
+        stable = safe = additive_rate(spectrum, facts, k, method)
+    else:
+        stable = stable_rate(facts, facts.c, k, method)
+        safe = min(stable_rate(facts, facts.level, k, method), _without_gain(facts, k, method))
     noisy = k * facts.c * (1 + method.momentum) > facts.lam * (1 - method.momentum)
     critical = stability.critical_batch(facts.lam, facts.c, population(spectrum), method.momentum)
     return StepSize(
@@ -150,6 +159,7 @@ def facts_of(
     method: Method,
     warmed: bool | None = None,
     metric: Metric | None = "plain",
+    began: float | None = None,
 ) -> Facts:
     """λ₁ and c of a spectrum for a method, weight decay added.
 
@@ -158,6 +168,7 @@ def facts_of(
         method: the optimizer's.
         warmed: as for :func:`learning_rate`.
         metric: that the spectrum must have been measured in; None for any.
+        began: as for :func:`learning_rate`.
 
     Raises:
         InputError: if they cannot be used.
@@ -172,8 +183,13 @@ def facts_of(
             "measured at initialization, where noise can be up to five times what it seems: train "
             "some fifty steps and measure again",
         )
-    covariance = spectrum.noise.gradient_covariance
-    level = stability.with_gradient_noise(c, covariance, spectrum.loss)
+    loss = spectrum.loss
+    if began is not None:
+        good = began > loss
+        want, remedy = f"a loss above the present one, {loss:.4g}", "measure after some training"
+        expect(good, "began", want, began, remedy)
+        loss = min(loss, began - loss)
+    level = stability.with_gradient_noise(c, spectrum.noise.gradient_covariance, loss)
     return Facts(spectrum.lam_max + method.decay, c, level, warmed, notes)
 
 
@@ -194,18 +210,32 @@ def population(spectrum: Spectrum) -> int | None:
     return spectrum.dataset_size if spectrum.noise.sampling == "independent" else None
 
 
-def _stable(
-    spectrum: Spectrum, facts: Facts, c: float, k: float, method: Method, model: Model
-) -> float:
-    if model == "additive":
-        tau = math.sqrt(k * spectrum.noise.s2)
-        if method.kind == "adam":
-            # flat directions, limited by the noise's edge: a 2τ/ε' ≤ 2 in the metric of v
-            return 1 / max(tau, additive(facts.lam, tau).value / 2)
-        return 2 * (1 + method.momentum) / additive(facts.lam, tau).value
+def stable_rate(facts: Facts, c: float, k: float, method: Method) -> float:
+    """Where a quadratic stops being stable: E6, for Adam E7; `c` is that of `facts`, or its level.
+
+    Example:
+        >>> stable_rate(Facts(2.0, 10.0, 20.0, True, ()), 10.0, 0.1, method_of("sgd"))
+        0.6666666666666666
+    """
+    law = stability.adam_rate if method.kind == "adam" else stability.largest_rate
+    return law(facts.lam, c, k, method.momentum)
+
+
+def _without_gain(facts: Facts, k: float, method: Method) -> float:
+    """The safe rate if momentum lengthens no step: its noise counts, its 1 + B does not."""
     if method.kind == "adam":
-        return stability.adam_rate(facts.lam, c, k, method.momentum)
-    return stability.largest_rate(facts.lam, c, k, method.momentum)
+        return math.inf
+    return 1 / (facts.lam / 2 + k * facts.level / (2 * (1 - method.momentum)))
+
+
+def additive_rate(spectrum: Spectrum, facts: Facts, k: float, method: Method) -> float:
+    """The rate of Granziol, Zohren and Roberts: 2(1 + B)/(λ₁ + k_b s2/λ₁), for Adam its root."""
+    tau = math.sqrt(k * spectrum.noise.s2)
+    top = additive(facts.lam, tau).value
+    if method.kind == "adam":
+        # flat directions, limited by the noise's edge: a 2τ/ε' ≤ 2 in the metric of v
+        return 1 / max(tau, top / 2)
+    return 2 * (1 + method.momentum) / top
 
 
 def _damping(spectrum: Spectrum, facts: Facts, k: float, method: Method) -> float | None:
