@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,9 @@ def test_own_objects_are_measured_and_tried(tmp_path: Path) -> None:
     assert [row["batch"] for row in found["rates"]] == [8, 16]
     assert len(found["evidence"]) == 5 and "advice" in found["evidence"][-1]
     assert (tmp_path / "spectrum" / "spectrum.png").exists()
+    little = measure(replace(asked, evidence=0, began=found["loss"] + 0.01))
+    assert little["rates"][0]["safe"] < found["rates"][0]["safe"] / 2
+    assert "began: expected a loss above" in str(measure(replace(asked, evidence=0, began=0.1)))
 
 
 def test_bad_sources_are_named(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def measure(asked: Asked) -> dict[str, Any]:
         precondition=mine.optimizer if inside else None,
     )
     sizes, notes = _sizes(asked, found), []
-    plans, known = _plans(found, mine, sizes, notes), _known(asked, found, mine, sizes, notes)
+    plans = _plans(found, mine, asked.began, sizes, notes)
+    known = _known(asked, found, mine, sizes, notes)
     tried = _tried(asked, found, mine) if asked.evidence else None
     home = Path(asked.source) if Path(asked.source).is_dir() else Path(asked.source).parent
     out = asked.out or home / "spectrum"
@@ -142,10 +143,13 @@ def _sizes(asked: Asked, found: Spectrum) -> list[int]:
     return sorted({found.batch_size, *around})
 
 
-def _plans(found: Spectrum, mine: _Measured, sizes: list[int], notes: list[str]) -> list[StepSize]:
+def _plans(
+    found: Spectrum, mine: _Measured, began: float | None, sizes: list[int], notes: list[str]
+) -> list[StepSize]:
     """Absolute advice, or a note why there is none."""
     try:
-        return [learning_rate(found, b, mine.optimizer or mine.method) for b in sizes]
+        optimizer = mine.optimizer or mine.method
+        return [learning_rate(found, b, optimizer, began=began) for b in sizes]
     except InputError as error:
         notes.append(f"no absolute advice: {error}")
         return []
@@ -159,7 +163,8 @@ def _known(
     if lr is None:
         return []
     try:
-        return [(b, rates(found, lr, found.batch_size, b, mine.method)) for b in sizes]
+        now = found.batch_size
+        return [(b, rates(found, lr, now, b, mine.method, began=asked.began)) for b in sizes]
     except InputError as error:
         notes.append(f"no rules: {error}")
         return []
@@ -171,7 +176,7 @@ def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> Evidence:
     optimizer = mine.optimizer
     if optimizer is None:
         fail("evidence", "an optimizer of dense parameters", "none", remedy)
-    plan = learning_rate(found, found.batch_size, optimizer)
+    plan = learning_rate(found, found.batch_size, optimizer, began=asked.began)
     model, loss_fn, forward = mine.model, mine.loss_fn, mine.forward
     if isinstance(model, Objective):
         learns = getattr(mine.loader.table, "learns", False)
@@ -189,6 +194,7 @@ def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> Evidence:
         plan,
         steps=asked.evidence,
         forward=forward,
+        began=asked.began,
         seed=asked.seed,
     )
 
@@ -221,6 +227,7 @@ def _written(
         "samples": found.samples,
         "batch_size": found.batch_size,
         "sampling": noise.sampling,
+        "loss": round_(found.loss),
         "lam_max": round_(found.lam_max),
         "residual": round_(float(found.residuals[0])),
         "trace": round_(found.trace),
