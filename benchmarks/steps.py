@@ -122,7 +122,7 @@ def measure(
         model, net.loss_fn, net.loader(REFERENCE, seed), forward=net.forward,
         dataset_size=net.samples, sampling=net.sampling, max_batches=16, mode="train", **inside,
     )  # fmt: skip
-    began = statistics.mean(fresh)
+    began = begun(fresh[sizes.index(REFERENCE)], found)
     plans = [learning_rate(found, b, optimizer, warmed=True, began=began) for b in sizes]
     tried = [
         evidence(
@@ -157,10 +157,16 @@ def measure(
     }
 
 
+def begun(fresh: float, found: Spectrum) -> float | None:
+    """The loss at which training began, unless warming up has gained nothing yet."""
+    return fresh if fresh > found.loss else None
+
+
 def predictions(row: dict[str, Any]) -> dict[str, Any]:
     """What the spectrum of a row says of each batch size: absolute, and from the rate at 64."""
     found = Spectrum.from_json(json.dumps(row["spectrum"]))
-    name, sizes, began = row["optimizer"], row["sizes"], statistics.mean(row["losses"]["fresh"])
+    name, sizes = row["optimizer"], row["sizes"]
+    began = begun(row["losses"]["fresh"][sizes.index(REFERENCE)], found)
     plans = [learning_rate(found, b, name, warmed=True, began=began) for b in sizes]
     known, rules = row["measured"][sizes.index(REFERENCE)], {}
     if known is not None:
