@@ -127,9 +127,9 @@ def measure(
     tried = [
         evidence(
             model, net.loss_fn, net.loader(b, seed), optimizer, plan,
-            forward=net.forward, began=began,
+            forward=net.forward, began=before if before > now else None,
         ).largest
-        for b, plan in zip(sizes, plans, strict=True)
+        for b, plan, before, now in zip(sizes, plans, fresh, warmed, strict=True)
     ]  # fmt: skip
     measured: list[float | None] = []
     for i, b in enumerate(sizes):
