@@ -127,7 +127,7 @@ def measure(
     tried = [
         evidence(
             model, net.loss_fn, net.loader(b, seed), optimizer, plan,
-            forward=net.forward, began=before if before > now else None,
+            forward=net.forward, began=before if before > 1.1 * now else None,
         ).largest
         for b, plan, before, now in zip(sizes, plans, fresh, warmed, strict=True)
     ]  # fmt: skip
