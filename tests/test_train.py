@@ -30,6 +30,7 @@ from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
 from shoal.settings import Train
 from shoal.tasks import labels, nodes
+from shoal.tasks.graphs import feature_rows
 from shoal.train import fit
 
 EPOCH = 6  # batches of either job below
@@ -52,7 +53,7 @@ def node_job(**options: Any) -> Job:
     data = planted_graph(n=180, classes=3, dim=12)
     options = {"batch_size": 18, "fanouts": (3, 2), "hidden": 8, "valid_every": 1} | options
     settings = Train(source="planted.npz", **options)
-    return nodes.make_job(data, nodes.feature_rows(data.features, settings.seed), settings)
+    return nodes.make_job(data, feature_rows(data.features, settings.seed), settings)
 
 
 def interrupted(job: Job, step: int) -> Job:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from torch import Tensor
 
+_AT_A_TIME = 2**24  # numbers that are looked at together
+
 
 class InputError(ValueError):
     """Bad input: the message holds expected, got and remedy in one line."""
@@ -84,10 +86,12 @@ def expect_finite(name: str, rows: Tensor) -> None:
     Raises:
         InputError: naming the first such row.
     """
-    finite = rows.isfinite().flatten(1).all(1) if rows.dim() > 1 else rows.isfinite()
-    if not bool(finite.all()):
-        first = int((~finite).nonzero()[0, 0])
-        fail(name, "finite rows", f"NaN or infinity in row {first}", "clean or drop it")
+    each = max(_AT_A_TIME // max(rows[:1].numel(), 1), 1)
+    for begin in range(0, len(rows), each):  # rows of a mapped file may be more than memory
+        finite = rows[begin : begin + each].isfinite()
+        if not bool(finite.all()):
+            first = begin + int((~finite).nonzero()[0, 0])
+            fail(name, "finite rows", f"NaN or infinity in row {first}", "clean or drop it")
 
 
 def expect_file(path: str | Path, what: str) -> Path:

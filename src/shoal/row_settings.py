@@ -19,7 +19,7 @@ class Plan(Common):
     """Propose which rows of a table lie on the device, in host memory and on disk."""
 
     source: Annotated[str | None, tyro.conf.Positional] = None
-    """A graph whose batches read the rows: wordnet-graph, .npz, saved Csr, or edges, two a line."""
+    """A graph whose batches read the rows: as in train, a saved Csr, or edges, two nodes a line."""
     rows: int | None = None
     """Without a graph: rows of the table."""
     width: int = 256

@@ -4,6 +4,7 @@ settings.json      what was asked for, as the command or the caller gave it
 record.jsonl       one event a line: start, step, refresh, validate, resume, end
 last.safetensors   where a resumed run continues
 best.safetensors   the model of the best validation round, without optimizer state
+rows.npy           graphs with --host-rows: feature rows, read from here batch by batch
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Run:
             run.folder.mkdir(parents=True, exist_ok=True)
             with file_aside(run.folder / "settings.json") as new:
                 new.write_text(json.dumps(settings, indent=1) + "\n")
-            for leftover in (run.best, *(run.folder / x for x in ("record.jsonl", "tracked.json"))):
+            others = (run.folder / name for name in ("record.jsonl", "tracked.json"))
+            for leftover in (run.best, run.rows, *others):
                 leftover.unlink(missing_ok=True)
         except OSError as error:
             fail(str(folder), "a folder to write to", error.strerror, "name another --out")
@@ -95,6 +97,11 @@ class Run:
     def best(self) -> Path:
         """The best model by validation."""
         return self.folder / "best.safetensors"
+
+    @property
+    def rows(self) -> Path:
+        """Feature rows of a graph, where they are read from a file."""
+        return self.folder / "rows.npy"
 
     def expect_settings(self, settings: dict[str, Any], free: set[str]) -> None:
         """Check that a resumed run is the run that was begun.

@@ -175,7 +175,9 @@ class Train(Common):
     dropout: float | None = None
     """Graphs: share of activations dropped; 0.5 for nodes, none for links."""
     device_rows: int = 0
-    """Nodes: feature rows kept on the device, those that batches read most."""
+    """Graphs: feature rows kept on the device, those that batches read most."""
+    host_rows: int | None = None
+    """Graphs: the next ones, kept in host memory, the others read from a file; all if not given."""
     negatives: Literal["batch", "uniform"] = "batch"
     """Links: every other node of the batch is a negative, or five uniform ones a link."""
 

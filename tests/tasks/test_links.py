@@ -50,7 +50,7 @@ def test_nodes_without_features_learn_their_rows(tmp_path: Path) -> None:
     result, run = links.train(asked), Run.open(tmp_path / "run")
     losses = [event["loss"] for event in run.record() if event["event"] == "step"]
     assert losses[-1] < 0.9 * losses[0]
-    begun = links._table(load_links(str(path)), asked)
+    begun = links._new_rows(load_links(str(path)), asked)
     assert not torch.allclose(run.load_model()["rows"], begun.as_subclass(torch.Tensor), atol=0.01)
     assert links.judge(run, str(path)) == result["test"]
     other = planted(tmp_path / "other.npz", features=False, n=120)

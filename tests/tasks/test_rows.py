@@ -5,27 +5,33 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from shoal._checks import InputError
 from shoal.checkpoint import same_tensors
 from shoal.columns import Columns
 from shoal.csr import Csr
 from shoal.data.edges import read_graph
+from shoal.data.graphs import load_nodes
 from shoal.data.planted import planted_graph
+from shoal.fetch.disk import DiskRows
 from shoal.fetch.tiered import TieredTable
 from shoal.row_settings import Gather, Plan
 from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.touch import touch_probability
 from shoal.settings import Train
-from shoal.tasks import bandwidth, nodes
+from shoal.tasks import bandwidth, links, nodes, rows
 from shoal.tasks.bandwidth import gather
+from shoal.tasks.graphs import feature_rows
 from shoal.tasks.plan import plan, zipf_sum
 from tests.tasks.test_nodes import write as write_graph
+from tests.test_train import interrupted
 
 
 def ask(**changes: Any) -> dict[str, Any]:
@@ -66,6 +72,19 @@ def test_the_code_makes_such_a_table() -> None:
     assert line == 'table = shoal.TieredTable("rows.npy", host_rows=300)'
     everything = ask(device_gib=1.0)
     assert [tier["rows"] for tier in everything["tiers"]] == [1000, 0, 0]
+
+
+def test_the_command_is_the_plan(tmp_path: Path) -> None:
+    """Of a graph that shoal train reads its flags are printed, and they place the rows so."""
+    source = as_safetensors(write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "g.npz"))
+    asked = {"rows": None, "source": str(source), "batch_size": 9, "fanouts": (2,)}
+    result = ask(**asked, device_gib=10 * 4096 / 2**30, host_gib=30 * 4096 / 2**30)
+    assert result["command"] == (
+        f"shoal train {source} --batch-size 9 --fanouts 2 "
+        "--device cuda --device-rows 10 --host-rows 30"
+    )
+    assert "--host-rows" not in ask(**asked)["command"]
+    assert "command" not in ask()
 
 
 def test_zipf_sums_are_sums() -> None:
@@ -157,9 +176,9 @@ def test_training_with_tiers_is_training_without(tmp_path: Path) -> None:
     write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "graph.npz")
     small: dict[str, Any] = {"steps": 12, "batch_size": 12, "hidden": 4, "fanouts": (2,)}
     found, weights = [], []
-    for rows in (0, 30, 1000):
-        out = tmp_path / str(rows)
-        settings = Train(source=str(tmp_path / "graph.npz"), out=out, device_rows=rows, **small)
+    for count in (0, 30, 1000):
+        out = tmp_path / str(count)
+        settings = Train(source=str(tmp_path / "graph.npz"), out=out, device_rows=count, **small)
         found.append(nodes.train(settings))
         weights.append(Run.open(out).load_last()["model"])
     assert same_tensors(weights[0], weights[1]) and same_tensors(weights[0], weights[2])
@@ -168,6 +187,83 @@ def test_training_with_tiers_is_training_without(tmp_path: Path) -> None:
     assert [x["measured"] for x in found[2]["tiers"]] == [100, 0]
     with pytest.raises(InputError, match="device_rows: expected at least 0, got -1"):
         nodes.train(replace(settings, out=tmp_path / "bad", device_rows=-1))
+
+
+def as_safetensors(source: Path) -> Path:
+    """The same graph with dense features, in a file whose rows can be read where they lie."""
+    data = load_nodes(str(source))
+    edges = torch.stack([data.graph.indices.long(), data.graph.row_ids()])
+    path = source.with_suffix(".safetensors")
+    save_file({"x": feature_rows(data.features, 0), "edge_index": edges, "y": data.target}, path)
+    return path
+
+
+@pytest.mark.parametrize("task", ["nodes", "links"])
+@pytest.mark.parametrize("own", [False, True])
+def test_training_from_a_file_is_training_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Literal["nodes", "links"], own: bool
+) -> None:
+    """shoal train --host-rows, also resumed, ends in the weights and metrics of all in memory."""
+    source = write_graph(planted_graph(n=200, classes=2, dim=6), tmp_path / "graph.npz")
+    source = as_safetensors(source) if own else source
+    small: dict[str, Any] = {"batch_size": 16, "hidden": 4, "fanouts": (2,), "epochs": 2}
+    job = links if task == "links" else nodes
+    whole, found, weights = job.make_job, [], []
+    for count in (None, 0, 50, 1000):
+        out = tmp_path / str(count)
+        settings = Train(source=str(source), task=task, out=out, host_rows=count, **small)
+        if count == 50:
+            with monkeypatch.context() as patch:
+                patch.setattr(job, "make_job", lambda *parts: interrupted(whole(*parts), 3))
+                assert job.train(replace(settings, host_rows=10))["stopped"] == "interrupt"
+            settings = replace(settings, resume=True)
+        found.append(job.train(settings))
+        weights.append(Run.open(out).load_last()["model"])
+        assert (out / "rows.npy").exists() == (count is not None and not own)
+    for more in (1, 2, 3):
+        assert same_tensors(weights[0], weights[more]) and found[0]["test"] == found[more]["test"]
+    assert "tiers" not in found[0] and [x["rows"] for x in found[2]["tiers"]] == [50, 150]
+    assert found[2]["tiers"][0]["measured"] > 25
+    assert [x["measured"] for x in found[3]["tiers"]] == [100, 0]
+
+
+def test_a_file_of_rows_that_is_not_whole_is_named(tmp_path: Path) -> None:
+    """A truncated file, or one of another graph, ends a resumed run in an error that names it."""
+    source = write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "graph.npz")
+    asked = Train(source=str(source), out=tmp_path / "run", host_rows=9, batch_size=12, steps=2)
+    nodes.train(replace(asked, hidden=4))
+    asked = replace(asked, hidden=4, resume=True, steps=4)
+    path = tmp_path / "run" / "rows.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match=r"rows\.npy: expected a whole file"):
+        nodes.train(asked)
+    np.save(path, np.zeros((80, 6), np.float32))
+    with pytest.raises(InputError, match=r"rows\.npy: expected the graph's 90 rows, got 80"):
+        nodes.train(asked)
+    path.write_bytes(whole)
+    assert nodes.train(asked)["steps"] == 4
+
+
+def test_rows_that_learn_do_not_lie_in_tiers(tmp_path: Path) -> None:
+    """Nodes without features have no rows to read from a file."""
+    graph = planted_graph(n=90, classes=2).graph
+    np.savez(tmp_path / "g.npz", indptr=graph.indptr, indices=graph.indices)
+    asked = Train(source=str(tmp_path / "g.npz"), task="links", out=tmp_path / "run", host_rows=9)
+    with pytest.raises(InputError, match="host_rows: expected a graph with features"):
+        links.train(asked)
+
+
+def test_wide_features_are_written_as_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sparse features of 300 columns, projected part by part, are those projected at once."""
+    features = Csr.from_dense(torch.rand(50, 300) < 0.1).with_values(None)
+    monkeypatch.setattr(rows, "_WRITE_BYTES", 7 * 4 * 256)
+    run = Run.create(tmp_path / "run", {})
+    made = rows.rows_of(features, Train(source="g.npz", host_rows=0, seed=3), run)
+    assert isinstance(made, DiskRows)
+    assert torch.equal(made.gather(torch.arange(50)), feature_rows(features, 3))
 
 
 # -- graphs from files ---------------------------------------------------------------------------

@@ -10,12 +10,11 @@ from __future__ import annotations
 from array import array
 from pathlib import Path
 
-import torch
-
-from shoal._checks import InputError, expect, fail
+from shoal._checks import expect, fail
 from shoal.csr import Csr
+from shoal.data import is_graph
+from shoal.data.graphs import load_graph
 from shoal.data.lines import as_tensor, lines, shorten
-from shoal.data.matrix import read_arrays
 
 _TEXTS = (".txt", ".tsv", ".csv", ".edges", ".gz")
 
@@ -24,7 +23,7 @@ def read_graph(source: str | Path) -> Csr:
     r"""Read who reads whom; row v of the result lists the nodes that v reads.
 
     Args:
-        source: ``wordnet-graph``; an ``.npz`` with ``indptr`` and ``indices``; the folder of a
+        source: any graph that ``shoal train`` reads (:mod:`shoal.data.graphs`); the folder of a
             saved Csr; or a text of edges, perhaps gzipped.
 
     Raises:
@@ -32,18 +31,15 @@ def read_graph(source: str | Path) -> Csr:
 
     Example:
         >>> from tempfile import TemporaryDirectory
+        >>> import torch
         >>> with TemporaryDirectory() as folder:
         ...     _ = Path(folder, "a.txt").write_text("# from to\n0 1\n2 1\n")
         ...     read_graph(Path(folder, "a.txt")).take(torch.tensor([1]))[0].tolist()
         [0, 2]
     """
     path = Path(source)
-    if source == "wordnet-graph":
-        from shoal.data import wordnet
-
-        return wordnet.graph().graph
-    if path.suffix == ".npz":
-        return _of_arrays(path)
+    if is_graph(str(source)):
+        return load_graph(str(source))
     if path.is_dir():
         return _square(path, Csr.open(path))
     want = "wordnet-graph, or a file or folder of a graph"
@@ -51,15 +47,6 @@ def read_graph(source: str | Path) -> Csr:
     known = path.suffix in _TEXTS
     expect(known, str(path), f".npz, a folder, or one of {_TEXTS}", path.suffix, "convert it")
     return _of_text(path)
-
-
-def _of_arrays(path: Path) -> Csr:
-    arrays = read_arrays(path, ("indptr", "indices"))
-    try:
-        indptr, indices = (torch.from_numpy(arrays[key]).long() for key in ("indptr", "indices"))
-        return Csr(indptr, indices, len(indptr) - 1).validate()
-    except (InputError, TypeError) as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _square(path: Path, csr: Csr) -> Csr:

@@ -36,6 +36,19 @@ def load_nodes(source: str) -> NodeData:
     fail(source, "a graph", "none", "check the path; docs/formats.md lists what is read")
 
 
+def load_graph(source: str) -> Csr:
+    """Who reads whom in a graph, whether or not its nodes have classes or features.
+
+    Raises:
+        InputError: if it is missing, damaged, or of a kind that is not known.
+    """
+    path = Path(source)
+    if path.suffix in arrays.SUFFIXES:
+        with arrays.naming(path):
+            return arrays.graph_of(arrays.read(path))
+    return ogb.links(path).graph if ogb.holds_links(path) else load_nodes(source).graph
+
+
 def load_features(source: str) -> tuple[Csr, Csr | Tensor]:
     """A graph and the features of its nodes, which need no classes.
 
@@ -64,7 +77,7 @@ def load_links(source: str, seed: int = 0) -> LinkData:
     path = Path(source)
     if path.suffix in arrays.SUFFIXES:
         return links.read(path, seed)
-    if ogb.is_folder(path) and any(path.glob("split/*/*.pt")):
+    if ogb.holds_links(path):
         return ogb.links(path)
     data = load_nodes(source)
     return split_links(data.name, data.graph, data.features, seed=seed)

@@ -33,6 +33,11 @@ def is_folder(path: Path) -> bool:
     return raw and (path / "split").is_dir()
 
 
+def holds_links(path: Path) -> bool:
+    """Whether it is a folder of the link property benchmark, whose split is of links."""
+    return is_folder(path) and any(path.glob("split/*/*.pt"))
+
+
 def read(folder: str | Path) -> NodeData:
     """Read a folder of the node property benchmark, ogbn-arxiv, ogbn-products, ….
 

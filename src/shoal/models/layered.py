@@ -11,6 +11,7 @@ other, from their features and edges.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -22,6 +23,19 @@ from shoal.csr import Csr
 from shoal.progress import progress
 from shoal.sample.expand import expand
 from shoal.sample.relabel import Scratch
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Rows in host memory or in a file, read by id, such as ``shoal.fetch.disk.DiskRows``."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, ids: Int[Tensor, " s"]) -> Float[Tensor, "s d"]:
+        """Rows `ids`, where these are."""
+        ...
 
 
 class Layered(nn.Module):
@@ -103,7 +117,7 @@ class ConvLayer(nn.Module):
 def full_graph(
     model: Layered,
     graph: Csr,
-    features: Float[Tensor, "n d"],
+    features: Float[Tensor, "n d"] | Rows,
     ids: Int[Tensor, " b"] | None = None,
     entries: int = 2**18,
 ) -> Float[Tensor, "b k"]:
@@ -115,7 +129,8 @@ def full_graph(
     Args:
         model: on any device.
         graph: row v lists the nodes that v reads from.
-        features: one row a node; may stay on the host while the model is on an accelerator.
+        features: one row a node; may stay on the host while the model is on an accelerator, or in
+            a file, from which each part of the first layer reads its own.
         ids: the nodes that are asked for; None for all. Below the last layer only those are
             computed that they depend on.
         entries: edges that are taken together, and nodes besides; a node with more is taken alone.
@@ -124,7 +139,7 @@ def full_graph(
             quarter of a million, is 256 MiB of rows 256 floats wide.
 
     Returns:
-        one row for each of `ids`, on the features' device.
+        one row for each of `ids`, on the features' device; in host memory, if they are in a file.
 
     Raises:
         InputError: if the graph is not square, features do not match it, an id is out of range, or
@@ -152,6 +167,7 @@ def full_graph(
             place[known] = torch.arange(len(known), device=graph.device)
             rows = _one_layer(model.layers[k], read, graph, (rows, place), wanted, entries)
             known = wanted
+        assert isinstance(rows, Tensor)  # the last layer's
         if ids is None:
             return rows
         return rows[torch.searchsorted(known, ids.to(known)).to(rows.device)]
@@ -174,26 +190,31 @@ def _one_layer(
     layer: nn.Module,
     read: nn.Module,
     graph: Csr,
-    table: tuple[Tensor, Tensor],
+    table: tuple[Tensor | Rows, Tensor],
     wanted: Tensor,
     entries: int,
 ) -> Tensor:
     """Apply one layer to the nodes `wanted`; node v's row is ``rows[place[v]]``."""
     rows, place = table
-    device = next(layer.parameters(), rows).device
+    home = rows.device if isinstance(rows, Tensor) else torch.device("cpu")
+    device = next((weights.device for weights in layer.parameters()), home)
     result, done, scratch = None, 0, Scratch()
     for ids in progress(list(_parts(graph, wanted, entries)), "infer"):
         block = expand(graph, ids, dst_in_src=True, scratch=scratch)
-        source = rows.index_select(0, place[block.src].to(rows.device)).to(device)
-        part = layer(block.to(device), read(source)).to(rows.device)
+        source = _taken(rows, place[block.src].to(home)).to(device)
+        part = layer(block.to(device), read(source)).to(home)
         if result is None:
             result = part.new_empty(len(wanted), *part.shape[1:])
         result[done : done + len(ids)] = part
         done += len(ids)
     if result is None:  # no nodes: an empty block tells the width
         none = expand(graph, wanted, dst_in_src=True).to(device)
-        return layer(none, read(rows[:0].to(device))).to(rows.device)
+        return layer(none, read(_taken(rows, wanted.to(home)).to(device))).to(home)
     return result
+
+
+def _taken(rows: Tensor | Rows, ids: Tensor) -> Tensor:
+    return rows.index_select(0, ids) if isinstance(rows, Tensor) else rows.gather(ids)
 
 
 def _parts(graph: Csr, ids: Tensor, entries: int) -> Iterator[Tensor]:

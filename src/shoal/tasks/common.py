@@ -21,7 +21,7 @@ from shoal.settings import Train
 
 # What a resumed run may be asked for anew: how long, where, and what changes nothing but time.
 _FREE = {"steps", "epochs", "minutes", "patience", "out", "resume", "json", "prefetch", "device"}
-_FREE |= {"track", "device_rows"}
+_FREE |= {"track", "device_rows", "host_rows"}
 
 
 # Options that say nothing about the other jobs; given for one of them, they would be ignored.
@@ -64,11 +64,19 @@ OPTIONS_OF = {
         "roles",
         "from_",
     },
-    "graphs": {"task", "model", "fanouts", "hidden", "heads", "dropout"},
-    "nodes": {"device_rows"},
+    "graphs": {
+        "task",
+        "model",
+        "fanouts",
+        "hidden",
+        "heads",
+        "dropout",
+        "device_rows",
+        "host_rows",
+    },
     "links": {"negatives"},
 }
-_READ_BY = {"labels": {"labels"}, "nodes": {"graphs", "nodes"}, "links": {"graphs", "links"}}
+_READ_BY = {"labels": {"labels"}, "nodes": {"graphs"}, "links": {"graphs", "links"}}
 # Options that the other kind of encoder would ignore.
 _OPTIONS_OF_ENCODER = {
     "bag": {"dim"},

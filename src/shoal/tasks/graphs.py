@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from shoal.data.graphs import load_links, load_nodes
 from shoal.data.lines import lines, shorten
 from shoal.data.links import LinkData
 from shoal.data.nodes import NodeData
-from shoal.fetch.loader import BatchSampler
+from shoal.fetch.loader import BatchSampler, BlockSampler, Loader, Table
+from shoal.job import Job
 from shoal.models.gat import Gat
 from shoal.models.layered import Layered
 from shoal.models.sage import Sage
+from shoal.objectives import Objective
 from shoal.run import Run
+from shoal.sample.seeds import RandomBatchSampler
 from shoal.settings import Train
-from shoal.tasks.common import settings_of
+from shoal.tasks.common import autocast_pays, settings_of
 
 # sparse features wider than this are projected at random to it, which keeps cosines within 1/√d
 WIDTH = 256
@@ -42,13 +46,21 @@ def feature_rows(features: Csr | Float[Tensor, "n f"], seed: int) -> Float[Tenso
         features: one row a node.
         seed: of the random projection of wide sparse features.
     """
+    return row_maker(features, seed)(features)
+
+
+def row_maker(features: Csr | Tensor, seed: int) -> Callable[[Any], Tensor]:
+    """The function of :func:`feature_rows`, to be called with any part of the features' rows."""
     if isinstance(features, Tensor):
-        return features.float()
-    width = min(features.n_cols, WIDTH)
-    if width == features.n_cols:
-        return features.to_dense().float()
+        return Tensor.float
+    if features.n_cols <= WIDTH:
+        return lambda some: some.to_dense().float()
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(features.n_cols, width, generator=generator) / width**0.5
+    directions = torch.randn(features.n_cols, WIDTH, generator=generator) / WIDTH**0.5
+    return partial(_projected, directions)
+
+
+def _projected(directions: Float[Tensor, "f d"], features: Csr) -> Float[Tensor, "n d"]:
     return torch.nn.functional.embedding_bag(
         features.indices.long(),
         directions,
@@ -129,6 +141,67 @@ def restore(run: Run, model: nn.Module, state: dict[str, Any]) -> None:
         fail(str(run.folder), "a model of this graph's size", reason, "use the run's own data")
 
 
+def job_of(
+    objective: Objective,
+    loader: Loader,
+    settings: Train,
+    lr: float,
+    evaluate: Callable[[], dict[str, float]],
+) -> Job:
+    """A job that trains a model by Adam as the settings say.
+
+    Args:
+        objective: with the model.
+        loader: of :func:`loader_of`.
+        settings: of the run.
+        lr: the learning rate where the settings have none.
+        evaluate: the validation metrics.
+    """
+    return Job(
+        objective,
+        loader,
+        torch.optim.Adam(objective.model.parameters(), lr=settings.lr or lr),
+        clip=settings.clip,
+        accumulate=settings.accumulate,
+        autocast=autocast_pays(settings.autocast, settings.device),
+        seed=settings.seed,
+        evaluate=evaluate,
+        evaluate_every=settings.valid_every,
+    )
+
+
+def loader_of(
+    seeds: Int[Tensor, " m"],
+    batch_size: int,
+    blocks: BlockSampler,
+    table: Table,
+    settings: Train,
+    target: Tensor | None = None,
+) -> Loader:
+    """A loader of random batches of some nodes.
+
+    Args:
+        seeds: the nodes that batches are made of.
+        batch_size: so many of them.
+        blocks: what they touch.
+        table: rows of all nodes.
+        settings: of the run.
+        target: one row a node, if the loss asks for one.
+
+    Raises:
+        InputError: if the batch size does not fit the seeds.
+    """
+    return Loader(
+        Picked(seeds, RandomBatchSampler(len(seeds), batch_size, settings.seed)),
+        blocks,
+        table,
+        target,
+        seed=settings.seed,
+        prefetch=settings.prefetch,
+        device=None if settings.device == "cpu" else settings.device,
+    )
+
+
 class Picked:
     """A batch sampler over some nodes: positions become ids."""
 
@@ -169,7 +242,7 @@ def _has_classes(source: str) -> bool:
     path = Path(source)
     if path.suffix in arrays.SUFFIXES:
         return "y" in arrays.read(path)
-    return not ogb.is_folder(path) or not any(path.glob("split/*/*.pt"))
+    return not ogb.holds_links(path)
 
 
 def _nodes(data: NodeData) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from shoal.block import Block
 from shoal.csr import Csr
 from shoal.data.graphs import load_links
 from shoal.data.links import LinkData
-from shoal.fetch.loader import Loader
+from shoal.fetch.disk import DiskRows
 from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam
 from shoal.job import Job
@@ -34,17 +35,11 @@ from shoal.objectives import Objective, link_binary_cross_entropy, link_softmax
 from shoal.run import Run
 from shoal.sample.expand import NeighborSampler, ShortlistSampler
 from shoal.sample.links import LinkSampler, PairSampler
-from shoal.sample.seeds import RandomBatchSampler
+from shoal.sample.touch import touch_probability
 from shoal.settings import Train
-from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
-from shoal.tasks.graphs import (
-    Picked,
-    feature_rows,
-    model_of,
-    restore,
-    rows_for,
-    settings_on,
-)
+from shoal.tasks.common import budget_of, finish, open_run
+from shoal.tasks.graphs import job_of, loader_of, model_of, restore, rows_for, settings_on
+from shoal.tasks.rows import rows_of, table_of, tiers_used
 from shoal.train import fit
 
 # The rate, and no dropout, by validation links of coauthor-cs (docs/LOG.md).
@@ -69,7 +64,7 @@ class Ends(nn.Module):
         """Embed the nodes of the last block's `src`."""
         return unit(self.model(blocks[:-1], rows))
 
-    def embed(self, graph: Csr, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+    def embed(self, graph: Csr, rows: Float[Tensor, "n d"] | DiskRows) -> Float[Tensor, "n k"]:
         """Embed all nodes of a graph from whole neighborhoods."""
         return unit(full_graph(self.model, graph, rows))
 
@@ -86,68 +81,65 @@ def train(settings: Train) -> dict[str, Any]:
     run = open_run(settings)
     begin = time.monotonic()
     data = load_links(settings.source, settings.seed)
-    table = _table(data, settings)
-    facts = {
-        "data": data.name,
-        "features": None if data.features is None else data.features.shape[1],
-    }
+    features = data.features
+    rows = _new_rows(data, settings) if features is None else rows_of(features, settings, run)
+    facts = {"data": data.name, "features": None if features is None else features.shape[1]}
+    if isinstance(rows, DiskRows):  # what is in the file need not stay in memory
+        data = replace(data, features=torch.empty(len(rows), 0))
+    del features
     run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
-    job = make_job(data, table, settings)
-    progress = fit(
-        job, budget_of(settings, EPOCHS), run, resume=settings.resume, step=settings.step
-    )
-    return finish(run, settings, progress, lambda: _judge(run, data, settings))
+    job = make_job(data, rows, settings)
+    budget = budget_of(settings, EPOCHS)
+    progress = fit(job, budget, run, resume=settings.resume, step=settings.step)
+    found = finish(run, settings, progress, lambda: _judge(run, data, settings, rows))
+    return found | tiers_used(job.loader.table)
 
 
-def make_job(data: LinkData, table: UnifiedTensor, settings: Train) -> Job:
+def make_job(data: LinkData, rows: Float[Tensor, "n d"] | DiskRows, settings: Train) -> Job:
     """Put the parts of the link job together.
 
     Args:
         data: the links.
-        table: rows of the nodes, which may learn.
+        rows: of the nodes; unified with an optimizer, they learn.
         settings: of the run.
 
     Raises:
         InputError: if batch size, fan-outs or another setting does not fit the data.
     """
-    ends = Ends(model_of(settings, table.shape[1], settings.hidden, DROPOUT))
+    ends = Ends(model_of(settings, rows.shape[1], settings.hidden, DROPOUT))
     linked = (data.train.degrees() > 0).nonzero().squeeze(1)
     size = settings.batch_size or min(BATCH_SIZE, len(linked))
     uniform = settings.negatives == "uniform"
     pairs = PairSampler(data.train) if uniform else ShortlistSampler(data.train, dst_in_src=True)
-    loader = Loader(
-        Picked(linked, RandomBatchSampler(len(linked), size, settings.seed)),
-        LinkSampler(pairs, NeighborSampler(data.graph, settings.fanouts)),
-        table,
-        seed=settings.seed,
-        prefetch=settings.prefetch,
-        device=None if settings.device == "cpu" else settings.device,
-    )
-    return Job(
-        Objective(ends, link_binary_cross_entropy if uniform else link_softmax),
-        loader,
-        torch.optim.Adam(ends.parameters(), lr=settings.lr or LEARNING_RATE),
-        clip=settings.clip,
-        accumulate=settings.accumulate,
-        autocast=autocast_pays(settings.autocast, settings.device),
-        seed=settings.seed,
-        evaluate=partial(_validate, ends, data, table),
-        evaluate_every=settings.valid_every,
-    )
+    blocks = LinkSampler(pairs, NeighborSampler(data.graph, settings.fanouts))
+    # the first hop stands for the link that is drawn for each seed
+    touch = partial(touch_probability, data.graph, linked, (1, *settings.fanouts), size)
+    loader = loader_of(linked, size, blocks, table_of(rows, settings, touch), settings)
+    objective = Objective(ends, link_binary_cross_entropy if uniform else link_softmax)
+    validate = partial(_validate, ends, data, rows)
+    return job_of(objective, loader, settings, LEARNING_RATE, validate)
 
 
-def _table(data: LinkData, settings: Train) -> UnifiedTensor:
-    """Rows of features, or random rows that learn."""
-    if data.features is not None:
-        return unified(feature_rows(data.features, settings.seed))
+def _new_rows(data: LinkData, settings: Train) -> UnifiedTensor:
+    """Random rows that learn.
+
+    Raises:
+        InputError: if they are asked to lie elsewhere than in host memory.
+    """
+    for name, value in (
+        ("device_rows", settings.device_rows or None),
+        ("host_rows", settings.host_rows),
+    ):
+        want = "a graph with features: rows that learn stay in host memory"
+        expect(value is None, name, want, f"{data.name} without", "leave it out")
     generator = torch.Generator().manual_seed(settings.seed)
     rows = torch.randn(data.graph.n_rows, settings.hidden, generator=generator)
     return unified(rows / settings.hidden**0.5, RowAdam(lr=ROW_RATE))
 
 
-def _validate(ends: Ends, data: LinkData, table: UnifiedTensor) -> dict[str, float]:
-    rows = ends.embed(data.graph, table.as_subclass(Tensor))
-    return {f"valid_{name}": x for name, x in _rank(rows, data, "valid").items()}
+def _validate(ends: Ends, data: LinkData, rows: Tensor | DiskRows) -> dict[str, float]:
+    embedded = ends.embed(data.graph, rows)
+    return {f"valid_{name}": x for name, x in _rank(embedded, data, "valid").items()}
 
 
 def _rank(rows: Float[Tensor, "n d"], data: LinkData, part: str) -> dict[str, float]:
@@ -169,23 +161,35 @@ def judge(run: Run, source: str, device: str = "cpu") -> dict[str, float]:
     return _judge(run, load_links(source, settings.seed), settings)
 
 
-def _judge(run: Run, data: LinkData, settings: Train) -> dict[str, float]:
-    return _rank(_embed(run, data, data.graph, settings), data, "test")
+def _judge(
+    run: Run, data: LinkData, settings: Train, rows: Tensor | DiskRows | None = None
+) -> dict[str, float]:
+    return _rank(_embed(run, data, data.graph, settings, rows), data, "test")
 
 
-def _embed(run: Run, data: LinkData, graph: Csr, settings: Train) -> Float[Tensor, "n d"]:
-    """Embeddings of all nodes by a run's best model, reading along `graph`."""
+def _embed(
+    run: Run,
+    data: LinkData,
+    graph: Csr,
+    settings: Train,
+    rows: Tensor | DiskRows | None = None,
+) -> Float[Tensor, "n d"]:
+    """Embeddings of all nodes by a run's best model, reading along `graph`.
+
+    Rows that were learned come with the model; others are made of the features if not given.
+    """
     state = run.load_model()
     learned = state.get("rows")
-    if learned is None:
+    if learned is None and rows is None:
         own = data.features is not None
         expect(own, data.name, "a graph with features, as the run's", "none", "use its own data")
         assert data.features is not None
         rows = rows_for(run, data.features, settings.seed)
-    else:
+    elif learned is not None:
         n, remedy = data.graph.n_rows, "use the run's own data: nodes without features are learned"
         expect(len(learned) == n, data.name, f"the run's {len(learned)} nodes", n, remedy)
         rows = learned
+    assert rows is not None
     ends = Ends(model_of(settings, rows.shape[1], settings.hidden, DROPOUT))
     restore(run, ends, state["model"])
     return ends.embed(graph, rows)

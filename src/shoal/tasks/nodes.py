@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,30 +14,27 @@ from torch import Tensor
 
 from shoal import graph_metrics
 from shoal._checks import expect_ids, expect_positive
-from shoal.columns import Columns
 from shoal.data.graphs import load_features, load_nodes
 from shoal.data.nodes import NodeData
-from shoal.fetch.loader import Loader, Table
-from shoal.fetch.tiered import TieredTable
-from shoal.fetch.unified import unified
+from shoal.fetch.disk import DiskRows
 from shoal.job import Job
 from shoal.models.layered import Layered, full_graph
 from shoal.objectives import Objective, node_binary_cross_entropy, node_cross_entropy
 from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
-from shoal.sample.seeds import RandomBatchSampler
 from shoal.sample.touch import touch_probability
 from shoal.settings import Train
-from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
+from shoal.tasks.common import budget_of, finish, open_run
 from shoal.tasks.graphs import (
-    Picked,
-    feature_rows,
+    job_of,
+    loader_of,
     model_of,
     restore,
     rows_for,
     settings_on,
     start_of,
 )
+from shoal.tasks.rows import rows_of, table_of, tiers_used
 from shoal.train import fit
 
 # The rate by validation on the WordNet graph (docs/LOG.md): rows of length one want it large.
@@ -55,8 +53,10 @@ def train(settings: Train) -> dict[str, Any]:
     run = open_run(settings)
     begin = time.monotonic()
     data = load_nodes(settings.source)
-    rows = feature_rows(data.features, settings.seed)
+    rows = rows_of(data.features, settings, run)
     facts = {"data": data.name, "features": data.features.shape[1]}
+    if isinstance(rows, DiskRows):  # what is in the file need not stay in memory
+        data = replace(data, features=torch.empty(len(rows), 0))
     facts |= {"classes": list(data.class_names), "several": data.multi_label}
     run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, rows, settings)
@@ -66,7 +66,7 @@ def train(settings: Train) -> dict[str, Any]:
     return found | tiers_used(job.loader.table)
 
 
-def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job:
+def make_job(data: NodeData, rows: Float[Tensor, "n d"] | DiskRows, settings: Train) -> Job:
     """Put the parts of the node job together.
 
     Raises:
@@ -74,52 +74,16 @@ def make_job(data: NodeData, rows: Float[Tensor, "n d"], settings: Train) -> Job
     """
     model = model_of(settings, rows.shape[1], len(data.class_names), DROPOUT)
     size = settings.batch_size or BATCH_SIZE
-    seeds = Picked(data.train, RandomBatchSampler(len(data.train), size, settings.seed))
-    loader = Loader(
-        seeds,
-        NeighborSampler(data.graph, settings.fanouts),
-        table_of(data, rows, size, settings),
-        data.target,
-        seed=settings.seed,
-        prefetch=settings.prefetch,
-        device=None if settings.device == "cpu" else settings.device,
-    )
+    hops = NeighborSampler(data.graph, settings.fanouts)
+    touch = partial(touch_probability, data.graph, data.train, settings.fanouts, size)
+    table = table_of(rows, settings, touch)
+    loader = loader_of(data.train, size, hops, table, settings, data.target)
     criterion = node_binary_cross_entropy if data.multi_label else node_cross_entropy
-    return Job(
-        Objective(model, criterion),
-        loader,
-        torch.optim.Adam(model.parameters(), lr=settings.lr or LEARNING_RATE),
-        clip=settings.clip,
-        accumulate=settings.accumulate,
-        autocast=autocast_pays(settings.autocast, settings.device),
-        seed=settings.seed,
-        evaluate=partial(_validate, model, data, rows),
-        evaluate_every=settings.valid_every,
-    )
+    validate = partial(_validate, model, data, rows)
+    return job_of(Objective(model, criterion), loader, settings, LEARNING_RATE, validate)
 
 
-def table_of(data: NodeData, rows: Tensor, batch_size: int, settings: Train) -> Table:
-    """The rows' table: in host memory, and those that batches read most on the device if asked for.
-
-    Raises:
-        InputError: if `device_rows` is negative.
-    """
-    if settings.device_rows == 0:
-        return unified(rows)
-    touch = touch_probability(data.graph, data.train, settings.fanouts, batch_size)
-    count, device = settings.device_rows, settings.device
-    return TieredTable(rows, touch, device_rows=count, device=device)
-
-
-def tiers_used(table: object) -> dict[str, Any]:
-    """What the command says of a table in tiers: rows, and the share of reads that each serves."""
-    if not isinstance(table, TieredTable):
-        return {}
-    lines = [{"tier": name, **use.percent()} for name, use in table.use().items()]
-    return {"tiers": Columns(lines)}
-
-
-def _validate(model: Layered, data: NodeData, rows: Tensor) -> dict[str, float]:
+def _validate(model: Layered, data: NodeData, rows: Tensor | DiskRows) -> dict[str, float]:
     return {f"valid_{k}": x for k, x in _metrics(model, data, rows, data.valid).items()}
 
 
@@ -133,7 +97,7 @@ def judge(run: Run, source: str, device: str = "cpu") -> dict[str, float]:
     return _judge(run, data, rows_for(run, data.features, settings.seed), settings)
 
 
-def _judge(run: Run, data: NodeData, rows: Tensor, settings: Train) -> dict[str, float]:
+def _judge(run: Run, data: NodeData, rows: Tensor | DiskRows, settings: Train) -> dict[str, float]:
     model = _model(run, settings, rows.shape[1], len(data.class_names))
     return _metrics(model, data, rows, data.test)
 
@@ -145,7 +109,9 @@ def _model(run: Run, settings: Train, width: int, classes: int) -> Layered:
     return model
 
 
-def _metrics(model: Layered, data: NodeData, rows: Tensor, ids: Tensor) -> dict[str, float]:
+def _metrics(
+    model: Layered, data: NodeData, rows: Tensor | DiskRows, ids: Tensor
+) -> dict[str, float]:
     logits = full_graph(model, data.graph, rows, ids)
     if data.multi_label:
         return {"micro_F1": graph_metrics.micro_f1(logits, data.target[ids])}

@@ -17,6 +17,7 @@ is in no page cache.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ import torch
 from shoal._checks import expect, expect_positive
 from shoal.columns import Columns
 from shoal.csr import Csr
+from shoal.data import is_graph
 from shoal.data.edges import read_graph
 from shoal.fetch.link import link_rate
 from shoal.memory import available_bytes
@@ -56,7 +58,8 @@ def plan(asked: Plan) -> dict[str, Any]:
     """Run ``shoal plan``.
 
     Returns:
-        what the command prints: tiers with rows, size, share and time, and the code to write.
+        what the command prints: tiers with rows, size, share and time, the code to write and, for a
+        graph that ``shoal train`` reads, its flags.
 
     Raises:
         InputError: if a number is out of range or the graph cannot be read.
@@ -86,6 +89,7 @@ def plan(asked: Plan) -> dict[str, Any]:
             }
         )
     last = "host" if in_memory else "disk"
+    command = _command(asked, counts, in_memory)
     return {
         "rows": reads.n,
         "row_bytes": row,
@@ -96,6 +100,7 @@ def plan(asked: Plan) -> dict[str, Any]:
         f"ms_all_from_{last}": round(1e3 * reads.batch * seconds[last], 3),
         "assumed": _assumed(asked),
         "code": _code(asked, counts, in_memory),
+        **({} if command is None else {"command": command}),
     }
 
 
@@ -191,11 +196,28 @@ def _assumed(asked: Plan) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in by_graph + names}
 
 
+def _command(asked: Plan, counts: dict[str, int], in_memory: bool) -> str | None:
+    """``shoal train`` with rows where they are planned; None if it cannot read the source."""
+    if asked.source is None or not is_graph(asked.source):
+        return None
+    fanouts = " ".join(map(str, asked.fanouts))
+    words = ["shoal train", shlex.quote(asked.source)]
+    words.append(f"--batch-size {asked.batch_size} --fanouts {fanouts}")
+    if counts["device"]:
+        words.append(f"--device {_device(asked)} --device-rows {counts['device']}")
+    if not in_memory:
+        words.append(f"--host-rows {counts['host']}")
+    return " ".join(words)
+
+
+def _device(asked: Plan) -> str:
+    return asked.device if asked.device != "cpu" else "cuda"
+
+
 def _code(asked: Plan, counts: dict[str, int], in_memory: bool) -> list[str]:
     """The lines that make such a table; `rows`, `graph` and `train` are the user's."""
     if in_memory and counts["device"] == 0:
         return ["table = shoal.unified(rows)"]
-    device = asked.device if asked.device != "cpu" else "cuda"
     parts = ["rows" if in_memory else '"rows.npy"']
     lines = []
     if asked.source:
@@ -203,7 +225,7 @@ def _code(asked: Plan, counts: dict[str, int], in_memory: bool) -> list[str]:
         lines.append(f"scores = shoal.touch_probability(graph, train, {sizes})")
         parts.append("scores")
     if counts["device"]:
-        parts.append(f'device_rows={counts["device"]}, device="{device}"')
+        parts.append(f'device_rows={counts["device"]}, device="{_device(asked)}"')
     if counts["host"] and not in_memory:
         parts.append(f"host_rows={counts['host']}")
     return [*lines, f"table = shoal.TieredTable({', '.join(parts)})"]

@@ -102,7 +102,7 @@ def job_of(run: Run) -> tuple[Job, Method]:
         want, remedy = "a run on labels or nodes", "measure its model by shoal.spectrum"
         expect(settings.task != "links", str(run.folder), want, "one on links", remedy)
         data = nodes.load_nodes(settings.source)
-        job = nodes.make_job(data, nodes.feature_rows(data.features, settings.seed), settings)
+        job = nodes.make_job(data, nodes.rows_of(data.features, settings, run), settings)
     else:
         tokenize = tokenize_of(settings, run.folder / "tokens")
         data = labels.load(settings.source)
