@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 import shoal.settings
 from shoal import cli
@@ -247,6 +248,8 @@ BAD: dict[str, list[str]] = {
     "plan of nothing": ["plan"],
     "plan of no graph": ["plan", "texts.txt"],
     "plan for no device": ["plan", "graph.npz", "--device", "cuda:99"],
+    "rows in memory, negative": [*NODES_TRAIN, "--host-rows", "-1"],
+    "a device without numbers": [*NODES_TRAIN, "--device", "meta"],
     "gather of odd widths": ["gather", "--widths", "3"],
 }
 
@@ -261,6 +264,18 @@ def test_bad_input_is_one_line(name: str, command: Command, tmp_path: Path) -> N
     told = command(*words, "--json")
     assert told.status == 2 and told.out == "" and ONE_LINE.fullmatch(told.err), told
     assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_no_memory_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the host's or a device's memory ends, the command says what to lower."""
+
+    def full(verb: object) -> None:
+        torch.empty(2**60)
+
+    monkeypatch.setattr(cli, "_function", lambda verb: full)
+    told = command("plan", "--rows", "9")
+    assert told.status == 2 and ONE_LINE.fullmatch(told.err) and "--host-rows" in told.err
 
 
 @pytest.mark.usefixtures("unchecked")

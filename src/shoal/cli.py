@@ -95,7 +95,7 @@ def run(verb: asked.Common) -> int:
     try:
         function = _function(verb)
         _expect_device(verb.device)
-        result = function(verb)
+        result = _with_room(function, verb)
         if result:
             print(json.dumps(result) if verb.json else _readable(result), flush=True)
     except InputError as error:
@@ -107,6 +107,26 @@ def run(verb: asked.Common) -> int:
     return 130 if result.get("stopped") == "interrupt" else 0
 
 
+def _with_room(function: Callable[[Any], dict[str, Any]], verb: asked.Common) -> dict[str, Any]:
+    """Call a verb's function; where memory ends, say what to do. What was saved before is whole.
+
+    Raises:
+        InputError: if the host or a device has no room, besides those of the function.
+        MemoryError: never; it becomes an InputError.
+        RuntimeError: as it came, if it says anything else.
+    """
+    try:
+        return function(verb)
+    except (MemoryError, RuntimeError) as error:
+        from shoal.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        remedy = "lower --batch-size, or leave a graph's features in a file (--host-rows)"
+        got = str(error).partition("\n")[0] or "no more"
+        fail("memory", "room for what this takes", got, remedy)
+
+
 def _expect_device(name: str) -> None:
     """Raise unless torch can use the device here.
 
@@ -116,7 +136,7 @@ def _expect_device(name: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=name)
+        torch.ones(1, device=name).item()  # a device without numbers, such as meta, fails here
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         fail("device", "a device that torch can use here", f"{name} ({reason})", "use cpu")

@@ -38,6 +38,12 @@ def available_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether `error` says that a device or the host had no room."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "allocate memory" in str(error)  # the host's allocator has no class of its own
+
+
 def peaks() -> dict[str, int]:
     """What the system tells, as whole MiB: ``peak_mib``, and ``device_peak_mib`` if CUDA is used.
 

@@ -80,6 +80,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "features of others": ({"x": torch.ones(4, 3)}, r"edge_index: expected ids in \[0, 4\), got 4"),
     "NaN": ({"x": torch.full((5, 3), torch.nan)}, "x: expected finite rows, got NaN"),
     "no classes": ({"y": None}, r"expected features and classes, got no \['y'\]"),
+    "numbers that are no classes": (
+        {"y": torch.tensor([0, 1, 0, 1, 2**31])},
+        "y: expected classes counted from 0, below 1048576, got 2147483648",
+    ),
+    "no columns": ({"x": torch.ones(5, 0)}, r"x: expected numbers \[5, features\]"),
     "half a class": ({"y": torch.full((5,), 0.5)}, "y: expected whole numbers, or one column"),
     "counts": ({"y": torch.full((5, 2), 2)}, "y: expected 0 and 1 in a matrix of classes"),
     "two masks": ({"val_mask": None}, "masks: expected train_mask, val_mask, test_mask, got"),
@@ -98,6 +103,14 @@ def test_bad_arrays_are_named(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / "five.npz", arrays(**changes))
     with pytest.raises(InputError, match=rf"five\.npz: .*{message}"):
         nodes.read(path)
+
+
+def test_nodes_are_numbered_from_0(tmp_path: Path) -> None:
+    """Two links among ten billion nodes are numbers of something else, not a graph of that size."""
+    ids = torch.tensor([[0, 1], [1, 10**10]])
+    np.savez(tmp_path / "far.npz", edge_index=ids)
+    with pytest.raises(InputError, match=r"far\.npz: edge_index: expected nodes numbered from 0"):
+        load_links(str(tmp_path / "far.npz"))
 
 
 def test_a_damaged_safetensors_is_named(tmp_path: Path) -> None:

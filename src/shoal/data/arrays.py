@@ -27,6 +27,8 @@ Arrays = Mapping[str, Tensor]
 Splits = tuple[Int[Tensor, " n_train"], Int[Tensor, " n_valid"], Int[Tensor, " n_test"]]
 
 SUFFIXES = (".npz", ".safetensors")
+CLASSES = 2**20
+"""The most classes: each has a row of weights, and a score for each node."""
 _MASKS = ("train_mask", "val_mask", "test_mask")
 
 
@@ -73,7 +75,11 @@ def graph_of(arrays: Arrays) -> Csr:
         indptr, indices = _ints(arrays, "indptr"), _ints(arrays, "indices")
         return Csr(indptr, indices, max(len(indptr) - 1, 0)).validate()
     expect(
-        "edge_index" in arrays, "graph", "indptr and indices, or edge_index", list(arrays), "add"
+        "edge_index" in arrays,
+        "graph",
+        "indptr and indices, or edge_index",
+        list(arrays),
+        "add them",
     )
     edge_index = arrays["edge_index"]
     good = edge_index.dim() == 2 and len(edge_index) == 2 and not edge_index.is_floating_point()
@@ -81,11 +87,24 @@ def graph_of(arrays: Arrays) -> Csr:
     expect(good, "edge_index", "whole numbers, [2, edges]", shape, "transpose or convert it")
     ids = edge_index.long()
     known = [len(arrays[key]) for key in ("x", "y") if key in arrays and arrays[key].dim()]
-    known += [int(arrays["x_shape"][0])] if "x_shape" in arrays else []
-    known += [int(arrays["num_nodes"])] if "num_nodes" in arrays else []
-    n = known[0] if known else int(ids.max()) + 1 if ids.numel() else 0
+    told = [int(arrays["x_shape"][0])] if "x_shape" in arrays else []
+    told += [int(arrays["num_nodes"])] if "num_nodes" in arrays else []
+    told += [int(ids.max()) + 1 if ids.numel() else 0]
+    n = [*known, *told][0]
+    if not known:
+        expect_numbered("edge_index", n, ids.shape[1])
     expect_ids("edge_index", ids.flatten(), n)
     return Csr.from_edge_index(ids, n)
+
+
+def expect_numbered(name: str, n: int, edges: int) -> None:
+    """Raise if there are so many nodes for the edges that these cannot be numbered from 0.
+
+    Raises:
+        InputError: if there are.
+    """
+    few = n <= 128 * edges + 1_000_000
+    expect(few, name, "nodes numbered from 0", f"{n} nodes, {edges} edges", "number them anew")
 
 
 def _ints(arrays: Arrays, key: str) -> Int[Tensor, " k"]:
@@ -114,8 +133,8 @@ def features_of(arrays: Arrays, n: int) -> Csr | Float[Tensor, "n f"] | None:
     if "x" not in arrays:
         return None
     rows = arrays["x"].float()
-    good = rows.dim() == 2 and len(rows) == n
-    expect(good, "x", f"{n} rows, one a node", tuple(rows.shape), "align them")
+    good = rows.dim() == 2 and len(rows) == n and rows.shape[1] > 0
+    expect(good, "x", f"numbers [{n}, features], a row a node", tuple(rows.shape), "reshape it")
     expect_finite("x", rows)
     return rows
 
@@ -146,6 +165,22 @@ def target_of(y: Tensor) -> Int[Tensor, " n"] | Bool[Tensor, "n c"]:
     whole = bool((known == known.long()).all())
     expect(whole, "y", "whole numbers, or one column a class", "fractions", "number the classes")
     return known.long()
+
+
+def class_names_of(target: Int[Tensor, " n"] | Bool[Tensor, "n c"]) -> tuple[str, ...]:
+    """The classes by number: one a column, or all up to the largest.
+
+    Raises:
+        InputError: if there are more than :data:`CLASSES`: their numbers are no numbering.
+
+    Example:
+        >>> class_names_of(torch.tensor([2, -1]))
+        ('0', '1', '2')
+    """
+    classes = target.shape[1] if target.dim() == 2 else int(target.max()) + 1
+    few = classes <= CLASSES
+    expect(few, "y", f"classes counted from 0, below {CLASSES}", classes - 1, "number them anew")
+    return tuple(map(str, range(classes)))
 
 
 def splits_of(

@@ -13,6 +13,7 @@ from pathlib import Path
 from shoal._checks import expect, fail
 from shoal.csr import Csr
 from shoal.data import is_graph
+from shoal.data.arrays import expect_numbered
 from shoal.data.graphs import load_graph
 from shoal.data.lines import as_tensor, lines, shorten
 
@@ -68,8 +69,5 @@ def _of_text(path: Path) -> Csr:
         fail(str(path), "edges", "none", "check the file")
     edges = as_tensor(ends).view(-1, 2).T
     n = int(edges.max()) + 1
-    few = n <= 64 * len(ends) + 1_000_000
-    expect(
-        few, str(path), "nodes numbered from 0", f"{n} nodes, {len(ends) // 2} edges", "renumber"
-    )
+    expect_numbered(str(path), n, edges.shape[1])
     return Csr.from_edge_index(edges, n)

@@ -127,9 +127,8 @@ def of_arrays(
     expect(same, "y", f"{graph.n_rows}, one a node", len(known), "align them")
     few = int(known.sum())
     expect(few >= 3, "y", "at least three nodes with a class", few, "add classes")
-    classes = target.shape[1] if target.dim() == 2 else int(target.max()) + 1
     splits = files.splits_of(arrays, known, valid, test, seed)
-    return NodeData(name, graph, features, target, *splits, tuple(map(str, range(classes))))
+    return NodeData(name, graph, features, target, *splits, files.class_names_of(target))
 
 
 def tf_idf(texts: list[str], min_documents: int = 2) -> Csr:

@@ -58,8 +58,7 @@ def read(folder: str | Path) -> NodeData:
     train, valid, test = parts
     with files.naming(folder):
         target = files.target_of(y)
-        classes = target.shape[1] if target.dim() == 2 else int(target.max()) + 1
-        names = tuple(map(str, range(classes)))
+        names = files.class_names_of(target)
         return NodeData(_name(folder), raw.graph, features, target, train, valid, test, names)
 
 

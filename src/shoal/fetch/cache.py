@@ -22,6 +22,7 @@ from jaxtyping import Int, Real, Shaped
 from torch import Tensor
 
 from shoal._checks import expect
+from shoal.memory import is_out_of_memory
 
 _SHRINK = 0.75  # of the rows asked for, where the device has no room for them
 _FILL_BYTES = 64 << 20  # copied at a time, so that filling needs no second table
@@ -132,7 +133,7 @@ def _as_many_as_fit(
             rows = _empty((left, *row), dtype, device)
             break
         except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
-            if left == 0 or not _is_out_of_memory(error):
+            if left == 0 or not is_out_of_memory(error):
                 raise
             left = int(left * _SHRINK)
     if left < count:
@@ -147,8 +148,3 @@ def _as_many_as_fit(
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=device)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or "allocate memory" in str(error)  # the host's allocator has no class of its own

@@ -73,7 +73,7 @@ def make_job(data: NodeData, rows: Float[Tensor, "n d"] | DiskRows, settings: Tr
         InputError: if batch size, fan-outs or another setting does not fit the data.
     """
     model = model_of(settings, rows.shape[1], len(data.class_names), DROPOUT)
-    size = settings.batch_size or BATCH_SIZE
+    size = settings.batch_size or min(BATCH_SIZE, len(data.train))
     hops = NeighborSampler(data.graph, settings.fanouts)
     touch = partial(touch_probability, data.graph, data.train, settings.fanouts, size)
     table = table_of(rows, settings, touch)
