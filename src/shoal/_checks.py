@@ -70,6 +70,8 @@ def expect_ids(name: str, ids: Tensor, n: int) -> None:
     """
     import torch
 
+    if not isinstance(ids, torch.Tensor):
+        fail(name, "a 1-d int32 or int64 tensor", type(ids).__name__, "pass torch.as_tensor(ids)")
     kind = f"{ids.dim()}-d {ids.dtype}"
     is_index = ids.dim() == 1 and ids.dtype in (torch.int32, torch.int64)
     expect(is_index, name, "a 1-d int32 or int64 tensor", kind, "convert it with .long()")
@@ -92,6 +94,21 @@ def expect_finite(name: str, rows: Tensor) -> None:
         if not bool(finite.all()):
             first = begin + int((~finite).nonzero()[0, 0])
             fail(name, "finite rows", f"NaN or infinity in row {first}", "clean or drop it")
+
+
+def expect_device(name: str) -> None:
+    """Raise unless torch can compute on the device here.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    import torch
+
+    try:
+        torch.ones(1, device=name).item()  # a device without numbers, such as meta, fails here
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        fail("device", "a device that torch can use here", f"{name} ({reason})", "use cpu")
 
 
 def expect_file(path: str | Path, what: str) -> Path:

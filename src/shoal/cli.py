@@ -19,7 +19,7 @@ import tyro
 
 from shoal import row_settings as asked_of_rows
 from shoal import settings as asked
-from shoal._checks import InputError, fail
+from shoal._checks import InputError, expect_device, fail
 from shoal.columns import Columns
 from shoal.data import is_graph
 from shoal.recipes import RECIPES, recipe
@@ -94,7 +94,7 @@ def run(verb: asked.Common) -> int:
     """
     try:
         function = _function(verb)
-        _expect_device(verb.device)
+        expect_device(verb.device)
         result = _with_room(function, verb)
         if result:
             print(json.dumps(result) if verb.json else _readable(result), flush=True)
@@ -125,21 +125,6 @@ def _with_room(function: Callable[[Any], dict[str, Any]], verb: asked.Common) ->
         remedy = "lower --batch-size, or leave a graph's features in a file (--host-rows)"
         got = str(error).partition("\n")[0] or "no more"
         fail("memory", "room for what this takes", got, remedy)
-
-
-def _expect_device(name: str) -> None:
-    """Raise unless torch can use the device here.
-
-    Raises:
-        InputError: if it cannot.
-    """
-    import torch
-
-    try:
-        torch.ones(1, device=name).item()  # a device without numbers, such as meta, fails here
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        fail("device", "a device that torch can use here", f"{name} ({reason})", "use cpu")
 
 
 def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:

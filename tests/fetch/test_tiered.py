@@ -260,6 +260,14 @@ def test_bad_input_is_named(path: Path) -> None:
         (lambda: TieredTable(ROWS, -scores), "scores: expected finite numbers of at least 0"),
         (lambda: TieredTable(ROWS, scores / 0), "scores: expected finite numbers of at least 0"),
         (lambda: TieredTable(7), "rows: expected a tensor, an array, DiskRows or a path"),
+        (
+            lambda: TieredTable(ROWS, scores, device="cuda:99"),
+            "device: expected a device that torch",
+        ),
+        (
+            lambda: TieredTable(path).gather([3]),
+            "ids: expected a 1-d int32 or int64 tensor, got list",
+        ),
         (lambda: TieredTable("absent.npy"), "absent.npy: expected a file"),
         (
             lambda: TieredTable(unified(ROWS.clone(), RowSGD(1.0))),

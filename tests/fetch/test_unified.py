@@ -387,11 +387,35 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_rows_that_are_not_host_rows_are_refused() -> None:
-    """Rows elsewhere, or a lone number."""
+    """Rows elsewhere or sparse, a lone number, and what holds no numbers."""
     with pytest.raises(InputError, match=r"rows: expected host memory, got meta"):
         unified(torch.empty(3, device="meta"))
     with pytest.raises(InputError, match="rows: expected at least one axis"):
         unified(torch.tensor(1.0))
+    with pytest.raises(InputError, match=r"rows: expected a dense tensor, got torch\.sparse_coo"):
+        unified(torch.eye(3).to_sparse())
+    with pytest.raises(InputError, match="rows: expected a tensor, an array or a path, got list"):
+        unified([[1.0]])
+    with pytest.raises(InputError, match="rows: expected an array of numbers, got object"):
+        unified(np.array([{}]))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_bad_write_writes_nothing() -> None:
+    """An id out of range behind good ones, another shape or dtype: the table is as before."""
+    table, ids = UnifiedTensor.zeros(5, 2), torch.tensor([0, 1, 5])
+    for add in (False, True):
+        for index, rows, message in (
+            (ids, torch.ones(3, 2), r"ids: expected ids in \[0, 5\), got 5"),
+            (ids - 1, torch.ones(3, 2), r"ids: expected ids in \[0, 5\), got -1"),
+            (ids[:2], torch.ones(2, 3), r"rows: expected \(2, 2\) torch.float32, got \(2, 3\)"),
+            (ids[:2], torch.ones(2, 2).long(), r"rows: expected .*, got \(2, 2\) torch.int64"),
+        ):
+            with pytest.raises(InputError, match=message):
+                table.put(index, rows, add)
+            assert not table.any()
+    with pytest.raises(InputError, match="ids: expected a 1-d int32 or int64 tensor, got list"):
+        table.gather([1])
 
 
 # -- a device ------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Int, Real, Shaped
 from torch import Tensor
 
-from shoal._checks import expect, expect_ids
+from shoal._checks import expect, expect_device, expect_ids
 from shoal.columns import Columns
 from shoal.fetch.cache import HeldRows, expect_scores, hottest, share
 from shoal.fetch.disk import DiskRows
@@ -104,8 +104,8 @@ class TieredTable:
             them: rows arrive where their ids are.
 
     Raises:
-        InputError: if a count is negative, scores do not fit, `rows` learn, or `host_rows` are
-            asked for and all rows are in host memory.
+        InputError: if a count is negative, scores do not fit, `rows` learn, `host_rows` are asked
+            for and all rows are in host memory, or torch cannot use the device.
 
     Example:
         >>> rows = torch.arange(8.0).view(4, 2)
@@ -138,6 +138,7 @@ class TieredTable:
             expect(count >= 0, name, "at least 0", count, "raise it")
         idle = on_disk or host_rows == 0
         expect(idle, "host_rows", "0, as all rows are in host memory", host_rows, "leave it out")
+        expect_device(str(device))
         self._tiers = _tiers(self._below, device_rows, host_rows, torch.device(device))
         self._slots = torch.full((len(self),), -1, dtype=torch.int32)
         self._scores, self._observes = scores, scores is None
@@ -175,7 +176,7 @@ class TieredTable:
                 not what it was.
         """
         with self._gate.many():
-            if ids.is_cuda:
+            if not isinstance(ids, Tensor) or ids.is_cuda:
                 # the device would not say so itself; dividing the batch waits for it anyway
                 expect_ids("ids", ids, len(self))
             slots = gather_rows(self._slots_on(ids.device), ids)

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from shoal._checks import expect, fail
+from shoal._checks import expect, expect_ids, fail
 from shoal.fetch import device_rows
 from shoal.fetch.advice import advise
 from shoal.fetch.auto import Choice
@@ -83,7 +83,11 @@ def unified(
         return _make(rows._plain, optimizer or rows.optimizer, rows._mapped, **settings)
     if isinstance(rows, str | Path):
         return _make(map_rows(rows, name), optimizer, mapped=True, **settings)
+    known = isinstance(rows, Tensor | np.ndarray)
+    expect(known, "rows", "a tensor, an array or a path", type(rows).__name__, "convert them")
     if isinstance(rows, np.ndarray):
+        numbers = rows.dtype.kind in "biufc"
+        expect(numbers, "rows", "an array of numbers", rows.dtype, "convert it")
         remedy = 'open the map with mode="c" (changes stay in memory) or copy the array'
         expect(rows.flags.writeable, "rows", "a writable array", "a read-only one", remedy)
         mapped = isinstance(rows, np.memmap)
@@ -177,6 +181,8 @@ class UnifiedTensor(Tensor):
             InputError: if an id is out of range or `out` does not fit. A device's id is looked at
                 by the device: the next call, or the next that waits for the device, raises.
         """
+        if not isinstance(ids, Tensor):
+            expect_ids("ids", ids, len(self))
         if not ids.is_cpu:
             return self._device_rows.gather(ids, out)
         self._device_rows.settle()
@@ -221,6 +227,10 @@ class UnifiedTensor(Tensor):
         if rows.is_cpu or not self._device_rows.put(ids, rows, add):
             self.settle(writes=True)
             ids, rows = ids.cpu(), rows.cpu()
+            expect_ids("ids", ids, len(self))
+            want, got = (len(ids), *self.shape[1:]), (tuple(rows.shape), rows.dtype)
+            same = got == (want, self.dtype)
+            expect(same, "rows", f"{want} {self.dtype}", f"{got[0]} {got[1]}", "align them")
             (self._plain.index_add_ if add else self._plain.index_copy_)(0, ids, rows)
         return self
 
@@ -337,6 +347,8 @@ def _make(
     propagates: bool,
 ) -> UnifiedTensor:
     expect(rows.is_cpu, "rows", "host memory", rows.device, "move them with .cpu()")
+    strided = rows.layout == torch.strided
+    expect(strided, "rows", "a dense tensor", rows.layout, "call .to_dense()")
     expect(rows.dim() >= 1, "rows", "at least one axis", "a number", "stack the rows")
     table = torch.Tensor._make_subclass(UnifiedTensor, rows)
     table.optimizer, table.home, table.propagates = optimizer, home, propagates
