@@ -1,12 +1,12 @@
-"""GraphSAGE through PyG's NodeLoader and through shoal's Loader: batches a second, and accuracy.
+"""GraphSAGE or GAT through PyG's NodeLoader and through shoal's: batches a second, and accuracy.
 
 Both sides draw neighbors by shoal's sampler, since PyG's own needs pyg-lib. The rivals are PyG's
-NodeLoader, whose rows come by ``torch.index_select``, with SAGEConv as PyG's documentation has it
+NodeLoader, whose rows come by ``torch.index_select``, with PyG's layers as its documentation has it
 (``trim_to_layer``), and called bipartite, so that the first layer computes no node that the second
 does not read: the better one, to which all else is compared. A node is expanded once there and once
 a hop in shoal's blocks, so shoal reads more edges; edges a batch are printed.
 
-    python benchmarks/pyg.py [--data DIR] [--quick] [--ahead] [--no-accuracy]
+    python benchmarks/pyg.py [--data DIR] [--quick] [--ahead] [--no-accuracy] [--model gat]
 
 DIR (by default what SHOAL_DATA names) holds ``web-stanford`` (rows 256 wide are made up, a tenth of
 the nodes are seeds) and ``coauthor-physics`` (features projected to 256; accuracy over five seeds).
@@ -22,7 +22,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,11 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch_geometric.data import Data  # pyright: ignore[reportMissingImports]
-from torch_geometric.nn import SAGEConv  # pyright: ignore[reportMissingImports]
+from torch_geometric.nn import GATConv, SAGEConv  # pyright: ignore[reportMissingImports]
 from torch_geometric.utils import trim_to_layer  # pyright: ignore[reportMissingImports]
 
 from shoal import (
     Csr,
+    Gat,
     Loader,
     NeighborSampler,
     RandomBatchSampler,
@@ -50,7 +51,8 @@ from shoal.integrations.pyg import NeighborLoader
 from shoal.models.layered import ConvLayer, Layered, full_graph
 from shoal.tasks.graphs import Picked, feature_rows
 
-FANOUTS, HIDDEN, WIDTH = [15, 10], 256, 256
+FANOUTS, HIDDEN, WIDTH, HEADS = [15, 10], 256, 256, 4
+BETWEEN = {"sage": nn.ReLU(), "gat": nn.ELU()}
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ Step = Callable[[], tuple[Tensor, int, int]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("SHOAL_DATA"), help="outside data sets")
+    parser.add_argument("--model", choices=("sage", "gat"), default="sage")
+    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=list(GRAPHS))
     parser.add_argument("--quick", action="store_true", help="few batches, one short seed")
     parser.add_argument("--ahead", action="store_true", help="make batches beside the step")
     parser.add_argument("--no-accuracy", action="store_true", help="throughput alone")
@@ -97,12 +101,11 @@ def main() -> None:
     if not asked.data:
         print(json.dumps({"benchmark": "pyg", "skipped": "no --data"}))
         return
-    result: dict[str, Any] = {"benchmark": "pyg", "ahead": asked.ahead}
-    physics = coauthor_physics(Path(asked.data))
-    for task in (web_stanford(Path(asked.data)), physics):
+    result: dict[str, Any] = {"benchmark": "pyg", "model": asked.model, "ahead": asked.ahead}
+    for task in (GRAPHS[name](Path(asked.data)) for name in asked.graphs):
         result[task.name] = throughput(task, asked)
-    if not asked.no_accuracy:
-        result["accuracy on coauthor-physics"] = accuracies(physics, asked)
+        if len(task.test) and not asked.no_accuracy:
+            result[f"accuracy on {task.name}"] = accuracies(task, asked)
     print(json.dumps(result))
 
 
@@ -121,23 +124,37 @@ def coauthor_physics(folder: Path) -> Task:
     return Task(data.name, data.graph, rows, data.target, data.train, data.test)
 
 
+GRAPHS: dict[str, Callable[[Path], Task]] = {
+    "web-stanford": web_stanford,
+    "coauthor-physics": coauthor_physics,
+}
+
+
 # -- the systems: a model, and batches that know how to compute its loss -------------------------
 
 
-class PygSage(nn.Module):
+def convs(kind: str, classes: int) -> list[nn.Module]:
+    """PyG's layers of a model."""
+    if kind == "sage":
+        return [SAGEConv(WIDTH, HIDDEN), SAGEConv(HIDDEN, classes)]
+    joined = GATConv(WIDTH, HIDDEN // HEADS, heads=HEADS)
+    return [joined, GATConv(HIDDEN, classes, heads=HEADS, concat=False)]
+
+
+class PygModel(nn.Module):
     """PyG's two layers on a NodeLoader's batch."""
 
-    def __init__(self, classes: int, bipartite: bool) -> None:
+    def __init__(self, kind: str, classes: int, bipartite: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([SAGEConv(WIDTH, HIDDEN), SAGEConv(HIDDEN, classes)])
-        self.bipartite = bipartite
+        self.layers = nn.ModuleList(convs(kind, classes))
+        self.between, self.bipartite = BETWEEN[kind], bipartite
 
     def forward(self, batch: Any) -> Tensor:
         """Logits of the seeds."""
         x, edge_index = batch.x, batch.edge_index
         nodes, edges = batch.num_sampled_nodes, batch.num_sampled_edges
         for k, conv in enumerate(self.layers):
-            x, hops = x if k == 0 else x.relu(), len(edges) - k
+            x, hops = x if k == 0 else self.between(x), len(edges) - k
             if self.bipartite:
                 read = edge_index[:, : sum(edges[:hops])]
                 x = conv((x, x[: sum(nodes[:hops])]), read)
@@ -150,7 +167,7 @@ class PygSage(nn.Module):
 def pyg(
     task: Task, seed: int, asked: Any, table: Tensor, bipartite: bool = True
 ) -> tuple[nn.Module, Callable[[], Any]]:
-    data, model = task.data, PygSage(task.classes, bipartite)
+    data, model = task.data, PygModel(asked.model, task.classes, bipartite)
     data.x = table
     workers = {"num_workers": 1, "persistent_workers": True} if asked.ahead else {}
     loader = NeighborLoader(
@@ -186,20 +203,26 @@ def shoals(
     return model, losses
 
 
-def convs(classes: int) -> Layered:
+def on_blocks(layers: Iterable[nn.Module], between: nn.Module) -> Layered:
     """PyG's layers on shoal's blocks."""
-    layers = [SAGEConv(WIDTH, HIDDEN), SAGEConv(HIDDEN, classes)]
-    return Layered([ConvLayer(conv) for conv in layers], nn.ReLU())
+    return Layered([ConvLayer(conv) for conv in layers], between)
+
+
+def own(kind: str, classes: int) -> Layered:
+    """The same layers as shoal has them."""
+    if kind == "sage":
+        return Sage(WIDTH, HIDDEN, classes, dropout=0.0)
+    return Gat(WIDTH, HIDDEN, classes, heads=HEADS, dropout=0.0)
 
 
 SYSTEMS: dict[str, Callable[[Task, int, Any], tuple[nn.Module, Callable[[], Any]]]] = {
     "PyG NodeLoader": lambda t, s, a: pyg(t, s, a, t.rows),
     "PyG NodeLoader, as documented": lambda t, s, a: pyg(t, s, a, t.rows, bipartite=False),
     "PyG NodeLoader, unified x": lambda t, s, a: pyg(t, s, a, unified(t.rows)),
-    "shoal Loader, SAGEConv": lambda t, s, a: shoals(t, s, a, convs(t.classes)),
-    "shoal Loader, Sage": lambda t, s, a: shoals(
-        t, s, a, Sage(WIDTH, HIDDEN, t.classes, dropout=0.0)
+    "shoal Loader, PyG layers": lambda t, s, a: shoals(
+        t, s, a, on_blocks(convs(a.model, t.classes), BETWEEN[a.model])
     ),
+    "shoal Loader, shoal layers": lambda t, s, a: shoals(t, s, a, own(a.model, t.classes)),
 }
 
 
@@ -281,7 +304,7 @@ def accuracies(task: Task, asked: argparse.Namespace) -> dict[str, Any]:
     """Accuracy on the test nodes from whole neighborhoods, in per cent, over the seeds."""
     found: dict[str, list[float]] = {}
     for seed in asked.seeds:
-        for name in ("PyG NodeLoader", "shoal Loader, SAGEConv", "shoal Loader, Sage"):
+        for name in ("PyG NodeLoader", "shoal Loader, PyG layers", "shoal Loader, shoal layers"):
             torch.manual_seed(seed)
             model, losses = SYSTEMS[name](task, seed, asked)
             optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
@@ -302,9 +325,8 @@ def accuracies(task: Task, asked: argparse.Namespace) -> dict[str, Any]:
 
 @torch.no_grad()
 def judge(task: Task, model: nn.Module) -> float:
-    if isinstance(model, PygSage):
-        layers = [ConvLayer(conv) for conv in model.layers]
-        model = Layered(layers, nn.ReLU())
+    if isinstance(model, PygModel):
+        model = on_blocks(model.layers, model.between)
     assert isinstance(model, Layered)
     logits = full_graph(model, task.graph, task.rows, task.test)
     return 100 * float((logits.argmax(1) == task.target[task.test]).float().mean())
