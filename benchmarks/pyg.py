@@ -49,7 +49,8 @@ from shoal.data import arrays
 from shoal.data.graphs import load_nodes
 from shoal.integrations.pyg import NeighborLoader
 from shoal.models.layered import ConvLayer, Layered, full_graph
-from shoal.tasks.graphs import Picked, feature_rows
+from shoal.tasks.graphs import Picked
+from shoal.tasks.rows import feature_rows
 
 FANOUTS, HIDDEN, WIDTH, HEADS = [15, 10], 256, 256, 4
 BETWEEN = {"sage": nn.ReLU(), "gat": nn.ELU()}

@@ -32,7 +32,7 @@ from shoal.models.sage import Sage
 from shoal.run import Run
 from shoal.settings import Train
 from shoal.tasks import nodes
-from shoal.tasks.graphs import feature_rows
+from shoal.tasks.rows import feature_rows
 from shoal.train import fit
 
 

@@ -30,7 +30,7 @@ from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
 from shoal.settings import Train
 from shoal.tasks import labels, nodes
-from shoal.tasks.graphs import feature_rows
+from shoal.tasks.rows import feature_rows
 from shoal.train import fit
 
 EPOCH = 6  # batches of either job below

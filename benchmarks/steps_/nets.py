@@ -195,20 +195,22 @@ def labels(data: Path | None, quick: bool) -> list[Net]:
 
 def nodes(data: Path | None, quick: bool) -> list[Net]:
     """Node job: GraphSAGE of two layers on WordNet's graph, without dropout."""
+    from shoal.data.graphs import load_nodes
     from shoal.fetch.loader import Loader
     from shoal.fetch.unified import unified
     from shoal.models.sage import Sage
     from shoal.objectives import node_cross_entropy
     from shoal.sample.expand import NeighborSampler
     from shoal.sample.seeds import RandomBatchSampler
-    from shoal.tasks import nodes as job
+    from shoal.tasks.graphs import Picked
+    from shoal.tasks.rows import feature_rows
 
-    graph = job.load_nodes("wordnet-graph")
-    rows = unified(job.feature_rows(graph.features, 0)[:, : 32 if quick else 128].contiguous())
+    graph = load_nodes("wordnet-graph")
+    rows = unified(feature_rows(graph.features, 0)[:, : 32 if quick else 128].contiguous())
     train = graph.train[: 1024 if quick else 8192]
 
     def loader(b: int, seed: int) -> Any:
-        seeds = job.Picked(train, RandomBatchSampler(len(train), b, seed))
+        seeds = Picked(train, RandomBatchSampler(len(train), b, seed))
         hops = NeighborSampler(graph.graph, (5, 3))
         return Loader(seeds, hops, rows, graph.target, seed=seed, prefetch=0)
 

@@ -19,7 +19,8 @@ from shoal.models.sage import Sage
 from shoal.run import Run
 from shoal.settings import Train
 from shoal.tasks import nodes
-from shoal.tasks.graphs import WIDTH, describe, feature_rows
+from shoal.tasks.graphs import describe
+from shoal.tasks.rows import WIDTH, feature_rows
 
 
 def write(data: NodeData, path: Path) -> Path:

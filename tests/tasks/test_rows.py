@@ -28,8 +28,8 @@ from shoal.sample.touch import touch_probability
 from shoal.settings import Train
 from shoal.tasks import bandwidth, links, nodes, rows
 from shoal.tasks.bandwidth import gather
-from shoal.tasks.graphs import feature_rows
 from shoal.tasks.plan import plan, zipf_sum
+from shoal.tasks.rows import feature_rows
 from tests.tasks.test_nodes import write as write_graph
 from tests.test_train import interrupted
 
@@ -222,6 +222,13 @@ def test_training_from_a_file_is_training_from_memory(
         assert (out / "rows.npy").exists() == (count is not None and not own)
     for more in (1, 2, 3):
         assert same_tensors(weights[0], weights[more]) and found[0]["test"] == found[more]["test"]
+        run = Run.open(tmp_path / str((0, 50, 1000)[more - 1]))
+        assert job.judge(run, str(source)) == found[0]["test"]
+    # another graph's rows are not those of the run's file
+    other = write_graph(planted_graph(n=210, classes=2, dim=6, seed=1), tmp_path / "other.npz")
+    asked = str(other), torch.tensor([209]), 2
+    told = [list(job.predictions(Run.open(tmp_path / name), *asked)) for name in ("None", "0")]
+    assert told[0] == told[1]
     assert "tiers" not in found[0] and [x["rows"] for x in found[2]["tiers"]] == [50, 150]
     assert found[2]["tiers"][0]["measured"] > 25
     assert [x["measured"] for x in found[3]["tiers"]] == [100, 0]

@@ -1,15 +1,14 @@
-"""What the jobs on graphs share: rows of features, the model, seeds among some nodes, files."""
+"""What the jobs on graphs share: the model, the loader, seeds among some nodes, files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from shoal._checks import expect, fail
@@ -30,45 +29,10 @@ from shoal.sample.seeds import RandomBatchSampler
 from shoal.settings import Train
 from shoal.tasks.common import autocast_pays, settings_of
 
-# sparse features wider than this are projected at random to it, which keeps cosines within 1/√d
-WIDTH = 256
-
 
 def on_graph(run: Run) -> bool:
     """Whether a run was trained on a graph."""
     return is_graph(str(run.settings.get("source")))
-
-
-def feature_rows(features: Csr | Float[Tensor, "n f"], seed: int) -> Float[Tensor, "n d"]:
-    """Dense rows of all nodes: as they are, or sparse ones at most :data:`WIDTH` wide.
-
-    Args:
-        features: one row a node.
-        seed: of the random projection of wide sparse features.
-    """
-    return row_maker(features, seed)(features)
-
-
-def row_maker(features: Csr | Tensor, seed: int) -> Callable[[Any], Tensor]:
-    """The function of :func:`feature_rows`, to be called with any part of the features' rows."""
-    if isinstance(features, Tensor):
-        return Tensor.float
-    if features.n_cols <= WIDTH:
-        return lambda some: some.to_dense().float()
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(features.n_cols, WIDTH, generator=generator) / WIDTH**0.5
-    return partial(_projected, directions)
-
-
-def _projected(directions: Float[Tensor, "f d"], features: Csr) -> Float[Tensor, "n d"]:
-    return torch.nn.functional.embedding_bag(
-        features.indices.long(),
-        directions,
-        features.indptr,
-        mode="sum",
-        per_sample_weights=None if features.values is None else features.values.float(),
-        include_last_offset=True,
-    )
 
 
 def model_of(settings: Train, in_dim: int, out_dim: int, dropout: float) -> Layered:
@@ -114,18 +78,6 @@ def start_of(run: Run) -> dict[str, Any]:
     if start is None or "features" not in start:
         fail(where, "how the run began", "no such line", "restore it or train again")
     return start
-
-
-def rows_for(run: Run, features: Csr | Float[Tensor, "n f"], seed: int) -> Float[Tensor, "n d"]:
-    """Rows of a graph as a run's model reads them.
-
-    Raises:
-        InputError: if its features are not as many as those that the run has learned.
-    """
-    # projected rows are equally wide whatever they are projected from
-    want, got = start_of(run)["features"], features.shape[1]
-    expect(got == want, "features", f"{want} columns, as the run's", got, "use data of its kind")
-    return feature_rows(features, seed)
 
 
 def restore(run: Run, model: nn.Module, state: dict[str, Any]) -> None:

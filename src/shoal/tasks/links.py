@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from shoal import graph_metrics
-from shoal._checks import expect, expect_ids, expect_positive
+from shoal._checks import expect, expect_ids, expect_positive, fail
 from shoal.block import Block
 from shoal.csr import Csr
 from shoal.data.graphs import load_links
@@ -38,8 +38,8 @@ from shoal.sample.links import LinkSampler, PairSampler
 from shoal.sample.touch import touch_probability
 from shoal.settings import Train
 from shoal.tasks.common import budget_of, finish, open_run
-from shoal.tasks.graphs import job_of, loader_of, model_of, restore, rows_for, settings_on
-from shoal.tasks.rows import rows_of, table_of, tiers_used
+from shoal.tasks.graphs import job_of, loader_of, model_of, restore, settings_on, start_of
+from shoal.tasks.rows import rows_for, rows_of, table_of, tiers_used
 from shoal.train import fit
 
 # The rate, and no dropout, by validation links of coauthor-cs (docs/LOG.md).
@@ -81,17 +81,19 @@ def train(settings: Train) -> dict[str, Any]:
     run = open_run(settings)
     begin = time.monotonic()
     data = load_links(settings.source, settings.seed)
-    features = data.features
-    rows = _new_rows(data, settings) if features is None else rows_of(features, settings, run)
-    facts = {"data": data.name, "features": None if features is None else features.shape[1]}
+    if data.features is None:
+        rows, width = _new_rows(data, settings), None
+    else:
+        rows, width = rows_of(data.features, settings, run), data.features.shape[1]
+    facts = {"data": data.name, "features": width}
     if isinstance(rows, DiskRows):  # what is in the file need not stay in memory
         data = replace(data, features=torch.empty(len(rows), 0))
-    del features
     run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, rows, settings)
     budget = budget_of(settings, EPOCHS)
     progress = fit(job, budget, run, resume=settings.resume, step=settings.step)
-    found = finish(run, settings, progress, lambda: _judge(run, data, settings, rows))
+    best = partial(_learned, run) if width is None else lambda: rows
+    found = finish(run, settings, progress, lambda: _judge(run, data, best(), settings))
     return found | tiers_used(job.loader.table)
 
 
@@ -158,40 +160,38 @@ def judge(run: Run, source: str, device: str = "cpu") -> dict[str, float]:
         InputError: if the run is not one of the link job, or the graph has other features.
     """
     settings = settings_on(run, device)
-    return _judge(run, load_links(source, settings.seed), settings)
+    data = load_links(source, settings.seed)
+    return _judge(run, data, _rows_for(run, source, data, settings), settings)
 
 
-def _judge(
-    run: Run, data: LinkData, settings: Train, rows: Tensor | DiskRows | None = None
-) -> dict[str, float]:
-    return _rank(_embed(run, data, data.graph, settings, rows), data, "test")
+def _judge(run: Run, data: LinkData, rows: Tensor | DiskRows, settings: Train) -> dict[str, float]:
+    return _rank(_embed(run, data.graph, rows, settings), data, "test")
 
 
-def _embed(
-    run: Run,
-    data: LinkData,
-    graph: Csr,
-    settings: Train,
-    rows: Tensor | DiskRows | None = None,
-) -> Float[Tensor, "n d"]:
-    """Embeddings of all nodes by a run's best model, reading along `graph`.
+def _rows_for(run: Run, source: str, data: LinkData, settings: Train) -> Tensor | DiskRows:
+    """Rows of a graph as a run's best model reads them: of its features, or learned.
 
-    Rows that were learned come with the model; others are made of the features if not given.
+    Raises:
+        InputError: if the graph has other features, or others' nodes where rows were learned.
     """
-    state = run.load_model()
-    learned = state.get("rows")
-    if learned is None and rows is None:
-        own = data.features is not None
-        expect(own, data.name, "a graph with features, as the run's", "none", "use its own data")
-        assert data.features is not None
-        rows = rows_for(run, data.features, settings.seed)
-    elif learned is not None:
+    if start_of(run)["features"] is None:
+        rows = _learned(run)
         n, remedy = data.graph.n_rows, "use the run's own data: nodes without features are learned"
-        expect(len(learned) == n, data.name, f"the run's {len(learned)} nodes", n, remedy)
-        rows = learned
-    assert rows is not None
+        expect(len(rows) == n, data.name, f"the run's {len(rows)} nodes", n, remedy)
+        return rows
+    if data.features is None:
+        fail(data.name, "a graph with features, as the run's", "none", "use its own data")
+    return rows_for(run, source, data.features, settings)
+
+
+def _learned(run: Run) -> Float[Tensor, "n d"]:
+    return run.load_model()["rows"]
+
+
+def _embed(run: Run, graph: Csr, rows: Tensor | DiskRows, settings: Train) -> Float[Tensor, "n d"]:
+    """Embeddings of all nodes by a run's best model, reading along `graph`."""
     ends = Ends(model_of(settings, rows.shape[1], settings.hidden, DROPOUT))
-    restore(run, ends, state["model"])
+    restore(run, ends, run.load_model()["model"])
     return ends.embed(graph, rows)
 
 
@@ -227,7 +227,7 @@ def predictions(
     expect_ids("nodes", ids, data.graph.n_rows)
     row, col = data.known.row_ids(), data.known.indices.long()
     both = Csr.from_coo(torch.cat([row, col]), torch.cat([col, row]), data.known.shape).coalesce()
-    rows = _embed(run, data, both, settings)
+    rows = _embed(run, both, _rows_for(run, source, data, settings), settings)
     for part in ids.split(max(2**24 // len(rows), 1)):
         scores = rows[part] @ rows.T
         taken, here = data.known.rows(part), torch.arange(len(part))

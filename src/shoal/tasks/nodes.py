@@ -30,11 +30,10 @@ from shoal.tasks.graphs import (
     loader_of,
     model_of,
     restore,
-    rows_for,
     settings_on,
     start_of,
 )
-from shoal.tasks.rows import rows_of, table_of, tiers_used
+from shoal.tasks.rows import rows_for, rows_of, table_of, tiers_used
 from shoal.train import fit
 
 # The rate by validation on the WordNet graph (docs/LOG.md): rows of length one want it large.
@@ -94,7 +93,7 @@ def judge(run: Run, source: str, device: str = "cpu") -> dict[str, float]:
         InputError: if the run is not one of the node job, or the graph has other features.
     """
     data, settings = load_nodes(source), settings_on(run, device)
-    return _judge(run, data, rows_for(run, data.features, settings.seed), settings)
+    return _judge(run, data, rows_for(run, source, data.features, settings), settings)
 
 
 def _judge(run: Run, data: NodeData, rows: Tensor | DiskRows, settings: Train) -> dict[str, float]:
@@ -148,7 +147,7 @@ def predictions(
     graph, features = load_features(source)
     expect_ids("nodes", ids, graph.n_rows)
     settings = settings_on(run, device)
-    rows = rows_for(run, features, settings.seed)
+    rows = rows_for(run, source, features, settings)
     logits = full_graph(_model(run, settings, rows.shape[1], len(names)), graph, rows, ids)
     shares = logits.sigmoid() if several else logits.softmax(1)
     best = shares.topk(min(k, len(names)), dim=1)

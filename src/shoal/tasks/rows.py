@@ -1,13 +1,15 @@
-"""Rows of a graph's features in training: where they lie, by ``--device-rows`` and ``--host-rows``.
+"""Rows of a graph's features: how they are made, and where they lie.
 
-Without the second all rows are in host memory. With it they are in a file, the graph's own where
-that holds the very numbers that a model reads, else ``rows.npy`` in the run's folder; the rows that
-batches read most are copied to host memory. What a run learns does not depend on it.
+Without ``--host-rows`` all rows are in host memory. With it they are in a file, the graph's own
+where that holds the very numbers that a model reads, else ``rows.npy`` in the run's folder; the
+rows that batches read most are copied to host memory. What a run learns does not depend on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,43 @@ from shoal.fetch.unified import unified
 from shoal.files import file_aside
 from shoal.run import Run
 from shoal.settings import Train
-from shoal.tasks.graphs import feature_rows, row_maker
+from shoal.tasks.graphs import start_of
 
+# sparse features wider than this are projected at random to it, which keeps cosines within 1/√d
+WIDTH = 256
 _WRITE_BYTES = 64 << 20  # made and written at a time
+
+
+def feature_rows(features: Csr | Float[Tensor, "n f"], seed: int) -> Float[Tensor, "n d"]:
+    """Dense rows of all nodes: as they are, or sparse ones at most :data:`WIDTH` wide.
+
+    Args:
+        features: one row a node.
+        seed: of the random projection of wide sparse features.
+    """
+    return row_maker(features, seed)(features)
+
+
+def row_maker(features: Csr | Tensor, seed: int) -> Callable[[Any], Tensor]:
+    """The function of :func:`feature_rows`, to be called with any part of the features' rows."""
+    if isinstance(features, Tensor):
+        return Tensor.float
+    if features.n_cols <= WIDTH:
+        return lambda some: some.to_dense().float()
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(features.n_cols, WIDTH, generator=generator) / WIDTH**0.5
+    return partial(_projected, directions)
+
+
+def _projected(directions: Float[Tensor, "f d"], features: Csr) -> Float[Tensor, "n d"]:
+    return torch.nn.functional.embedding_bag(
+        features.indices.long(),
+        directions,
+        features.indptr,
+        mode="sum",
+        per_sample_weights=None if features.values is None else features.values.float(),
+        include_last_offset=True,
+    )
 
 
 def rows_of(
@@ -56,6 +92,27 @@ def rows_of(
     n, remedy = features.shape[0], "remove it, and it is written anew"
     expect(len(rows) == n, str(run.rows), f"the graph's {n} rows", len(rows), remedy)
     return rows
+
+
+def rows_for(
+    run: Run, source: str, features: Csr | Float[Tensor, "n f"], settings: Train
+) -> Float[Tensor, "n d"] | DiskRows:
+    """Rows of a graph as a run's model reads them.
+
+    Args:
+        run: whose model it is.
+        source: the graph; where it is not the run's own, its rows are held in memory.
+        features: of its nodes.
+        settings: of the run.
+
+    Raises:
+        InputError: if its features are not as many as those that the run has learned.
+    """
+    # projected rows are equally wide whatever they are projected from
+    want, got = start_of(run)["features"], features.shape[1]
+    expect(got == want, "features", f"{want} columns, as the run's", got, "use data of its kind")
+    own = source == settings.source
+    return rows_of(features, settings if own else replace(settings, host_rows=None), run)
 
 
 def _write(path: Path, features: Csr | Tensor, seed: int) -> None:
