@@ -22,18 +22,18 @@ class Plan(Common):
     """A graph whose batches read the rows: as in train, a saved Csr, or edges, two nodes a line."""
     rows: int | None = None
     """Without a graph: rows of the table."""
-    width: int = 256
-    """Numbers a row."""
+    width: int | None = None
+    """Numbers a row; by default what train reads of the graph's features, else 256."""
     dtype: Literal["float32", "float16", "bfloat16", "float64", "int8"] = "float32"
     """Of the numbers."""
-    batch_size: int = 512
-    """With a graph: seeds a batch."""
+    batch_size: int | None = None
+    """With a graph: seeds a batch; 512 by default, or all where there are fewer."""
     fanouts: tuple[int, ...] = (15, 10)
     """With a graph: neighbors drawn a node, one number a hop, the seeds' own first."""
-    train: float = 0.1
-    """With a graph: share of its nodes that are seeds, drawn at random."""
+    train: float | None = None
+    """With a graph: share of its nodes that are seeds; its own training nodes, else a tenth."""
     seed: int = 0
-    """Of that draw."""
+    """Of what is drawn: such seeds."""
     zipf: float = 0.0
     """Without a graph: the r-th of the most read rows is read in proportion to 1 / r^zipf."""
     batch_rows: int = 100_000

@@ -87,6 +87,19 @@ def test_the_command_is_the_plan(tmp_path: Path) -> None:
     assert "command" not in ask()
 
 
+def test_a_plan_reads_what_training_reads(tmp_path: Path) -> None:
+    """Width, seeds and batch size that are not given are those of the graph."""
+    source = write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "g.npz")
+    asked = {"rows": None, "source": str(source), "fanouts": (2,)}
+    result, data = ask(**asked, width=None), load_nodes(str(source))
+    assert result["row_bytes"] == 4 * 6 and result["assumed"]["batch_size"] == len(data.train) == 54
+    touched = touch_probability(data.graph, data.train, (2,), 54)
+    assert result["rows_a_batch"] == round(float(touched.sum()))
+    np.savez(tmp_path / "links.npz", indptr=data.graph.indptr, indices=data.graph.indices)
+    result = ask(**asked | {"source": str(tmp_path / "links.npz")}, width=None)
+    assert result["row_bytes"] == 4 * 256 and result["assumed"]["batch_size"] == 9
+
+
 def test_zipf_sums_are_sums() -> None:
     """Terms and integral against all terms, for s below, at and above 1."""
     for s in (0.0, 0.5, 1.0, 1.5):

@@ -174,7 +174,7 @@ def describe(source: str) -> dict[str, Any]:
     Raises:
         InputError: if it is missing or damaged.
     """
-    data = load_nodes(source) if _has_classes(source) else load_links(source)
+    data = load_nodes(source) if has_classes(source) else load_links(source)
     graph = data.graph if isinstance(data, NodeData) else data.known
     degrees, features = graph.degrees(), data.features
     about: dict[str, Any] = {
@@ -190,7 +190,12 @@ def describe(source: str) -> dict[str, Any]:
     return about | (_links(data) if isinstance(data, LinkData) else _nodes(data))
 
 
-def _has_classes(source: str) -> bool:
+def has_classes(source: str) -> bool:
+    """Whether the nodes of a graph have classes.
+
+    Raises:
+        InputError: if an ``.npz`` or ``.safetensors`` is missing or damaged.
+    """
     path = Path(source)
     if path.suffix in arrays.SUFFIXES:
         return "y" in arrays.read(path)

@@ -19,21 +19,28 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from shoal._checks import expect, expect_positive
 from shoal.columns import Columns
 from shoal.csr import Csr
 from shoal.data import is_graph
 from shoal.data.edges import read_graph
+from shoal.data.graphs import load_nodes
 from shoal.fetch.link import link_rate
 from shoal.memory import available_bytes
 from shoal.row_settings import Plan
 from shoal.sample.touch import touch_probability
+from shoal.tasks.graphs import has_classes
+from shoal.tasks.nodes import BATCH_SIZE
+from shoal.tasks.rows import row_width
 
+WIDTH, TRAIN = 256, 0.1  # where nothing is known
 _GIB = 2**30
 _LINK_REACHED = 0.85
 _EXACT = 1000  # terms of a Zipf law's sum that are added up, the rest is an integral
@@ -65,8 +72,13 @@ def plan(asked: Plan) -> dict[str, Any]:
         InputError: if a number is out of range or the graph cannot be read.
     """
     _expect_numbers(asked)
-    reads = reads_of_graph(read_graph(asked.source), asked) if asked.source else zipf_reads(asked)
-    row = asked.width * getattr(torch, asked.dtype).itemsize
+    if asked.source:
+        asked, graph, seeds = _known(asked.source, asked)
+        reads = reads_of_graph(graph, seeds, asked)
+    else:
+        reads = zipf_reads(asked)
+    width = WIDTH if asked.width is None else asked.width
+    row = width * getattr(torch, asked.dtype).itemsize
     device, host = _room(asked)
     hot = min(reads.n, device // row)
     in_memory = reads.n * row <= host
@@ -104,18 +116,38 @@ def plan(asked: Plan) -> dict[str, Any]:
     }
 
 
-def reads_of_graph(graph: Csr, asked: Plan) -> Reads:
+def _known(source: str, asked: Plan) -> tuple[Plan, Csr, Tensor]:
+    """A graph, its seeds, and what was asked with all that it leaves open.
+
+    Raises:
+        InputError: if the graph cannot be read.
+    """
+    if is_graph(source) and has_classes(source):
+        data = load_nodes(source)
+        graph, seeds, width = data.graph, data.train, row_width(data.features)
+    else:
+        graph, seeds, width = read_graph(source), None, None
+    n = graph.n_rows
+    if seeds is None or asked.train is not None:
+        generator = torch.Generator().manual_seed(asked.seed)
+        share = TRAIN if asked.train is None else asked.train
+        seeds = torch.randperm(n, generator=generator)[: max(1, round(share * n))]
+    size = asked.batch_size or min(BATCH_SIZE, len(seeds))
+    width = width if asked.width is None else asked.width
+    share = round(len(seeds) / max(n, 1), 4)
+    return replace(asked, train=share, batch_size=size, width=width), graph, seeds
+
+
+def reads_of_graph(graph: Csr, seeds: Int[Tensor, " m"], asked: Plan) -> Reads:
     """What a neighbor sampler reads, by the fan-out model.
 
     Raises:
         InputError: if the batch is larger than the seeds, or `rows` is not the number of nodes.
     """
-    n = graph.n_rows
+    n, size = graph.n_rows, asked.batch_size or BATCH_SIZE
     same = asked.rows in (None, n)
     expect(same, "rows", f"the graph's {n} nodes", asked.rows, "leave it out")
-    generator = torch.Generator().manual_seed(asked.seed)
-    seeds = torch.randperm(n, generator=generator)[: max(1, round(asked.train * n))]
-    touched = touch_probability(graph, seeds, asked.fanouts, asked.batch_size)
+    touched = touch_probability(graph, seeds, asked.fanouts, size)
     total = float(touched.sum())
     served = torch.cat([touched.new_zeros(1), touched.sort(descending=True).values.cumsum(0)])
     return Reads(n, total, lambda count: float(served[count]) / total)
@@ -175,8 +207,10 @@ def _room(asked: Plan) -> tuple[int, int]:
 
 def _expect_numbers(asked: Plan) -> None:
     """Raise unless every number is in its range."""
-    expect_positive("width", asked.width)
-    share = 0 < asked.train <= 1
+    for name in ("width", "batch_size"):
+        value = getattr(asked, name)
+        expect_positive(name, value) if value is not None else None
+    share = asked.train is None or 0 < asked.train <= 1
     expect(share, "train", "a share in (0, 1]", asked.train, "set it")
     hops = len(asked.fanouts) > 0
     expect(hops, "fanouts", "a number a hop", "none", "pass 15 10, say")

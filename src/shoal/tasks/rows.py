@@ -67,6 +67,12 @@ def _projected(directions: Float[Tensor, "f d"], features: Csr) -> Float[Tensor,
     )
 
 
+def row_width(features: Csr | Float[Tensor, "n f"]) -> int:
+    """How wide the rows are that :func:`feature_rows` makes."""
+    width = features.shape[1]
+    return width if isinstance(features, Tensor) else min(width, WIDTH)
+
+
 def rows_of(
     features: Csr | Float[Tensor, "n f"], settings: Train, run: Run
 ) -> Float[Tensor, "n d"] | DiskRows:
@@ -118,8 +124,7 @@ def rows_for(
 def _write(path: Path, features: Csr | Tensor, seed: int) -> None:
     """Write all rows, a part at a time: they need not fit in memory, though features do."""
     made = row_maker(features, seed)
-    n = features.shape[0]
-    width = made(_some(features, torch.arange(0))).shape[1]
+    n, width = features.shape[0], row_width(features)
     each = max(_WRITE_BYTES // max(4 * width, 1), 1)
     with file_aside(path) as new:
         with new.open("wb") as file:
