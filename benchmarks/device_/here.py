@@ -34,11 +34,13 @@ class Here:
         device: a CUDA device, or the CPU, which then plays one: every line runs, no number counts.
         quick: whether sizes are small.
         until: when to stop beginning new measurements, by time.monotonic().
+        data: the folder of outside data, if there is one.
     """
 
     device: torch.device
     quick: bool
     until: float
+    data: Path | None = None
 
     @property
     def real(self) -> bool:

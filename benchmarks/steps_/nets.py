@@ -1,4 +1,4 @@
-"""The networks of benchmarks/steps.py: each with its loss, and batches of any size."""
+"""The networks of benchmarks/steps.py and schedules.py: losses, batches of any size, accuracy."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Net:
         loss_fn: ``(outputs, batch)`` → mean over the batch.
         samples: N.
         sampling: how a batch's samples are drawn.
+        accuracy: of a model on the first or second half of what is held out, in per cent.
     """
 
     name: str
@@ -34,6 +35,19 @@ class Net:
     loss_fn: Callable[[Tensor, Any], Tensor]
     samples: int
     sampling: Any = "independent"
+    accuracy: Callable[[nn.Module, int], float] | None = None
+
+
+def forever(loader: Any) -> Iterator[Any]:
+    """Epoch after epoch; shoal's own loaders count theirs themselves.
+
+    Yields:
+        batches.
+    """
+    while True:
+        yield from loader
+        if hasattr(loader, "epoch"):
+            loader.epoch += not hasattr(loader, "position")
 
 
 class Shuffled:
@@ -61,7 +75,12 @@ class Shuffled:
 
 
 def _tensors(
-    name: str, build: Callable[[], nn.Module], x: Tensor, y: Tensor, loss: str = "ce"
+    name: str,
+    build: Callable[[], nn.Module],
+    x: Tensor,
+    y: Tensor,
+    held: tuple[Tensor, Tensor],
+    loss: str = "ce",
 ) -> Net:
     def loss_fn(outputs: Tensor, batch: Any) -> Tensor:
         if loss == "ce":
@@ -76,7 +95,17 @@ def _tensors(
         lambda model, batch: model(batch[0]),
         loss_fn,
         len(x),
+        accuracy=lambda model, half: _accuracy(model, *(part.chunk(2)[half] for part in held)),
     )
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    model.eval()
+    right = [
+        (model(a).argmax(1) == b).sum() for a, b in zip(x.split(512), y.split(512), strict=True)
+    ]
+    return 100 * float(sum(right)) / len(y)
 
 
 def digits(data: Path | None, quick: bool) -> list[Net]:
@@ -84,32 +113,41 @@ def digits(data: Path | None, quick: bool) -> list[Net]:
     from sklearn.datasets import load_digits
 
     images: Any = load_digits()
-    x = torch.tensor(images.data[:1536] / 16 - 0.3).float()
-    y = torch.tensor(images.target[:1536])
+    x, y = torch.tensor(images.data / 16 - 0.3).float(), torch.tensor(images.target)
+    data_of = {"x": x[:1536], "y": y[:1536], "held": (x[1536:], y[1536:])}
 
     def mlp(act: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         return lambda: nn.Sequential(nn.Linear(64, 32), act(), nn.Linear(32, 10))
 
-    nets = [_tensors("tanh-ce", mlp(nn.Tanh), x, y), _tensors("relu-ce", mlp(nn.ReLU), x, y)]
-    return nets[:1] if quick else [*nets, _tensors("tanh-mse", mlp(nn.Tanh), x, y, "mse")]
+    nets = [_tensors("tanh-ce", mlp(nn.Tanh), **data_of)]
+    if quick:
+        return nets
+    nets += [_tensors("relu-ce", mlp(nn.ReLU), **data_of)]
+    return [*nets, _tensors("tanh-mse", mlp(nn.Tanh), **data_of, loss="mse")]
 
 
-def cifar(norm: str) -> Callable[[Path | None, bool], list[Net]]:
-    """A CNN of three layers on the first 20 classes of CIFAR-100, with one kind of norm."""
+def cifar(
+    name: str, build: Callable[[], nn.Module], classes: int = 20
+) -> Callable[[Path | None, bool], list[Net]]:
+    """A network on the first classes of CIFAR-100, at 16 x 16."""
 
     def nets(data: Path | None, quick: bool) -> list[Net]:
         if data is None:
             raise SystemExit("set SHOAL_DATA, or pass --data: cifar100-12k is outside data")
         with np.load(data / "cifar100-12k" / "cifar100-12k.npz") as file:
-            kept = file["y_train"] < (5 if quick else 20)
-            images, y = file["x_train"][kept], file["y_train"][kept]
-        x = torch.from_numpy(images).float()
-        x = x if x.shape[1] == 3 else x.permute(0, 3, 1, 2)
-        x = functional.avg_pool2d(x / 255 - 0.5, 2)
-        build = lambda: _cnn(norm)  # noqa: E731
-        return [_tensors(f"cnn-{norm}", build, x.contiguous(), torch.from_numpy(y).long())]
+            train, held = (
+                _images(file, part, 5 if quick else classes) for part in ("train", "test")
+            )
+        return [_tensors(name, build, *train, held)]
 
     return nets
+
+
+def _images(file: Any, part: str, classes: int) -> tuple[Tensor, Tensor]:
+    kept = file[f"y_{part}"] < classes
+    x = torch.from_numpy(file[f"x_{part}"][kept]).float().permute(0, 3, 1, 2)
+    x = functional.avg_pool2d(x / 255 - 0.5, 2).contiguous()
+    return x, torch.from_numpy(file[f"y_{part}"][kept]).long()
 
 
 def _cnn(norm: str) -> nn.Module:
@@ -119,6 +157,38 @@ def _cnn(norm: str) -> nn.Module:
 
     layers = [*block(3, 16), *block(16, 32), *block(32, 64)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 4, 20))
+
+
+class _Residual(nn.Module):
+    """A block of PreResNet (He et al., 1603.05027): norm, relu, convolution, twice."""
+
+    def __init__(self, a: int, b: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.BatchNorm2d(a), nn.ReLU())
+        self.rest = nn.Sequential(
+            nn.Conv2d(a, b, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(b),
+            nn.ReLU(),
+            nn.Conv2d(b, b, 3, 1, 1, bias=False),
+        )
+        self.skip = nn.Identity() if a == b else nn.Conv2d(a, b, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = self.first(x)
+        return self.rest(active) + self.skip(x if isinstance(self.skip, nn.Identity) else active)
+
+
+def _pre_resnet() -> nn.Module:
+    """PreResNet-8: three stages of 16, 32 and 64 channels, one block each."""
+    stages = [_Residual(16, 16, 1), _Residual(16, 32, 2), _Residual(32, 64, 2)]
+    tail = [
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 100),
+    ]
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), *stages, *tail)
 
 
 class _Transformer(nn.Module):
@@ -135,10 +205,11 @@ class _Transformer(nn.Module):
 
 def transformer(data: Path | None, quick: bool) -> list[Net]:
     """Two layers that answer which word stands where the first word's number points to."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(32, (1024 if quick else 4096, 12), generator=generator)
+    generator, n = torch.Generator().manual_seed(0), 1024 if quick else 4096
+    ids = torch.randint(32, (n + 1024, 12), generator=generator)
     target = ids[torch.arange(len(ids)), 1 + ids[:, 0] % 3]
-    return [_tensors("transformer", _Transformer, ids, target)]
+    held = ids[n:], target[n:]
+    return [_tensors("transformer", _Transformer, ids[:n], target[:n], held)]
 
 
 class _Rows(nn.Module):
@@ -198,6 +269,7 @@ def nodes(data: Path | None, quick: bool) -> list[Net]:
     from shoal.data.graphs import load_nodes
     from shoal.fetch.loader import Loader
     from shoal.fetch.unified import unified
+    from shoal.models.layered import full_graph
     from shoal.models.sage import Sage
     from shoal.objectives import node_cross_entropy
     from shoal.sample.expand import NeighborSampler
@@ -207,12 +279,20 @@ def nodes(data: Path | None, quick: bool) -> list[Net]:
 
     graph = load_nodes("wordnet-graph")
     rows = unified(feature_rows(graph.features, 0)[:, : 32 if quick else 128].contiguous())
-    train = graph.train[: 1024 if quick else 8192]
+    order = torch.randperm(len(graph.train), generator=torch.Generator().manual_seed(0))
+    train = graph.train[order[: 1024 if quick else 8192]]
 
     def loader(b: int, seed: int) -> Any:
         seeds = Picked(train, RandomBatchSampler(len(train), b, seed))
         hops = NeighborSampler(graph.graph, (5, 3))
         return Loader(seeds, hops, rows, graph.target, seed=seed, prefetch=0)
+
+    def accuracy(model: Any, half: int) -> float:
+        ids = (graph.valid, graph.test)[half]
+        model.eval()
+        with torch.no_grad():
+            found = full_graph(model, graph.graph, rows.as_subclass(Tensor))[ids].argmax(1)
+        return 100 * float((found == graph.target[ids]).float().mean())
 
     return [
         Net(
@@ -223,14 +303,16 @@ def nodes(data: Path | None, quick: bool) -> list[Net]:
             node_cross_entropy,
             len(train),
             "neighborhoods",
+            accuracy,
         )
     ]
 
 
 SECTIONS: dict[str, Callable[[Path | None, bool], list[Net]]] = {
     "digits": digits,
-    "cnn-group": cifar("group"),
-    "cnn-batch": cifar("batch"),
+    "cnn-group": cifar("cnn-group", lambda: _cnn("group")),
+    "cnn-batch": cifar("cnn-batch", lambda: _cnn("batch")),
+    "pre-resnet": cifar("pre-resnet", _pre_resnet, 100),
     "transformer": transformer,
     "labels": labels,
     "nodes": nodes,

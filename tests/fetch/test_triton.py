@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from shoal.fetch.cache import Copies
+
 triton = pytest.importorskip("triton", reason="needs the extra kernels, which is for Linux")
 
 DTYPES = [
@@ -45,6 +47,29 @@ def test_rows_are_copied(dtype: torch.dtype, width: int) -> None:
         expected = table[ids.long()]
         assert torch.equal(out if slots is None else out.flip(0), expected)
         assert int(seen) == 0
+
+
+@pytest.mark.parametrize("width", [1, 33, 130])
+def test_rows_of_two_memories_are_copied(width: int) -> None:
+    """``cat([table, copies])[keys[ids]]``, whatever the table's lines and the order; hits are
+    counted, and a wrong id reads the nearest row."""
+    from shoal.fetch import _triton
+
+    rows = torch.arange(25 * width).view(25, width).float()
+    ids = torch.tensor([3, 18, 0, 18, 7, 99], dtype=torch.int32)
+    for table in (rows[:20], rows[1:20], rows[:20].half()):
+        held = -rows[20:].to(table.dtype)
+        keys = torch.arange(len(table), dtype=torch.int32)
+        keys[[3, 18]] = torch.tensor([len(table) + 4, len(table)], dtype=torch.int32)
+        copies = Copies(held, keys, torch.tensor(5), 0.5)
+        at = keys[ids.long().clamp(0, len(table) - 1)].long()
+        expected, hits = torch.cat([table, held])[at], int((at >= len(table)).sum())
+        for slots in (None, torch.tensor([5, 4, 3, 2, 1, 0])):
+            out, seen = torch.empty((6, width), dtype=table.dtype), fault()
+            copies.hits.fill_(5)
+            _triton.copy_rows(table, ids, out, seen, slots, programs=2, copies=copies)
+            assert torch.equal(out if slots is None else out.flip(0), expected)
+            assert int(seen) == 99 and int(copies.hits) == 5 + hits
 
 
 def test_rows_of_any_shape_are_copied() -> None:

@@ -24,11 +24,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from shoal.fetch.cache import Copies
 from shoal.fetch.lines import Words, word_size, words
 
-# × 128 threads. On an H200, 40 read sorted rows of 512 bytes as fast as 80 or 160 (46 GB/s) and let
-# 94 % of the read hide behind a product of matrices, of which 80 hid nothing (docs/LOG.md).
-PROGRAMS = 40
+# × 128 threads, and the most where copies serve some rows. On an H200, 40 read sorted rows of 512
+# bytes as fast as 80 or 160 (46 GB/s) and let 94 % of the read hide behind a product of matrices,
+# of which 80 hid nothing (docs/LOG.md).
+PROGRAMS, MOST_PROGRAMS = 40, 160
 _TILE = 1024  # words that a program asks for at once
 _EXACT: dict[str, bool] = {"enable_fp_fusion": False}  # round products before they are added
 _UNROLL = 4  # rows of a bag that are asked for before the first is added
@@ -54,9 +56,13 @@ def copy_rows(
     out: Tensor,
     fault: Tensor,
     slots: Tensor | None = None,
-    programs: int = PROGRAMS,
+    programs: int | None = None,
+    copies: Copies | None = None,
 ) -> None:
     """Write rows; equivalent to ``out[slots] = table[ids.clamp(0, n - 1)]``.
+
+    With copies, ``torch.cat([table, copies.rows])[copies.keys[ids.clamp(0, n - 1)]]``, and the rows
+    that come from copies are added to their hits.
 
     Args:
         table: ``[n, ...]``, each row contiguous.
@@ -64,11 +70,16 @@ def copy_rows(
         out: ``[s, ...]``, contiguous.
         fault: int64 ``[1]``, overwritten by an id that is outside the table.
         slots: where each row goes; in order if None.
-        programs: how many at most run at once.
+        programs: how many at most run at once; by default as many as keep the bus busy.
+        copies: of some of the rows, in the device's own memory.
     """
-    _launch_rows(
-        words(table, word_size(table, out)), COPY, 1, table, ids, out, fault, slots, programs
-    )
+    if programs is None:
+        # with copies, too, so many that as much as ever is asked of the bus at a time
+        share = 0.0 if copies is None else copies.share
+        programs = round(PROGRAMS / max(1 - share, PROGRAMS / MOST_PROGRAMS))
+    size = word_size(table, out) if copies is None else word_size(table, out, copies.rows)
+    laid = words(table, size)
+    _launch_rows(laid, COPY, 1, table, ids, out, fault, slots, programs, copies)
 
 
 def float_rows(
@@ -164,13 +175,18 @@ def _launch_rows(
     fault: Tensor,
     slots: Tensor | None,
     programs: int,
+    copies: Copies | None = None,
 ) -> None:
     count = len(ids)
     rows = max(1, _TILE // (laid.lanes * per))
-    target = words(out, word_size(table, out)).table if kind is COPY else out
+    size = laid.table.element_size()
+    target = words(out, size).table if kind is COPY else out
+    held, keys, hits = laid.table, ids, fault
+    if copies is not None:
+        held, keys, hits = words(copies.rows, size).table, copies.keys, copies.hits
     if count and laid.width:
         _rows[(min(programs, triton.cdiv(count, rows)),)](
-            *(laid.table, ids, ids if slots is None else slots, target, fault),
+            *(laid.table, held, keys, hits, ids, ids if slots is None else slots, target, fault),
             *(len(table), count, laid.width, laid.stride, laid.phase, laid.lines),
             LANES=laid.lanes,
             ROWS=rows,
@@ -178,6 +194,7 @@ def _launch_rows(
             KIND=kind.value,
             ALIGN=laid.aligned,
             SORTED=slots is not None,
+            HELD=copies is not None,
             **_EXACT,
         )
 
@@ -230,6 +247,9 @@ def _floats(words, PER: tl.constexpr, KIND: tl.constexpr):
 @no_type_check
 def _rows(
     table,
+    held,
+    keys,
+    hits,
     ids,
     slots,
     out,
@@ -246,13 +266,21 @@ def _rows(
     KIND: tl.constexpr,
     ALIGN: tl.constexpr,
     SORTED: tl.constexpr,
+    HELD: tl.constexpr,
 ):
     lane = tl.arange(0, LANES)[None, :]
     part = tl.arange(0, PER)[None, None, :]
+    served = tl.zeros([ROWS], dtype=tl.int64)
     for begin in range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
         entry = begin + tl.arange(0, ROWS)
         inside = entry < count
-        first = _row(ids, entry, inside, fault, n) * stride
+        row = _row(ids, entry, inside, fault, n)
+        far = inside
+        if HELD:
+            copy = tl.load(keys + row, mask=inside, other=0).to(tl.int64) - n
+            far = inside & (copy < 0)
+            served += (copy >= 0).to(tl.int64)
+        first = row * stride
         place = entry.to(tl.int64)
         if SORTED:
             place = tl.load(slots + entry, mask=inside, other=0).to(tl.int64)
@@ -265,13 +293,19 @@ def _rows(
             bias = _number(table, tail + 4 // PER, inside)[:, None, None]
         for line in range(lines):
             column = line * LANES + lane - shift[:, None]
-            here = (column >= 0) & (column < width) & inside[:, None]
-            read = tl.load(table + first[:, None] + column, mask=here, other=0)
+            within = (column >= 0) & (column < width)
+            here = within & inside[:, None]
+            read = tl.load(table + first[:, None] + column, mask=within & far[:, None], other=0)
+            if HELD:
+                near = here & (copy >= 0)[:, None]
+                read |= tl.load(held + copy[:, None] * width + column, mask=near, other=0)
             values = _floats(read, PER, KIND)
             if KIND == BYTE:
                 values = values * scale + bias
             target = (place[:, None] * width + column)[:, :, None] * PER + part
             tl.store(out + target, values, mask=here[:, :, None])
+    if HELD:
+        tl.atomic_add(hits, tl.sum(served))
 
 
 @triton.jit(do_not_specialize=["n", "count", "tiles"])

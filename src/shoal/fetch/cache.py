@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int, Real, Shaped
@@ -69,6 +70,24 @@ def expect_scores(scores: Real[Tensor, " n"], n: int) -> None:
     expect(good, "scores", "finite numbers of at least 0", "others", "clean them")
 
 
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """Copies of some rows of a table, as reads on their device look them up.
+
+    Attributes:
+        rows: ``[c, ...]``.
+        keys: of each of the table's n rows: n and the number of its copy, or itself where it has
+            none; what ``torch.cat([table, rows])`` is indexed by.
+        hits: how many reads copies have served, added to by whoever reads.
+        share: of all reads that they should serve, in [0, 1].
+    """
+
+    rows: Shaped[Tensor, "c ..."]
+    keys: Int[Tensor, " n"]
+    hits: Int[Tensor, ""]
+    share: float
+
+
 class HeldRows:
     """Some rows of a table, held in slots on a device, to be read by slot.
 
@@ -102,6 +121,15 @@ class HeldRows:
     def __len__(self) -> int:
         """How many slots there are."""
         return len(self.ids)
+
+    def copies(self, n: int, share: float) -> Copies:
+        """The held rows of a table of n rows, for reads on their device of which `share` hit."""
+        there = self.rows.device
+        keys = torch.arange(n, dtype=torch.int32 if n + len(self) < 2**31 else torch.int64)
+        held = (self.ids >= 0).nonzero().squeeze(1)
+        keys[self.ids[held]] = (n + held).to(keys.dtype)
+        hits = torch.zeros((), dtype=torch.int64, device=there)
+        return Copies(self.rows, keys.to(there), hits, share)
 
     def hold(
         self, ids: Int[Tensor, " c"], read: Callable[[Tensor], Shaped[Tensor, "c ..."]]

@@ -27,7 +27,8 @@ from shoal._checks import expect_ids
 from shoal.fetch import register
 from shoal.fetch.auto import Auto, Choice
 from shoal.fetch.bounds import Bounds, expect_index
-from shoal.fetch.gather import expect_bags
+from shoal.fetch.cache import Copies
+from shoal.fetch.gather import expect_bags, expect_out
 from shoal.fetch.inplace import InPlace, mean_of
 from shoal.fetch.packed import as_floats
 from shoal.fetch.register import Registration, RegistrationRefused, registration
@@ -74,6 +75,27 @@ class DeviceRows:
             row_bytes = math.prod(self._table.shape[1:]) * self._table.element_size()
             self._autos[ids.device] = Auto({**ways, "staged": self._staged.read}, row_bytes)
         return self._autos[ids.device].read(ids, out)
+
+    def gather_beside(
+        self,
+        ids: Int[Tensor, " s"],
+        copies: Copies,
+        out: Shaped[Tensor, "s ..."] | None = None,
+    ) -> Shaped[Tensor, "s ..."] | None:
+        """Return ``table[ids]`` as :meth:`gather`, from copies on the device where rows have some.
+
+        None where the device does not read by a kernel of ours, and the caller has to divide ids.
+
+        Raises:
+            InputError: as :meth:`gather`, or if `out` does not fit.
+        """
+        expect_index(ids)
+        if out is not None:
+            expect_out(self._table.shape, self._table.dtype, ids, out)
+        in_place = self._in_place(ids.device)
+        if in_place is None or not in_place.kernels():
+            return None
+        return in_place.read(ids, out, copies)
 
     @property
     def choices(self) -> dict[torch.device, list[Choice]]:

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from shoal.fetch.bounds import Bounds
+from shoal.fetch.cache import Copies
 from shoal.fetch.gather import bag_shares
 from shoal.fetch.packed import as_floats, float_width
 from shoal.kernels import current, usable
@@ -51,17 +52,25 @@ class InPlace:
     sort_bytes: int = SORT_BYTES
 
     def read(
-        self, ids: Int[Tensor, " s"], out: Shaped[Tensor, "s ..."] | None = None
+        self,
+        ids: Int[Tensor, " s"],
+        out: Shaped[Tensor, "s ..."] | None = None,
+        copies: Copies | None = None,
     ) -> Shaped[Tensor, "s ..."]:
-        """Return ``table[ids]`` on the device of the view; in `out` of that shape if given."""
-        ids, slots = self._order(ids)
-        if self._kernels() and (out is None or out.is_contiguous()):
+        """Return ``table[ids]`` on the device of the view; in `out` of that shape if given.
+
+        Rows that have copies on the device come from them, in the same launch and without a wait
+        for how many those are; where kernels do not run, all rows cross the bus.
+        """
+        ids, slots = self._order(ids, 0.0 if copies is None else copies.share)
+        if self.kernels() and (out is None or out.is_contiguous()):
             from shoal.fetch import _triton
 
             if out is None:
                 out = self.view.new_empty((len(ids), *self.view.shape[1:]))
+            fault = self.fault[_KERNELS_CELL:]
             with current(self.view.device):
-                _triton.copy_rows(self.view, ids, out, self.fault[_KERNELS_CELL:], slots)
+                _triton.copy_rows(self.view, ids, out, fault, slots, copies=copies)
             return out
         if slots is None:
             return torch.index_select(self.view, 0, self._inside(ids), out=out)
@@ -70,7 +79,7 @@ class InPlace:
     def read_floats(self, ids: Int[Tensor, " s"]) -> Float[Tensor, "s d"]:
         """Return ``as_floats(table[ids])``: packed rows and halves cross the bus as they are."""
         ids, slots = self._order(ids)
-        if self._kernels():
+        if self.kernels():
             from shoal.fetch import _triton
 
             out = self._floats(len(ids), torch.float32)
@@ -91,7 +100,7 @@ class InPlace:
         Every entry is read over the bus, doubles too: where rows stand in many bags, reading each
         once and averaging on the device moves less.
         """
-        if not self._kernels():
+        if not self.kernels():
             rows = torch.index_select(self.view, 0, self._inside(indices))
             return mean_of(as_floats(rows), offsets, weights)
         from shoal.fetch import _triton
@@ -103,10 +112,19 @@ class InPlace:
             _triton.sum_bags(self.view, indices, offsets, shares, out, self.fault[_KERNELS_CELL:])
         return out
 
-    def _order(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Ids in the order in which to read them, and where each one's row belongs."""
+    def kernels(self) -> bool:
+        """Whether reads are kernels of ours."""
+        whole = self.view[0].is_contiguous()
+        device = self.view.device
+        return whole and device.type in _RUNS_KERNELS and usable(_probe, device)
+
+    def _order(self, ids: Tensor, held: float = 0.0) -> tuple[Tensor, Tensor | None]:
+        """Ids in the order in which to read them, and where each one's row belongs.
+
+        `held` is the share of them that should not cross the bus.
+        """
         nbytes = self.view.numel() * self.view.element_size()
-        if nbytes < self.sort_bytes or len(ids) < SORT_COUNT:
+        if nbytes < self.sort_bytes or len(ids) * (1 - held) < SORT_COUNT:
             return ids, None
         return torch.sort(ids)
 
@@ -115,11 +133,6 @@ class InPlace:
 
     def _floats(self, count: int, dtype: torch.dtype) -> Tensor:
         return self.view.new_empty((count, float_width(self.view)), dtype=dtype)
-
-    def _kernels(self) -> bool:
-        whole = self.view[0].is_contiguous()
-        device = self.view.device
-        return whole and device.type in _RUNS_KERNELS and usable(_probe, device)
 
 
 def mean_of(

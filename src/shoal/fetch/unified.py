@@ -28,6 +28,7 @@ from shoal._checks import expect, expect_ids, fail
 from shoal.fetch import device_rows
 from shoal.fetch.advice import advise
 from shoal.fetch.auto import Choice
+from shoal.fetch.cache import Copies
 from shoal.fetch.device_rows import DeviceRows
 from shoal.fetch.gather import LENT_BYTES, Buffers, gather_mean, gather_rows
 from shoal.fetch.mapped import map_rows
@@ -189,6 +190,22 @@ class UnifiedTensor(Tensor):
         if out is None:
             out = self._lent(ids.numel())
         return gather_rows(self._plain, ids, out)
+
+    def gather_beside(
+        self,
+        ids: Int[Tensor, " s"],
+        copies: Copies,
+        out: Shaped[Tensor, "s ..."] | None = None,
+    ) -> Shaped[Tensor, "s ..."] | None:
+        """Return ``self[ids]`` on the device of `ids`, which holds copies of some rows.
+
+        Returns:
+            the rows; None where the device does not read host memory by a kernel.
+
+        Raises:
+            InputError: as :meth:`gather`.
+        """
+        return self._device_rows.gather_beside(ids, copies, out)
 
     def gather_mean(
         self,
