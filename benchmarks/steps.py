@@ -27,14 +27,13 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from steps_.nets import SECTIONS, Net
+from steps_.nets import SECTIONS, Net, forever
 from torch import nn
 
 from shoal.curvature.measure import spectrum
@@ -50,13 +49,6 @@ OPTIMIZERS: dict[str, Any] = {
 }
 RULES = ("constant", "linear", "sqrt", "noise", "additive", "spectral")
 REFERENCE = 64
-
-
-def forever(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader
-        if hasattr(loader, "epoch"):
-            loader.epoch += not hasattr(loader, "position")
 
 
 def train(

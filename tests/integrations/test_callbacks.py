@@ -131,12 +131,12 @@ def test_lightning_learns_its_step() -> None:
     )  # fmt: skip
     data = TensorDataset(torch.ones(96, 1), torch.zeros(96, 1))
     trainer.fit(Quadratic(), DataLoader(data, batch_size=8))
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.15)
-    assert callback.state_dict()["lr"] == pytest.approx(0.15)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1.0)
+    assert callback.state_dict()["lr"] == pytest.approx(1.0)
 
 
 def test_transformers_learn_their_step(tmp_path: Path) -> None:
-    """The events of a trainer: its schedule's base rises, and a checkpoint brings it back."""
+    """A trainer's schedule takes the law's rate as its base, and a checkpoint brings it back."""
     pytest.importorskip("transformers", reason="needs the extra text")
     model = torch.nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -159,11 +159,11 @@ def test_transformers_learn_their_step(tmp_path: Path) -> None:
         callback.on_step_end(args, _state(step, 0), None, **tools)
         optimizer.step()
         schedule.step()
-    assert schedule.base_lrs == [pytest.approx(0.15)]
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.075)
+    assert schedule.base_lrs == [pytest.approx(1.0)]  # 2/λ of the square, λ = 2
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
     (tmp_path / "checkpoint-11").mkdir()
     callback.on_save(args, _state(11, 0), None, **tools)
     schedule.base_lrs[:] = [0.1]
     resumed = made()
     resumed.on_train_begin(args, _state(11, 0.5), None, train_dataloader=loader, **tools)
-    assert schedule.base_lrs == [pytest.approx(0.15)]
+    assert schedule.base_lrs == [pytest.approx(1.0)]

@@ -1,19 +1,21 @@
 """The on-the-fly learner: every so often it looks at curvature, and sets rate and momentum.
 
-    form "noise"    1/a = λ₁/(2(1 + B)) + k_b (c + tr Σ/L)/(2(1 − B)), for Adam E7: the default
+    form "noise"    1/a = λ₁/2 + k_b (c + tr Σ/L)/(2(1 − B)), for Adam E7: the default
     form "polyak"   a and B of a noiseless quadratic, E9: the form of Granziol, Zohren and Roberts
                     (JMLR 2022) as their abstract tells it, for comparison; it diverges easily
 
-Measurements are noisy and nets change, so a rate is an average over looks, changes by at most 1.5
-times at a look, is left alone during warm-up, and is halved, with the weights of the last look put
-back, when half of what training had gained is lost again.
+Measurements are noisy and nets change, so a rate is left alone during warm-up, is the law's at the
+first look, from then on an average over looks that changes by at most 1.5 times at each, and is
+halved, with the weights of the last look put back, when half of what training had gained is lost
+again. How far beyond the law a net can go is measured once, after the first look, by a climb
+(:mod:`shoal.step.climb`).
 
 Plain gradients take the law's own rate. Adam's second moments leave the law some four to twenty
 times too low, so there a rate goes as the law goes, from the one that it was given (docs/steps.md).
 
-How often it looks follows from a budget: a look costs so many gradients, and looks may take a tenth
-of all gradients. That counts and does not time, so that a resumed run looks when the uninterrupted
-one would have.
+How often it looks follows from a budget: a look costs so many gradients, and looks may take a
+twentieth of all gradients. That counts and does not time, so that a resumed run looks when the
+uninterrupted one would have.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from torch.optim import Optimizer
 from shoal._checks import InputError, expect, expect_positive
 from shoal.curvature import stability
 from shoal.curvature.subject import size_of
+from shoal.step.climb import Climb
 from shoal.step.method import Method, method_of
 from shoal.step.probe import Reading
 
@@ -45,8 +48,8 @@ FAST, SLOW = 0.1, 0.01
 class StepLearner:
     """Sets an optimizer's learning rate, and perhaps momentum, from looks at curvature.
 
-    Call :meth:`observe` after each step, with its batches and its loss. Its :attr:`factor`, the
-    present rate over the one that it was given, is there for what else follows a schedule.
+    Call :meth:`observe` after each step, with its batches and its loss, and then :meth:`apply`. Its
+    :attr:`factor`, the present rate over the first, is there for what else follows a schedule.
 
     Args:
         method: the optimizer's (:func:`~shoal.step.method.method_of`).
@@ -54,13 +57,15 @@ class StepLearner:
         look: measures some batches, such as a :class:`~shoal.step.probe.Probe`.
         form: which law.
         warmup: steps before the first look; at initialization curvature misleads.
-        share: of all gradients that looks may cost.
-        max_change: bound of the change at one look, as a ratio.
+        share: of all gradients that looks may cost; a tenth trained no better (docs/LOG.md).
+        max_change: bound of the change at each look but the first, as a ratio.
         average: weight of the newest look in the mean of logarithms.
         absolute: take the law's own rate, or go with it from `lr`; by default the first for plain
             gradients, the second for Adam.
         learn_momentum: for plain gradients, also choose the momentum at which this batch size is
             critical, B = (λ₁ − n)/(λ₁ + n), n = k(c + tr Σ/L): more would hardly lengthen steps.
+        climb: whether headroom is measured after the first look; only where losses are known and
+            weights can be put back.
         state: a copy of what is put back after a spike; None only halves the rate.
         restore: puts it back.
 
@@ -76,16 +81,17 @@ class StepLearner:
         *,
         form: Form = "noise",
         warmup: int = 50,
-        share: float = 0.1,
+        share: float = 0.05,
         max_change: float = 1.5,
         average: float = 0.5,
         absolute: bool | None = None,
         learn_momentum: bool = False,
+        climb: bool = True,
         state: Callable[[], Any] | None = None,
         restore: Callable[[Any], None] | None = None,
     ) -> None:
         expect_positive("warmup", warmup)
-        expect(0 < share <= 1, "share", "a share in (0, 1]", share, "try 0.1")
+        expect(0 < share <= 1, "share", "a share in (0, 1]", share, "try 0.05")
         expect(max_change > 1, "max_change", "a ratio above 1", max_change, "try 1.5")
         expect(0 < average <= 1, "average", "a weight in (0, 1]", average, "try 0.5")
         expect(form in ("noise", "polyak"), "form", "noise or polyak", form, "choose one")
@@ -105,7 +111,10 @@ class StepLearner:
         self.damped = 1.0  # what spikes have left of the rate
         self.batches: list[Any] = []
         self.losses = {"first": math.nan, "fast": math.nan, "slow": math.nan}
-        self.state, self.restore, self.kept = state, restore, None
+        self.variance = 0.0  # of single losses around their average
+        self.climb = Climb(ended=not climb or form == "polyak" or restore is None)
+        self.state, self.restore = state, restore
+        self.kept = self.newer = None
 
     @property
     def factor(self) -> float:
@@ -131,7 +140,10 @@ class StepLearner:
         """
         self.step += 1
         averaged = len(batches) if averaged is None else averaged
-        if loss is not None and self._spiked(loss):
+        spiked = loss is not None and self._spiked(loss)
+        if self.climb.running:
+            return self._climbed(math.inf if spiked else self.losses["fast"])
+        if loss is not None and spiked:
             return self._recover(loss)
         if self.step < self.due:
             return {}
@@ -142,7 +154,10 @@ class StepLearner:
         self.batches = []
         self.due = self.step + math.ceil(reading.cost / (self.share * averaged))
         self._learn(reading)
-        self.kept = None if self.state is None else self.state()
+        self.kept = self.newer = None if self.state is None else self.state()
+        if not self.climb.ended and loss is not None:
+            self.climb.see(self.losses["fast"], math.sqrt(self.variance))
+            self.lr *= self.climb.factor
         return {
             "lr": self.lr,
             "momentum": self.momentum,
@@ -171,18 +186,24 @@ class StepLearner:
 
     def _learn(self, reading: Reading) -> None:
         law = self._law(reading)
-        weight = 1.0 if self.mean is None else self.average
+        first = self.reference is None
+        weight = 1.0 if first else self.average
         self.mean = weight * math.log(law) + (1 - weight) * (self.mean or 0.0)
         self.reference = law if self.reference is None else self.reference
         target = math.exp(self.mean)
         if not self.absolute:
             target = self.first_lr * target / self.reference
-        ratio = self.damped * target / self.lr
-        self.lr *= min(max(ratio, 1 / self.max_change), self.max_change)
+        ratio = self.damped * self.climb.headroom * target / self.lr
+        # what the first look leaves was a guess
+        bound = math.inf if first else self.max_change
+        self.lr *= min(max(ratio, 1 / bound), bound)
 
     def _law(self, reading: Reading) -> float:
         lam = reading.lam + self.method.decay
-        noise = stability.with_gradient_noise(reading.noise, reading.spread, self.losses["fast"])
+        present, gained = self.losses["fast"], self.losses["first"] - self.losses["fast"]
+        # a loss that has risen has gained nothing to keep
+        level = min(present, gained) if gained > 0 else present
+        noise = stability.with_gradient_noise(reading.noise, reading.spread, level)
         if self.form == "polyak":
             rate, self.momentum = stability.polyak(lam, reading.least)
             return rate
@@ -191,7 +212,21 @@ class StepLearner:
         if self.learn_momentum:
             best = max(0.0, (lam - noise) / (lam + noise))
             self.momentum += self.average * (min(best, 0.99) - self.momentum)
-        return stability.largest_rate(lam, noise, 1.0, self.momentum)
+        return stability.safe_rate(lam, noise, 1.0, self.momentum)
+
+    def _climbed(self, loss: float) -> dict[str, float]:
+        """A step of the climb; at its end the rate has its headroom."""
+        law = self.lr / self.climb.factor
+        self.climb.see(loss, math.sqrt(self.variance))
+        self.lr = law * self.climb.factor
+        if not self.climb.ended:
+            if self.climb.at_stage and self.state is not None:
+                self.kept, self.newer = self.newer, self.state()
+            return {}
+        if self.climb.trouble and self.kept is not None and self.restore is not None:
+            self.restore(self.kept)
+            self.losses["fast"] = self.losses["slow"]
+        return {"lr": self.lr, "headroom": self.climb.headroom}
 
     # -- spikes --------------------------------------------------------------------------------
 
@@ -205,6 +240,7 @@ class StepLearner:
             return False
         # the first few losses are averaged evenly
         fast, slow = max(FAST, 1 / (self.step + 1)), max(SLOW, 1 / (self.step + 1))
+        self.variance += slow * ((loss - known["fast"]) ** 2 - self.variance)
         known["fast"] += fast * (loss - known["fast"])
         known["slow"] += slow * (min(loss, known["first"]) - known["slow"])
         lost = known["slow"] + 0.5 * (known["first"] - known["slow"])
@@ -229,10 +265,11 @@ class StepLearner:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, the batches that wait for a look included."""
         names = ("lr", "momentum", "step", "due", "spikes", "mean", "reference", "damped")
-        state = {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in (*names, "variance")}
         probe = self.look.state_dict() if hasattr(self.look, "state_dict") else None
         lists = {"batches": list(self.batches), "losses": dict(self.losses)}
-        return {**state, **lists, "look": probe, "kept": self.kept}
+        lists |= {"climb": self.climb.state_dict()}
+        return {**state, **lists, "look": probe, "kept": self.kept, "newer": self.newer}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken."""
@@ -240,6 +277,8 @@ class StepLearner:
             if name == "look":
                 if value is not None:
                     self.look.load_state_dict(value)  # pyright: ignore[reportFunctionMemberAccess]
+            elif name == "climb":
+                self.climb = Climb.of_state(value)
             else:
                 setattr(self, name, value)
 

@@ -60,7 +60,8 @@ class Probe:
         table: whose gathered rows are differentiated too; None where rows do not learn.
         scales: S of the optimizer's metric, by name; called at each look with the ids of the rows,
             whose name is :data:`~shoal.curvature.rows.ROWS`.
-        steps: of Lanczos.
+        steps: of Lanczos. Four find λ₁ to a fifth and, begun where the last look ended, nearer at
+            each; more would make looks rarer, which cost a share of all gradients (docs/LOG.md).
         probes: random vectors.
         seed: of them.
     """
@@ -71,8 +72,8 @@ class Probe:
         table: Any | None = None,
         scales: Callable[[Tensor | None], Mapping[str, Tensor]] | None = None,
         *,
-        steps: int = 8,
-        probes: int = 2,
+        steps: int = 4,
+        probes: int = 1,
         seed: int = 0,
     ) -> None:
         self.objective, self.table, self.scales = objective, table, scales

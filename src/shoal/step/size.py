@@ -127,7 +127,8 @@ def learning_rate(
         stable = safe = additive_rate(spectrum, facts, k, method)
     else:
         stable = stable_rate(facts, facts.c, k, method)
-        safe = min(stable_rate(facts, facts.level, k, method), _without_gain(facts, k, method))
+        law = stability.adam_rate if method.kind == "adam" else stability.safe_rate
+        safe = law(facts.lam, facts.level, k, method.momentum)
     noisy = k * facts.c * (1 + method.momentum) > facts.lam * (1 - method.momentum)
     critical = stability.critical_batch(facts.lam, facts.c, population(spectrum), method.momentum)
     return StepSize(
@@ -219,13 +220,6 @@ def stable_rate(facts: Facts, c: float, k: float, method: Method) -> float:
     """
     law = stability.adam_rate if method.kind == "adam" else stability.largest_rate
     return law(facts.lam, c, k, method.momentum)
-
-
-def _without_gain(facts: Facts, k: float, method: Method) -> float:
-    """The safe rate if momentum lengthens no step: its noise counts, its 1 + B does not."""
-    if method.kind == "adam":
-        return math.inf
-    return 1 / (facts.lam / 2 + k * facts.level / (2 * (1 - method.momentum)))
 
 
 def additive_rate(spectrum: Spectrum, facts: Facts, k: float, method: Method) -> float:
