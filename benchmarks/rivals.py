@@ -44,6 +44,7 @@ from shoal.metrics import deciles, evaluate, inverse_propensity
 SYSTEMS: dict[str, Callable[[Asked], Outcome]] = {
     "shoal": shoal,
     "shoal-nowords": partial(shoal, words=False),
+    "shoal-rare": partial(shoal, rare=1.0),
     "shoal-encoder": partial(shoal, rank="encoder"),
     "pecos": pecos,
     "tfidf": tfidf,

@@ -159,6 +159,8 @@ class Train(Common):
     """Labels: weigh all evidence on the points held out, or rank by encoder or head alone."""
     fusion: Literal["network", "tree"] = "network"
     """Labels: a network over all evidence, or NGAME's decision tree over encoder and head."""
+    rare: float = 0.0
+    """Labels: the fusion weighs labels by inverse propensity to this power; 1 is for PSP@k."""
     words: bool = True
     """Labels: leave names, matching words and the points that share them out of the evidence."""
 

@@ -78,6 +78,33 @@ def test_it_trusts_the_ranking_that_is_right_and_says_how_often() -> None:
     assert float(hit[sure].float().mean()) > float(hit[~sure].float().mean()) + 0.3
 
 
+@pytest.mark.parametrize(("weight", "first"), [(None, 0), (1.0, 0), (2.0, 0), (3.0, 1)])
+def test_weights_say_which_label_comes_first(weight: float | None, first: int) -> None:
+    """Nothing tells queries apart; a common label is true in 7 of 10, a rare one in the others:
+    the rare one comes first as soon as 0.3 of its weight exceeds 0.7."""
+    n = 1000
+    both = Ranking(torch.ones(n, 2), torch.tensor([[0, 1]]).expand(n, 2))
+    found = join(
+        [Ranking(both.scores, both.ids.roll(i, 1)) for i in (0, 1)], torch.tensor([70, 30])
+    )
+    truth = Csr(torch.arange(n + 1), (torch.arange(n) % 10 >= 7).long(), 2)
+    labels = None if weight is None else torch.tensor([1.0, weight])
+    fusion = fit_fusion(found, truth, weight=labels, epochs=5)
+    assert (fusion.rank(found, 1).ids == first).all()
+
+
+def test_equal_weights_change_nothing() -> None:
+    """Only their ratios count."""
+    candidates, truth = planted(200, seed=0)
+    plain, ones, eights = (
+        fit_fusion(candidates, truth, weight=w, epochs=2).state_dict()
+        for w in (None, torch.ones(40), torch.full((40,), 8.0))
+    )
+    assert all(torch.equal(plain[name], ones[name]) for name in plain)
+    for name in plain:
+        torch.testing.assert_close(plain[name], eights[name], rtol=1e-3, atol=1e-4)
+
+
 def test_the_same_seed_gives_the_same_fusion() -> None:
     """Fitting is a function of its arguments, and leaves torch's random state as it was."""
     candidates, truth = planted(200, seed=0)

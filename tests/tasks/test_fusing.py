@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from shoal._checks import InputError
-from shoal.data import xc
+from shoal.data import load, xc
 from shoal.data.planted import planted_labels
-from shoal.models.fused import FusedLabeler
+from shoal.data.texts import validation_split
+from shoal.models.fused import FusedLabeler, fuse
 from shoal.models.labeler import Labeler
 from shoal.run import Run
 from shoal.settings import Train
-from shoal.tasks import labels
+from shoal.tasks import fusing, labels
 from shoal.tasks.fusing import predictor_of
+from shoal.tasks.heads import classifiers_of
 
 DATA = planted_labels(n=900, n_labels=24, noise=0.4)
 
@@ -75,6 +78,21 @@ def test_without_words_there_is_no_lexical_side(folder: Path) -> None:
     labels.train(asked(folder, "no-words", epochs=1, words=False))
     fused = predictor_of(Run.open(folder / "no-words"))
     assert isinstance(fused, FusedLabeler) and fused.memory.words is None
+
+
+def test_rare_weighs_the_losses_of_the_fusion(folder: Path) -> None:
+    """``--rare 1``: the network of inverse propensities, and no other."""
+    labels.train(asked(folder, "rare", rare=1.0))
+    run = Run.open(folder / "rare")
+    whole = load(str(folder / "planted"))
+    train, held_out = validation_split(whole, 0.5, 0)
+    found = predictor_of(run)
+    assert isinstance(found, FusedLabeler) and found.memory.words is not None
+    labeler = labels.labeler_of(run)
+    known = fusing._memory(labeler, whole, train, True, classifiers_of(run))
+    for rare, same in ((1.0, True), (0.0, False)):
+        weight = fuse(labeler, known, held_out, rare=rare).state_dict()["layers.0.weight"]
+        assert torch.equal(weight, found.fusion.state_dict()["layers.0.weight"]) == same
 
 
 def test_a_damaged_fusion_names_its_file(folder: Path, tmp_path: Path) -> None:

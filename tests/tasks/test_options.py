@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -141,6 +142,10 @@ def test_relevance_weighs_positives() -> None:
         ({"side": "label", "head": "joint"}, "head: expected none or frozen, with --side label"),
         ({"batches": "random", "curriculum": True}, "curriculum: expected --batches ngame"),
         ({"batches": "random", "cluster_by": "text+labels"}, "cluster_by: expected --batches ng"),
+        ({"rare": -1.0}, "rare: expected a power of at least 0, got -1.0"),
+        ({"rare": math.nan}, "rare: expected a power of at least 0, got nan"),
+        ({"rare": 1.0, "rank": "encoder"}, "rare: expected 0 unless a network fuses"),
+        ({"rare": 1.0, "fusion": "tree"}, "rare: expected 0 unless a network fuses"),
     ],
 )
 def test_options_that_contradict_are_named(options: Any, message: str) -> None:

@@ -32,6 +32,7 @@ from torch import Tensor
 from shoal._checks import expect, expect_positive
 from shoal.csr import Csr
 from shoal.data.texts import Points, Texts
+from shoal.metrics import inverse_propensity
 from shoal.models.fusion import Candidates, Fusion, fit_fusion, join
 from shoal.models.labeler import Labeler, Lexicon, Prediction, named
 from shoal.models.lexical import LexicalIndex, tf_idf
@@ -262,6 +263,7 @@ def fuse(
     held_out: Points,
     seed: int = 0,
     kind: Literal["network", "tree"] = "network",
+    rare: float = 0.0,
 ) -> Fusion | TreeFusion:
     """Learn what each ranking of a memory is worth, on points that it does not know.
 
@@ -271,6 +273,8 @@ def fuse(
         held_out: of more than 8,192 points, so many at random teach it.
         seed: of the network's first weights and of the order of points.
         kind: a network over all rankings, or NGAME's tree over text and head.
+        rare: the network's losses are weighed by inverse propensity to this power: 0 is for P@k, 1
+            for PSP@k, at which rare labels come up more.
 
     Raises:
         InputError: if none of their labels is found by any ranking.
@@ -278,5 +282,7 @@ def fuse(
     order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))
     held_out = held_out.subset(order[:_TAUGHT])
     found = memory.candidates(labeler, held_out.texts, held_out.drop)
-    fit = fit_fusion if kind == "network" else fit_tree_fusion
-    return fit(found, held_out.labels, held_out.drop, seed=seed)
+    if kind == "tree":
+        return fit_tree_fusion(found, held_out.labels, held_out.drop)
+    weight = inverse_propensity(memory.labels) ** rare if rare else None
+    return fit_fusion(found, held_out.labels, held_out.drop, weight=weight, seed=seed)

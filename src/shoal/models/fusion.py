@@ -180,6 +180,7 @@ def fit_fusion(
     truth: Csr,
     drop: Csr | None = None,
     *,
+    weight: Shaped[Tensor, " l"] | None = None,
     epochs: int = 20,
     lr: float = 0.01,
     batch_size: int = 128,
@@ -191,6 +192,8 @@ def fit_fusion(
         candidates: of n held-out points.
         truth: their labels, ``[n, l]``.
         drop: pairs that are neither true nor false, and count for nothing.
+        weight: of each label's losses where it is true; inverse propensities make the loss one
+            whose expectation does not depend on which labels were noted (Jain et al., KDD 2016).
         epochs: passes over them; AdamW, the rate falling linearly to zero.
         lr: its first rate.
         batch_size: points a step.
@@ -208,6 +211,9 @@ def fit_fusion(
     unseen, seen = order.tensor_split([len(true) // 5])
     expect(bool(true[seen].any()), "candidates", "some true ones", "none", "hold out more points")
     fusion = Fusion((candidates.features.shape[2] - 1) // _PER_RANKING, seed=seed)
+    weights = true.float()
+    if weight is not None:
+        weights *= weight.float()[candidates.ids.clamp(min=0)]
     features = candidates.features[real]
     fusion.mean.copy_(features.mean(0))
     fusion.scale.copy_(features.std(0, correction=0).clamp(min=1e-6))
@@ -217,7 +223,8 @@ def fit_fusion(
     for _ in progress(range(epochs), "fuse"):
         for at in torch.randperm(len(seen), generator=generator).split(batch_size):
             ids = seen[at]
-            loss = _softmax_loss(fusion(candidates.features[ids]), true[ids], real[ids])
+            logits = fusion(candidates.features[ids])
+            loss = _softmax_loss(logits, true[ids], real[ids], weights[ids])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -245,9 +252,13 @@ def _calibrate(fusion: Fusion, shares: Float[Tensor, " m"], true: Bool[Tensor, "
 
 
 def _softmax_loss(
-    logits: Float[Tensor, "b c"], true: Bool[Tensor, "b c"], real: Bool[Tensor, "b c"]
+    logits: Float[Tensor, "b c"],
+    true: Bool[Tensor, "b c"],
+    real: Bool[Tensor, "b c"],
+    weights: Float[Tensor, "b c"],
 ) -> Float[Tensor, ""]:
-    """Mean over true candidates of their decoupled softmax loss against those that are false."""
+    """Weighted mean over true candidates of their decoupled softmax loss against false ones."""
     negatives = logits.masked_fill(true | ~real, -torch.inf).logsumexp(1, keepdim=True)
     losses = softplus(negatives - logits).masked_fill(~true, 0)
-    return losses.sum() / true.sum().clamp(min=1)
+    # a batch whose candidates are all false has nothing to say
+    return (weights * losses).sum() / weights.sum().clamp(min=1e-12)

@@ -150,18 +150,14 @@ class TreeFusion:
         return TreeFusion(Tree(state["feature"], state["threshold"], state["share"]))
 
 
-def fit_tree_fusion(
-    candidates: Candidates, truth: Csr, drop: Csr | None = None, *, seed: int = 0
-) -> TreeFusion:
+def fit_tree_fusion(candidates: Candidates, truth: Csr, drop: Csr | None = None) -> TreeFusion:
     """Fit NGAME's tree on points that neither encoder nor head was trained on.
 
     Args:
         candidates: of held-out points, from rankings of which text and head are the first two.
         truth: their labels, ``[n, l]``.
         drop: pairs that are neither true nor false, and count for nothing.
-        seed: not needed: nothing is random.
     """
-    del seed
     real = candidates.ids >= 0
     if drop is not None:
         real &= ~member(candidates.ids, drop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -60,6 +61,7 @@ OPTIONS_OF = {
         "head_texts",
         "rank",
         "fusion",
+        "rare",
         "words",
         "roles",
         "from_",
@@ -152,6 +154,11 @@ def _expect_fits(settings: Train) -> None:
     tree = settings.fusion == "tree" and settings.rank == "fused"
     good = not tree or settings.head != "none"
     expect(good, "fusion", "network without a head", "tree", "pass --head frozen")
+    good = 0 <= settings.rare < math.inf
+    expect(good, "rare", "a power of at least 0", settings.rare, "try 1")
+    good = settings.rare == 0 or (settings.rank == "fused" and not tree)
+    want = "0 unless a network fuses"
+    expect(good, "rare", want, settings.rare, "leave out --rank or --fusion")
     if settings.head_loss == "triplet" and settings.head != "none":
         good = settings.head == "frozen" and settings.head_negatives != "all"
         want = "decoupled, softmax or binary, unless shortlists train a frozen head"

@@ -133,7 +133,7 @@ def fuse_run(
         data: with all training points.
         train: those that the model was trained on.
         held_out: the others.
-        settings: whether words take part, which fusion, and its seed.
+        settings: whether words take part, which fusion, its seed and what rare labels weigh.
     """
     begin = time.monotonic()
     if held_out is None or not can_fuse(held_out):
@@ -141,7 +141,8 @@ def fuse_run(
         return
     labeler, head = labeler_of(run), classifiers_of(run)
     words, seed, kind = settings.words, settings.seed, settings.fusion
-    fusion = fuse(labeler, _memory(labeler, data, train, words, head), held_out, seed, kind)
+    known = _memory(labeler, data, train, words, head)
+    fusion = fuse(labeler, known, held_out, seed, kind, settings.rare)
     memory = _memory(labeler, data, data.train, words, head)
     state = fused_state(FusedLabeler(labeler, memory, fusion))
     checkpoint.save(run.folder / "fused.safetensors", state)
