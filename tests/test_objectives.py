@@ -83,7 +83,7 @@ def test_link_softmax_leaves_oneself_out() -> None:
         scores = (rows[[v, *others]] @ rows[u]).float() / 0.5
         expected -= float(scores.log_softmax(0)[0]) / share / 2
     batch = Batch(ids[:2], (block,), rows)
-    torch.testing.assert_close(link_softmax(rows, batch, 0.5).item(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(link_softmax(0.5)(rows, batch).item(), expected, rtol=1e-5, atol=0)
 
 
 def test_link_binary_cross_entropy_weighs_both_sides_the_same() -> None:
@@ -91,11 +91,11 @@ def test_link_binary_cross_entropy_weighs_both_sides_the_same() -> None:
     rows = torch.zeros(4, 2, requires_grad=True)
     ids, edges = torch.arange(4), torch.tensor([0, -1, -1])
     block = Block(ids[:1], ids, torch.tensor([0, 3]), ids[1:], edges, dst_in_src=True)
-    loss = link_binary_cross_entropy(rows, Batch(ids[:1], (block,), rows))
+    loss = link_binary_cross_entropy()(rows, Batch(ids[:1], (block,), rows))
     torch.testing.assert_close(loss.item(), math.log(2))
     with torch.no_grad():
         rows[0, 0] = 1.0
-    link_binary_cross_entropy(rows, Batch(ids[:1], (block,), rows), temperature=1.0).backward()
+    link_binary_cross_entropy(1.0)(rows, Batch(ids[:1], (block,), rows)).backward()
     assert rows.grad is not None
     assert rows.grad[1:, 0].tolist() == [-0.25, 0.125, 0.125]
 

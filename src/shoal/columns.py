@@ -13,6 +13,10 @@ class Columns(list[dict[str, Any]]):
         tier  rows
         host  1200
         disk     5
+        >>> print(Columns([{"lr": 0.00314159, "P@1": 37.123}, {"lr": 0.5, "P@1": 0.0}]))
+             lr    P@1
+        0.00314  37.12
+           0.50   0.00
     """
 
     def __str__(self) -> str:
@@ -34,4 +38,6 @@ class Columns(list[dict[str, Any]]):
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if 0 < abs(value) < 0.1 else f"{value:.2f}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -56,28 +57,28 @@ class Objective:
 
 
 @dataclass(frozen=True, eq=False)
-class InBatch:
-    """A criterion that scores the seeds against a shortlist; made by :func:`in_batch`.
+class ByScores:
+    """A criterion that scores pairs of embeddings, and judges the scores.
 
     Attributes:
-        loss: of scores and shortlist. It may be convex in scores, as curvature wants it, where it
-            is not in embeddings.
+        score: of embeddings and the last block, which says which pairs.
+        loss: of scores and the last block. It may be convex in scores, as curvature wants it, where
+            it is not in embeddings.
     """
 
+    score: Callable[[Tensor, Block], Tensor]
     loss: Callable[[Tensor, Block], Tensor]
 
-    def scores(self, outputs: Float[Tensor, "b_plus_s d"], batch: Batch) -> Float[Tensor, "b s"]:
-        """Inner products of the seeds' embeddings with the labels'."""
-        shortlist = batch.blocks[-1]
-        points, labels = outputs.split([len(shortlist.dst), len(shortlist.src)])
-        return (points @ labels.T).float()
+    def scores(self, outputs: Float[Tensor, "s d"], batch: Batch) -> Float[Tensor, ...]:
+        """What the loss judges."""
+        return self.score(outputs, batch.blocks[-1])
 
     def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The loss of the scores."""
         return self.loss(self.scores(outputs, batch), batch.blocks[-1])
 
 
-def in_batch(loss: Callable[[Tensor, Block], Tensor]) -> InBatch:
+def in_batch(loss: Callable[[Tensor, Block], Tensor]) -> ByScores:
     """Turn a loss over a shortlist into a criterion.
 
     Outputs are embeddings of the last block's `dst` (the seeds), then of its `src` (the labels);
@@ -86,7 +87,14 @@ def in_batch(loss: Callable[[Tensor, Block], Tensor]) -> InBatch:
     Args:
         loss: such as :func:`~shoal.losses.decoupled_softmax`.
     """
-    return InBatch(loss)
+    return ByScores(_seeds_by_labels, loss)
+
+
+def _seeds_by_labels(
+    outputs: Float[Tensor, "b_plus_s d"], shortlist: Block
+) -> Float[Tensor, "b s"]:
+    points, labels = outputs.split([len(shortlist.dst), len(shortlist.src)])
+    return (points @ labels.T).float()
 
 
 def node_cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Float[Tensor, ""]:
@@ -114,9 +122,7 @@ def node_binary_cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Fl
     return functional.binary_cross_entropy_with_logits(logits, batch.target.to(logits.dtype))
 
 
-def link_softmax(
-    outputs: Float[Tensor, "s d"], batch: Batch, temperature: float = 0.05
-) -> Float[Tensor, ""]:
+def link_softmax(temperature: float = 0.05) -> ByScores:
     """Softmax of each link against all nodes of the batch that its source is not linked with.
 
     The last block is an induced shortlist over the graph that begins with its `dst`: outputs are
@@ -124,36 +130,40 @@ def link_softmax(
     (:func:`~shoal.losses.decoupled_softmax`).
 
     Args:
-        outputs: embeddings, unit vectors at this temperature.
-        batch: whose last block is the shortlist.
-        temperature: of the softmax; the default is that of :func:`~shoal.losses.decoupled_softmax`.
+        temperature: of the softmax, for unit vectors; the default is that of
+            :func:`~shoal.losses.decoupled_softmax`.
     """
-    block = batch.blocks[-1]
-    b = block.dst.numel()
-    scores = (outputs[:b] @ outputs.T).float()
-    itself = torch.eye(b, len(outputs), dtype=torch.bool, device=scores.device)
-    # finite, not -inf: a node whose only candidate is itself must not turn into 0/0
-    scores = scores.masked_fill(itself, temperature * torch.finfo(scores.dtype).min / 2)
-    return decoupled_softmax(scores, block, temperature)
+
+    def score(outputs: Tensor, shortlist: Block) -> Tensor:
+        b = shortlist.dst.numel()
+        scores = (outputs[:b] @ outputs.T).float()
+        itself = torch.eye(b, len(outputs), dtype=torch.bool, device=scores.device)
+        # finite, not -inf: a node whose only candidate is itself must not turn into 0/0
+        return scores.masked_fill(itself, temperature * torch.finfo(scores.dtype).min / 2)
+
+    return ByScores(score, partial(decoupled_softmax, temperature=temperature))
 
 
-def link_binary_cross_entropy(
-    outputs: Float[Tensor, "s d"], batch: Batch, temperature: float = 0.1
-) -> Float[Tensor, ""]:
+def link_binary_cross_entropy(temperature: float = 0.1) -> ByScores:
     """Binary cross-entropy of listed pairs, links and negatives weighing the same in total.
 
     The last block lists the pairs that are scored, as :class:`~shoal.sample.links.PairSampler`
-    makes it: an entry is a link where its edge is at least 0.
+    makes it: an entry is a link where its edge is at least 0. Outputs are embeddings, scores the
+    inner products of listed pairs.
 
     Args:
-        outputs: embeddings, unit vectors at this temperature.
-        batch: whose last block lists the pairs.
-        temperature: inner products are divided by it.
+        temperature: inner products are divided by it; the default is for unit vectors.
     """
-    block = batch.blocks[-1]
-    row, col = block.csr.row_ids(), block.indices.long()
-    logits = (outputs[row] * outputs[col]).sum(1).float() / temperature
-    linked = (block.edges >= 0).to(logits.dtype)
+
+    def score(outputs: Tensor, pairs: Block) -> Tensor:
+        row, col = pairs.csr.row_ids(), pairs.indices.long()
+        return (outputs[row] * outputs[col]).sum(1).float() / temperature
+
+    return ByScores(score, _balanced_binary_cross_entropy)
+
+
+def _balanced_binary_cross_entropy(logits: Float[Tensor, " e"], pairs: Block) -> Float[Tensor, ""]:
+    linked = (pairs.edges >= 0).to(logits.dtype)
     losses = functional.binary_cross_entropy_with_logits(logits, linked, reduction="none")
     of_links = (losses * linked).sum() / linked.sum().clamp(min=1)
     of_others = (losses * (1 - linked)).sum() / (1 - linked).sum().clamp(min=1)

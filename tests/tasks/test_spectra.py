@@ -13,8 +13,9 @@ from shoal.curvature.spectrum import Spectrum as Measured
 from shoal.data.planted import planted_graph
 from shoal.run import Run
 from shoal.settings import Spectrum, Train
-from shoal.tasks import nodes
+from shoal.tasks import links, nodes
 from shoal.tasks.spectra import job_of, measure
+from tests.tasks.test_links import planted, settings
 from tests.tasks.test_nodes import write
 
 OWN = """
@@ -49,6 +50,22 @@ def test_a_run_is_measured_and_left_alone(tmp_path: Path) -> None:
     assert Path(found["picture"]).stat().st_size > 10_000
     assert json.loads(json.dumps(found)) == found
     assert job_of(Run.open(out))[0].loader.position > 0
+
+
+@pytest.mark.parametrize(("features", "negatives"), [(True, "batch"), (False, "uniform")])
+def test_a_run_on_links_is_measured(tmp_path: Path, features: bool, negatives: str) -> None:
+    """Both criteria, split at their scores: no curvature below zero. The run has just ended an
+    epoch, and the next one's batches are read."""
+    path = planted(tmp_path / "g.npz", features)
+    links.train(settings(path, negatives=negatives, epochs=2))
+    run = Run.open(tmp_path / "run")
+    assert job_of(run)[0].loader.position == len(job_of(run)[0].loader)
+    found = measure(Spectrum(source=str(run.folder), lanczos=40, probes=2, max_batches=4))
+    assert found["samples"] == 240 and found["sampling"] == "neighborhoods"
+    ritz = Measured.load(found["spectrum"]).ritz
+    assert float(ritz.min()) > -1e-5 * found["lam_max"]
+    said = any("rows, which learn too, were held fixed" in note for note in found["notes"])
+    assert said != features
 
 
 def test_own_objects_are_measured_and_tried(tmp_path: Path) -> None:

@@ -16,25 +16,25 @@ from torch import Tensor
 
 from shoal.block import Batch
 from shoal.curvature.subject import Halves, Subject
-from shoal.objectives import InBatch, Objective
+from shoal.objectives import ByScores, Objective
 
 ROWS = "rows"
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """An objective over a shortlist, split at the scores.
+    """An objective over pairs, split at their scores.
 
     Attributes:
-        objective: whose criterion is :class:`~shoal.objectives.InBatch`.
+        objective: whose criterion is :class:`~shoal.objectives.ByScores`.
         criterion: that.
     """
 
     objective: Objective
-    criterion: InBatch
+    criterion: ByScores
 
     def outputs(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """Scores, one row a seed."""
+        """Scores of pairs."""
         return self.criterion.scores(self.objective.outputs(params, batch), batch)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -65,7 +65,7 @@ class FromRows:
 def split_at_scores(objective: Objective) -> Objective | Scored:
     """The objective with scores for outputs, where it has some."""
     criterion = objective.criterion
-    return Scored(objective, criterion) if isinstance(criterion, InBatch) else objective
+    return Scored(objective, criterion) if isinstance(criterion, ByScores) else objective
 
 
 def with_rows(subject: Subject) -> Subject:

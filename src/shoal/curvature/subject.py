@@ -170,7 +170,11 @@ def _first(loader: Any, max_batches: int) -> list[Any]:
     kind = type(loader).__name__
     remedy = "pass the loader itself: an iterator would be used up"
     expect(fresh, "loader", "something to iterate afresh", kind, remedy)
+    inside = getattr(loader, "position", 0) > 0
     batches = list(islice(iter(loader), max_batches))
+    if inside and len(batches) < max_batches:
+        # shoal's loaders go on in their epoch, of which little or nothing may be left
+        batches += islice(iter(loader), max_batches - len(batches))
     expect(bool(batches), "loader", "at least one batch", "none", "check the data set")
     return batches
 

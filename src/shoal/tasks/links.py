@@ -81,10 +81,8 @@ def train(settings: Train) -> dict[str, Any]:
     run = open_run(settings)
     begin = time.monotonic()
     data = load_links(settings.source, settings.seed)
-    if data.features is None:
-        rows, width = _new_rows(data, settings), None
-    else:
-        rows, width = rows_of(data.features, settings, run), data.features.shape[1]
+    rows = first_rows(run, data, settings)
+    width = None if data.features is None else data.features.shape[1]
     facts = {"data": data.name, "features": width}
     if isinstance(rows, DiskRows):  # what is in the file need not stay in memory
         data = replace(data, features=torch.empty(len(rows), 0))
@@ -117,9 +115,20 @@ def make_job(data: LinkData, rows: Float[Tensor, "n d"] | DiskRows, settings: Tr
     # the first hop stands for the link that is drawn for each seed
     touch = partial(touch_probability, data.graph, linked, (1, *settings.fanouts), size)
     loader = loader_of(linked, size, blocks, table_of(rows, settings, touch), settings)
-    objective = Objective(ends, link_binary_cross_entropy if uniform else link_softmax)
+    objective = Objective(ends, link_binary_cross_entropy() if uniform else link_softmax())
     validate = partial(_validate, ends, data, rows)
     return job_of(objective, loader, settings, LEARNING_RATE, validate)
+
+
+def first_rows(run: Run, data: LinkData, settings: Train) -> Tensor | DiskRows:
+    """What training begins with: the nodes' features, or random rows that learn.
+
+    Raises:
+        InputError: if rows that learn are asked to lie elsewhere than in host memory.
+    """
+    if data.features is None:
+        return _new_rows(data, settings)
+    return rows_of(data.features, settings, run)
 
 
 def _new_rows(data: LinkData, settings: Train) -> UnifiedTensor:

@@ -24,12 +24,13 @@ from shoal.job import Job
 from shoal.objectives import Objective
 from shoal.run import Run
 from shoal.settings import Spectrum as Asked
+from shoal.settings import Train
 from shoal.step.evidence import Evidence, evidence
 from shoal.step.job import method_of_job
 from shoal.step.method import Method, method_of
 from shoal.step.rules import Rates, rates
 from shoal.step.size import StepSize, learning_rate
-from shoal.tasks import labels, nodes
+from shoal.tasks import labels, links, nodes
 from shoal.tasks.common import settings_of
 from shoal.tasks.encoders import tokenize_of
 from shoal.tasks.prepared import prepare
@@ -99,10 +100,7 @@ def job_of(run: Run) -> tuple[Job, Method]:
     """
     settings = settings_of(run)
     if is_graph(settings.source):
-        want, remedy = "a run on labels or nodes", "measure its model by shoal.spectrum"
-        expect(settings.task != "links", str(run.folder), want, "one on links", remedy)
-        data = nodes.load_nodes(settings.source)
-        job = nodes.make_job(data, nodes.rows_of(data.features, settings, run), settings)
+        job = _on_graph(run, settings)
     else:
         tokenize = tokenize_of(settings, run.folder / "tokens")
         data = labels.load(settings.source)
@@ -110,6 +108,15 @@ def job_of(run: Run) -> tuple[Job, Method]:
     method, _ = method_of_job(job)  # before the schedule's last rate comes back
     restore(job, run)
     return job, method
+
+
+def _on_graph(run: Run, settings: Train) -> Job:
+    """The job of a run on nodes or links."""
+    if settings.task == "links":
+        data = links.load_links(settings.source, settings.seed)
+        return links.make_job(data, links.first_rows(run, data, settings), settings)
+    data = nodes.load_nodes(settings.source)
+    return nodes.make_job(data, nodes.rows_of(data.features, settings, run), settings)
 
 
 def _own(asked: Asked) -> _Measured:
