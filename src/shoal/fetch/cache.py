@@ -122,12 +122,16 @@ class HeldRows:
         """How many slots there are."""
         return len(self.ids)
 
+    @property
+    def filled(self) -> Int[Tensor, " h"]:
+        """Ids of the rows that are held, by slot."""
+        return self.ids[self.ids >= 0]
+
     def copies(self, n: int, share: float) -> Copies:
         """The held rows of a table of n rows, for reads on their device of which `share` hit."""
         there = self.rows.device
         keys = torch.arange(n, dtype=torch.int32 if n + len(self) < 2**31 else torch.int64)
-        held = (self.ids >= 0).nonzero().squeeze(1)
-        keys[self.ids[held]] = (n + held).to(keys.dtype)
+        keys[self.filled] = (n + (self.ids >= 0).nonzero().squeeze(1)).to(keys.dtype)
         hits = torch.zeros((), dtype=torch.int64, device=there)
         return Copies(self.rows, keys.to(there), hits, share)
 

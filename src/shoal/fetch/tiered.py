@@ -198,7 +198,7 @@ class TieredTable:
             return None
         with self._counting:
             if ids.device not in self._copies:
-                hits = 0.0 if self._scores is None else share(self._scores, hot.held.ids)
+                hits = 0.0 if self._scores is None else share(self._scores, hot.held.filled)
                 self._copies[ids.device] = hot.held.copies(len(self), hits)
         rows = self._below.gather_beside(ids, self._copies[ids.device], out)
         if rows is not None:
@@ -311,7 +311,7 @@ class TieredTable:
 
     def use(self) -> dict[str, TierUse]:
         """What each tier holds, and the shares of the rows read that it should serve and did."""
-        held = {name: tier.held.ids[tier.held.ids >= 0] for name, tier in self._tiers.items()}
+        held = {name: tier.held.filled for name, tier in self._tiers.items()}
         none = torch.empty(0, dtype=torch.int64)
         counts = {name: len(ids) for name, ids in held.items()}
         counts[self._last] = len(self) - sum(counts.values())
