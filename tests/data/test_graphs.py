@@ -18,7 +18,8 @@ from torch import Tensor
 
 from shoal._checks import InputError
 from shoal.csr import Csr
-from shoal.data import is_graph, links, nodes, ogb, planetoid
+from shoal.data import arrays as files
+from shoal.data import is_graph, links, matrix, nodes, ogb, planetoid
 from shoal.data.graphs import load_links, load_nodes
 
 
@@ -383,3 +384,20 @@ def test_what_is_no_graph_is_named(tmp_path: Path) -> None:
         assert not is_graph(str(path))
         with pytest.raises(InputError, match=re.escape(f"{path}: expected a graph")):
             load_nodes(str(path))
+
+
+def test_large_arrays_of_an_archive_are_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same arrays as ever, stored or compressed, rows or columns first; no pickle."""
+    monkeypatch.setattr(matrix, "MAPPED_BYTES", 0)
+    rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    saved = {"x": rows, "turned": np.asfortranarray(rows), "n": np.array(5), "none": rows[:0]}
+    for name, save in (("a.npz", np.savez), ("b.npz", np.savez_compressed)):
+        save(tmp_path / name, **saved)
+        found = files.read(tmp_path / name)
+        assert found.keys() == saved.keys()
+        assert all(np.array_equal(found[key].numpy(), saved[key]) for key in saved)
+    np.savez(tmp_path / "c.npz", x=np.array([{}], dtype=object))
+    with pytest.raises(InputError, match=r"c\.npz: expected a whole \.npz of plain arrays"):
+        files.read(tmp_path / "c.npz")

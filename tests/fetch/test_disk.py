@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
 import os
 import pickle
 import threading
@@ -14,13 +16,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shoal._checks import InputError
 from shoal.fetch import disk
 from shoal.fetch.disk import DiskRows, runs
-from shoal.fetch.layout import layout_of
+from shoal.fetch.unified import unified
+from shoal.layout import layout_of, tensors_of
+from shoal.mapped import map_array
 from tests.strategies import ids_below
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.float16)
@@ -234,7 +238,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     save_file({"a": torch.ones(50, 4), "b": torch.ones(2)}, tmp_path / "x.safetensors")
     for name, message in (
         ("absent.npy", "expected a file .* got nothing there"),
-        ("x.csv", "expected a .npy or .safetensors file, got .csv"),
+        ("x.csv", "expected a .npy, .npz or .safetensors file, got .csv"),
         ("x.safetensors", r"expected name, one of \['a', 'b'\], got None"),
         ("columns.npy", r"expected rows one after the other \(C order\), got Fortran order"),
         ("words.npy", "expected a whole .npy file of numbers"),
@@ -278,14 +282,72 @@ def test_a_system_without_preadv_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_layouts_are_those_of_numpy_and_safetensors(tmp_path: Path) -> None:
-    """The bytes between start and end are the rows', in files of both formats."""
+    """The bytes between start and end are the rows', in files of every format."""
     rows = rows_of(7, 3)
     np.save(tmp_path / "x.npy", rows.numpy())
+    np.savez(tmp_path / "x.npz", b=np.ones(5), x=rows.numpy())
     save_file({"b": torch.ones(5), "x": rows}, tmp_path / "x.safetensors")
-    for name in ("x.npy", "x.safetensors"):
+    for name in ("x.npy", "x.npz", "x.safetensors"):
         layout = layout_of(tmp_path / name, "x")
         raw = (tmp_path / name).read_bytes()[layout.start : layout.end]
         assert raw == rows.numpy().tobytes() and layout.row_bytes == 12
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_arrays_are_mapped_as_they_are_loaded(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Every tensor of a file equals what its own library loads, numbers and empty ones too."""
+    saved = {"a": torch.arange(6).view(2, 3).to(dtype), "n": torch.tensor(1).to(dtype)}
+    saved["none"] = torch.empty(0, 4, dtype=dtype)
+    save_file(saved, tmp_path / "x.safetensors")
+    found = {name: map_array(x) for name, x in tensors_of(tmp_path / "x.safetensors").items()}
+    assert found.keys() == saved.keys()
+    for name, tensor in saved.items():
+        assert found[name].dtype == dtype and torch.equal(found[name], tensor)
+    found["a"][0, 0] = 1  # this process's copy
+    assert torch.equal(load_file(tmp_path / "x.safetensors")["a"], saved["a"])
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors"])
+def test_files_larger_than_memory_are_read_and_mapped(tmp_path: Path, kind: str) -> None:
+    """A file with a hole of four times the machine's memory, in which a row is not zero."""
+    path = tmp_path / f"x.{kind}"
+    n = 4 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 512
+    begin = hollow(path, n)
+    with path.open("r+b") as file:
+        file.seek(begin + 512 * (n - 3))
+        file.write(torch.ones(128).numpy().tobytes())
+    ids, expected = torch.tensor([n - 3, 0]), torch.tensor([[1.0], [0.0]]).expand(2, 128)
+    assert torch.equal(DiskRows(path).gather(ids), expected)
+    assert torch.equal(unified(path).gather(ids), expected)
+
+
+def hollow(path: Path, n: int) -> int:
+    """Make a file of `n` rows of 128 zeros that takes no room on disk; where the rows begin."""
+    head = io.BytesIO()
+    if path.suffix == ".safetensors":
+        told = {"x": {"dtype": "F32", "shape": [n, 128], "data_offsets": [0, 512 * n]}}
+        text = json.dumps(told).encode()
+        head.write(len(text).to_bytes(8, "little") + text)
+    else:
+        form = {"descr": "<f4", "fortran_order": False, "shape": (n, 128)}
+        np.lib.format.write_array_header_1_0(head, form)
+    with path.open("wb") as file:
+        file.write(head.getvalue())
+        file.truncate(head.tell() + 512 * n)
+    return head.tell()
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    """Its rows cannot be read by themselves; a damaged one is named as well."""
+    np.savez_compressed(tmp_path / "x.npz", x=np.ones((3, 2)))
+    with pytest.raises(InputError, match="expected arrays as they are, got compressed ones"):
+        DiskRows(tmp_path / "x.npz")
+    whole = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "y.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"y.npz: expected a whole \.npz file"):
+        DiskRows(tmp_path / "y.npz")
+    with pytest.raises(InputError, match=r"x.npz: expected name, one of \['x'\], got y"):
+        DiskRows(tmp_path / "x.npz", "y")
 
 
 @pytest.mark.gpu

@@ -369,7 +369,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent.npy: expected a file .* got nothing there"):
         unified(tmp_path / "absent.npy")
     (tmp_path / "rows.csv").write_text("1,2")
-    with pytest.raises(InputError, match=r"expected a .npy or .safetensors file, got .csv"):
+    with pytest.raises(InputError, match=r"expected a .npy, .npz or .safetensors file, got .csv"):
         unified(tmp_path / "rows.csv")
     np.save(tmp_path / "rows.npy", np.ones((50, 4)))
     save_file({"a": torch.ones(50, 4), "b": torch.ones(2)}, tmp_path / "rows.safetensors")

@@ -76,7 +76,8 @@ def test_the_code_makes_such_a_table() -> None:
 
 def test_the_command_is_the_plan(tmp_path: Path) -> None:
     """Of a graph that shoal train reads its flags are printed, and they place the rows so."""
-    source = as_safetensors(write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "g.npz"))
+    source = write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "g.npz")
+    source = dense(source, ".safetensors")
     asked = {"rows": None, "source": str(source), "batch_size": 9, "fanouts": (2,)}
     result = ask(**asked, device_gib=10 * 4096 / 2**30, host_gib=30 * 4096 / 2**30)
     assert result["command"] == (
@@ -202,23 +203,30 @@ def test_training_with_tiers_is_training_without(tmp_path: Path) -> None:
         nodes.train(replace(settings, out=tmp_path / "bad", device_rows=-1))
 
 
-def as_safetensors(source: Path) -> Path:
+def dense(source: Path, suffix: str) -> Path:
     """The same graph with dense features, in a file whose rows can be read where they lie."""
     data = load_nodes(str(source))
     edges = torch.stack([data.graph.indices.long(), data.graph.row_ids()])
-    path = source.with_suffix(".safetensors")
-    save_file({"x": feature_rows(data.features, 0), "edge_index": edges, "y": data.target}, path)
+    path = source.with_name(f"dense{suffix}")
+    arrays = {"x": feature_rows(data.features, 0), "edge_index": edges, "y": data.target}
+    if suffix == ".npz":
+        np.savez(path, **{name: array.numpy() for name, array in arrays.items()})
+    else:
+        save_file(arrays, path)
     return path
 
 
 @pytest.mark.parametrize("task", ["nodes", "links"])
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", [None, ".safetensors", ".npz"])
 def test_training_from_a_file_is_training_from_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Literal["nodes", "links"], own: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: Literal["nodes", "links"],
+    own: str | None,
 ) -> None:
     """shoal train --host-rows, also resumed, ends in the weights and metrics of all in memory."""
     source = write_graph(planted_graph(n=200, classes=2, dim=6), tmp_path / "graph.npz")
-    source = as_safetensors(source) if own else source
+    source = dense(source, own) if own else source
     small: dict[str, Any] = {"batch_size": 16, "hidden": 4, "fanouts": (2,), "epochs": 2}
     job = links if task == "links" else nodes
     whole, found, weights = job.make_job, [], []
@@ -245,6 +253,16 @@ def test_training_from_a_file_is_training_from_memory(
     assert "tiers" not in found[0] and [x["rows"] for x in found[2]["tiers"]] == [50, 150]
     assert found[2]["tiers"][0]["measured"] > 25
     assert [x["measured"] for x in found[3]["tiers"]] == [100, 0]
+
+
+def test_rows_of_another_precision_are_written(tmp_path: Path) -> None:
+    """A model reads float32: what the source holds in float64 is not its rows."""
+    path = dense(write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "g.npz"), ".npz")
+    with np.load(path) as file:
+        np.savez(path, **{**file, "x": file["x"].astype(np.float64)})
+    out = tmp_path / "run"
+    nodes.train(Train(source=str(path), out=out, host_rows=9, batch_size=12, steps=1, hidden=4))
+    assert np.load(out / "rows.npy").dtype == np.float32
 
 
 def test_a_file_of_rows_that_is_not_whole_is_named(tmp_path: Path) -> None:

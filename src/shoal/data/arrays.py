@@ -18,10 +18,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from shoal._checks import InputError, expect, expect_file, expect_finite, expect_ids, fail
+from shoal._checks import InputError, expect, expect_file, expect_finite, expect_ids
 from shoal.csr import Csr
 from shoal.data.matrix import read_arrays
 from shoal.data.texts import random_split
+from shoal.layout import tensors_of
+from shoal.mapped import map_array
 
 Arrays = Mapping[str, Tensor]
 Splits = tuple[Int[Tensor, " n_train"], Int[Tensor, " n_valid"], Int[Tensor, " n_test"]]
@@ -33,20 +35,14 @@ _MASKS = ("train_mask", "val_mask", "test_mask")
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """All arrays of a file.
+    """All arrays of a file; large ones are mapped, and read when they are touched.
 
     Raises:
         InputError: naming the file, if it is missing, damaged or holds anything but numbers.
     """
     path = expect_file(path, "arrays (.npz or .safetensors)")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            fail(str(path), "a whole .safetensors file", error, "save it again")
+        return {name: map_array(found) for name, found in tensors_of(path).items()}
     arrays = read_arrays(path, _names(path))
     bad = [key for key, array in arrays.items() if array.dtype.kind not in "biuf"]
     expect(not bad, str(path), "arrays of numbers", f"others as {bad}", "leave them out")

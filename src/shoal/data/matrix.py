@@ -8,6 +8,7 @@ rows come back sorted, doubles summed, values None where all are 1.
 
 from __future__ import annotations
 
+import zipfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,11 +23,13 @@ from torch import Tensor
 from shoal._checks import InputError, expect, expect_file, fail
 from shoal.csr import Csr
 from shoal.data.lines import as_tensor, lines, saving, shorten, writer
+from shoal.mapped import map_rows
 
 # rows whose text is made at a time when a matrix is written: a million would be memory
 _ROWS_AT_A_TIME = 4096
 # rows and columns at most: ids fit into int32, and row · columns + column into int64
 COLUMNS = 2**31
+MAPPED_BYTES = 64 << 20
 
 
 def read_matrix(path: str | Path, features: bool = False) -> Csr:
@@ -210,6 +213,8 @@ def _tidy(csr: Csr) -> Csr:
 def read_arrays(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz``; anything pickled in it is refused.
 
+    Those of 64 MiB and more that are not compressed are mapped, and read when they are touched.
+
     Raises:
         InputError: if the file is missing or damaged, or lacks a key.
     """
@@ -219,7 +224,10 @@ def read_arrays(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file]
             expect(not missing, str(path), f"arrays {', '.join(keys)}", f"no {missing}", "add them")
-            arrays = {key: file[key] for key in keys}
+            large = _stored(path)
+            found = ((key, _mapped(path, key)) for key in keys if key in large)
+            mapped = {key: array for key, array in found if array is not None}
+            arrays = {key: mapped[key] if key in mapped else file[key] for key in keys}
             # what does not begin as an array does comes back as bytes
             bad = [key for key in keys if not isinstance(arrays[key], np.ndarray)]
             expect(not bad, str(path), "arrays", f"other bytes as {bad}", "download it again")
@@ -229,6 +237,22 @@ def read_arrays(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray
     except Exception as error:  # zipfile, zlib, numpy's header parser: each has its own
         got = str(error).partition("\n")[0] or type(error).__name__
         fail(str(path), "a whole .npz of plain arrays", got, "copy or download it again")
+
+
+def _stored(path: Path) -> set[str]:
+    """Names of the arrays that are worth mapping and can be."""
+    with zipfile.ZipFile(path) as archive:
+        members = [x for x in archive.infolist() if x.file_size >= MAPPED_BYTES]
+    return {
+        x.filename.removesuffix(".npy") for x in members if x.compress_type == zipfile.ZIP_STORED
+    }
+
+
+def _mapped(path: Path, key: str) -> np.ndarray | None:
+    try:
+        return map_rows(path, key).numpy()
+    except InputError:  # columns first, or no numbers: whoever reads it will see
+        return None
 
 
 def _read_npz(path: Path, features: bool) -> Csr:

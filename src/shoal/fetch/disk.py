@@ -29,8 +29,8 @@ from torch import Tensor
 
 from shoal._checks import expect, expect_ids, expect_positive, fail
 from shoal.fetch.gather import LENT_BYTES, Buffers, expect_out
-from shoal.fetch.layout import layout_of
 from shoal.fetch.threads import for_each
+from shoal.layout import layout_of
 
 _PAGE = 4096  # the least that a disk reads
 # Rows less than so many pages apart are read at once, and what lies between is dropped. Measured on
@@ -44,8 +44,8 @@ class DiskRows:
     """A table whose rows stay in a file. They arrive on the device of their ids.
 
     Args:
-        path: a ``.npy`` or ``.safetensors`` file, the latter with its name if it holds several.
-        name: which tensor of a safetensors file.
+        path: a ``.npy``, ``.npz`` or ``.safetensors`` file, with a name if it may hold several.
+        name: which of its arrays.
         threads: reads in flight; 16 suits one solid-state disk.
 
     Attributes:

@@ -31,10 +31,10 @@ from shoal.fetch.auto import Choice
 from shoal.fetch.cache import Copies
 from shoal.fetch.device_rows import DeviceRows
 from shoal.fetch.gather import LENT_BYTES, Buffers, gather_mean, gather_rows
-from shoal.fetch.mapped import map_rows
 from shoal.fetch.placement import carry_out
 from shoal.fetch.spellings import SPELLINGS
 from shoal.fetch.update import RowOptimizer
+from shoal.mapped import map_rows
 
 # Tables that were freed lend their memory to new ones of up to this size; more would be missed by
 # whoever freed it.
@@ -55,12 +55,12 @@ def unified(
     """Make a table over the memory of `rows`, without a copy.
 
     Args:
-        rows: a CPU tensor, a numpy array or memory map, or a ``.npy`` or ``.safetensors`` file,
-            whose rows are read from disk when they are touched; writing to those changes this
-            process's copy. At least 1-d. A leaf that requires a gradient gives a table that does,
+        rows: a CPU tensor, a numpy array or memory map, or a ``.npy``, ``.npz`` or
+            ``.safetensors`` file, which may be larger than memory and is read when it is touched;
+            writing to it changes this process's copy. At least 1-d. A leaf that requires a gradient gives a table that does,
             and a parameter a parameter. A unified tensor without new settings is returned as it is.
         optimizer: moves the rows in :meth:`UnifiedTensor.update`.
-        name: which tensor of a safetensors file; not needed where it holds one.
+        name: which array of a file that may hold several; not needed where it holds one.
         home: a device to compute on where operands leave the place open (host ids, no other
             operand); the host if None. A loader's workers and forked children stay on the host.
         propagates: whether what is computed from unified operands alone is unified again.

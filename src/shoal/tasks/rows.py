@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect
+from shoal._checks import InputError, expect
 from shoal.columns import Columns
 from shoal.csr import Csr
 from shoal.fetch.disk import DiskRows
@@ -88,16 +88,26 @@ def rows_of(
     """
     if settings.host_rows is None:
         return feature_rows(features, settings.seed)
-    if isinstance(features, Tensor) and settings.source.endswith(".safetensors"):
-        own = DiskRows(settings.source, "x")
-        if own.dtype == torch.float32:
-            return own
+    own = _own(features, settings.source)
+    if own is not None:
+        return own
     if not run.rows.exists():
         _write(run.rows, features, settings.seed)
     rows = DiskRows(run.rows)
     n, remedy = features.shape[0], "remove it, and it is written anew"
     expect(len(rows) == n, str(run.rows), f"the graph's {n} rows", len(rows), remedy)
     return rows
+
+
+def _own(features: Csr | Tensor, source: str) -> DiskRows | None:
+    """The rows of the source itself, where it holds the very numbers that a model reads."""
+    if not isinstance(features, Tensor):
+        return None
+    try:
+        own = DiskRows(source, "x")
+    except InputError:  # a folder, or compressed
+        return None
+    return own if own.dtype == torch.float32 else None
 
 
 def rows_for(
