@@ -57,8 +57,9 @@ def unified(
     Args:
         rows: a CPU tensor, a numpy array or memory map, or a ``.npy``, ``.npz`` or
             ``.safetensors`` file, which may be larger than memory and is read when it is touched;
-            writing to it changes this process's copy. At least 1-d. A leaf that requires a gradient gives a table that does,
-            and a parameter a parameter. A unified tensor without new settings is returned as it is.
+            writing to it changes this process's copy. At least 1-d. A leaf that requires a gradient
+            gives a table that does, and a parameter a parameter. A unified tensor without new
+            settings is returned as it is.
         optimizer: moves the rows in :meth:`UnifiedTensor.update`.
         name: which array of a file that may hold several; not needed where it holds one.
         home: a device to compute on where operands leave the place open (host ids, no other
