@@ -46,7 +46,8 @@ def map_array(found: Layout) -> Shaped[Tensor, ...]:
             kind = _copied_on_write()
             raw = mmap.mmap(file.fileno(), nbytes + before, offset=found.start - before, **kind)
     except OSError as error:
-        fail(str(found.path), "a file that can be mapped", error.strerror, "use shoal.DiskRows")
+        remedy = "read it by shoal.TieredTable(path)"
+        fail(str(found.path), "a file that can be mapped", error.strerror, remedy)
     rows = torch.from_numpy(np.frombuffer(raw, np.uint8, offset=before))
     return rows.view(found.dtype).view(found.shape)
 
