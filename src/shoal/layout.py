@@ -20,7 +20,8 @@ import torch
 
 from shoal._checks import InputError, expect, expect_file, fail
 
-KINDS = (".npy", ".npz", ".safetensors")
+_KINDS = (".npy", ".npz", ".safetensors")
+_ZIP_HEAD = 30  # bytes before a member's name; the last four tell the lengths of what follows
 # of safetensors' names for them
 _DTYPES = {
     "F64": torch.float64,
@@ -89,7 +90,7 @@ def layout_of(path: str | Path, name: str | None = None) -> Layout:
         (128, (3, 2), 8, 152)
     """
     path = expect_file(path, "rows, .npy, .npz or .safetensors")
-    known = path.suffix in KINDS
+    known = path.suffix in _KINDS
     want = "a .npy, .npz or .safetensors file"
     expect(known, str(path), want, path.suffix, "save it as one of them")
     if path.suffix == ".npy":
@@ -129,38 +130,28 @@ def tensors_of(path: Path) -> dict[str, Layout]:
     }
 
 
-def stored_at(path: Path, name: str) -> int | None:
-    """Where the ``.npy`` of an array begins in an ``.npz``; None if it is compressed.
-
-    Raises:
-        KeyError: if there is none of that name.
-        zipfile.BadZipFile: if the archive is damaged.
-    """
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(f"{name}.npy")
-    if member.compress_type != zipfile.ZIP_STORED:
-        return None
-    with path.open("rb") as file:
-        file.seek(member.header_offset)
-        head = file.read(30)
-        if len(head) < 30 or head[:4] != b"PK\3\4":
-            raise zipfile.BadZipFile(f"no member where {name} should begin")
-        # the file's own name and extra field, which need not be those of the directory
-        return member.header_offset + 30 + sum(struct.unpack("<HH", head[26:30]))
-
-
 def _of_npz(path: Path, name: str | None) -> Layout:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [x.removesuffix(".npy") for x in archive.namelist() if x.endswith(".npy")]
-        start = stored_at(path, _one(path, names, name))
+            member = archive.getinfo(f"{_one(path, names, name)}.npy")
+        with path.open("rb") as file:
+            file.seek(member.header_offset)
+            head = file.read(_ZIP_HEAD)
+        # a member's own name and extra field, which need not be as long as in the directory
+        begin = member.header_offset + _ZIP_HEAD + sum(struct.unpack("<HH", head[-4:]))
     except InputError:
         raise
     except Exception as error:  # zipfile's and zlib's own
         fail(str(path), "a whole .npz file", error, "save it again")
-    if start is None:
-        fail(str(path), "arrays as they are", "compressed ones", "save them by np.savez")
-    return _of_npy(path, start)
+    stored = member.compress_type == zipfile.ZIP_STORED
+    expect(stored, str(path), "arrays as they are", "compressed ones", "save them by np.savez")
+    found = _of_npy(path, begin)
+    got = f"{member.file_size} bytes where {found.end - begin} should be"
+    expect(
+        found.end == begin + member.file_size, str(path), "a whole .npz file", got, "save it again"
+    )
+    return found
 
 
 def _one(path: Path, names: list[str], name: str | None) -> str:

@@ -346,6 +346,11 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "y.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"y.npz: expected a whole \.npz file"):
         DiskRows(tmp_path / "y.npz")
+    np.savez(tmp_path / "z.npz", x=np.ones((3, 2)), y=np.zeros(90))
+    lies = (tmp_path / "z.npz").read_bytes().replace(b"(3, 2)", b"(9, 2)")
+    (tmp_path / "z.npz").write_bytes(lies)  # three rows, and then another array's bytes
+    with pytest.raises(InputError, match=r"z.npz: expected a whole .npz file, got 176 bytes where"):
+        DiskRows(tmp_path / "z.npz", "x")
     with pytest.raises(InputError, match=r"x.npz: expected name, one of \['x'\], got y"):
         DiskRows(tmp_path / "x.npz", "y")
 

@@ -213,7 +213,8 @@ def _tidy(csr: Csr) -> Csr:
 def read_arrays(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz``; anything pickled in it is refused.
 
-    Those of 64 MiB and more that are not compressed are mapped, and read when they are touched.
+    Those of 64 MiB and more that are not compressed are mapped, and read when they are touched;
+    their checksums are not.
 
     Raises:
         InputError: if the file is missing or damaged, or lacks a key.
@@ -224,7 +225,7 @@ def read_arrays(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file]
             expect(not missing, str(path), f"arrays {', '.join(keys)}", f"no {missing}", "add them")
-            large = _stored(path)
+            large = _large(path)
             found = ((key, _mapped(path, key)) for key in keys if key in large)
             mapped = {key: array for key, array in found if array is not None}
             arrays = {key: mapped[key] if key in mapped else file[key] for key in keys}
@@ -239,19 +240,17 @@ def read_arrays(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray
         fail(str(path), "a whole .npz of plain arrays", got, "copy or download it again")
 
 
-def _stored(path: Path) -> set[str]:
-    """Names of the arrays that are worth mapping and can be."""
+def _large(path: Path) -> set[str]:
+    """Names of the arrays that are worth mapping."""
     with zipfile.ZipFile(path) as archive:
-        members = [x for x in archive.infolist() if x.file_size >= MAPPED_BYTES]
-    return {
-        x.filename.removesuffix(".npy") for x in members if x.compress_type == zipfile.ZIP_STORED
-    }
+        members = [x.filename for x in archive.infolist() if x.file_size >= MAPPED_BYTES]
+    return {name.removesuffix(".npy") for name in members}
 
 
 def _mapped(path: Path, key: str) -> np.ndarray | None:
     try:
         return map_rows(path, key).numpy()
-    except InputError:  # columns first, or no numbers: whoever reads it will see
+    except InputError:  # compressed, columns first, or no numbers: whoever reads it will see
         return None
 
 
