@@ -203,7 +203,7 @@ class TieredTable:
         rows = self._below.gather_beside(ids, self._copies[ids.device], out)
         if rows is not None:
             with self._counting:
-                self._served[self._last] += len(ids)  # those that were hits are told apart later
+                self._served[self._last] += len(ids)  # of which the device counts its hits
         return rows
 
     def _in_parts(self, ids: Tensor, out: Tensor | None) -> Tensor:
@@ -228,13 +228,14 @@ class TieredTable:
         inside = ids.clamp(0, len(self) - 1)  # others are about to be reported
         self._seen[ids.device].index_add_(0, inside, ones)
 
-    def _settle_hits(self) -> None:
-        """Give the device the reads that its copies served."""
+    def _reads(self) -> dict[str, int]:
+        """How many rows each tier has served; waits for the devices that count them."""
+        reads = dict(self._served)
         for copies in self._copies.values():
             hits = int(copies.hits)
-            copies.hits.zero_()
-            self._served["device"] += hits
-            self._served[self._last] -= hits
+            reads["device"] += hits
+            reads[self._last] -= hits
+        return reads
 
     def _divided(self, ids: Tensor, slots: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Positions of the batch that each tier serves, and the tier's ids for them; none empty."""
@@ -320,10 +321,10 @@ class TieredTable:
             shares = {name: share(self._scores, ids) for name, ids in held.items()}
             shares[self._last] = 1 - share(self._scores, torch.cat([none, *held.values()]))
         with self._counting:
-            self._settle_hits()
-        total = sum(self._served.values())
+            reads = self._reads()
+        total = sum(reads.values())
         return {
-            name: TierUse(count, shares.get(name), self._served[name] / total if total else None)
+            name: TierUse(count, shares.get(name), reads[name] / total if total else None)
             for name, count in counts.items()
         }
 
