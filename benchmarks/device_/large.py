@@ -59,7 +59,7 @@ def nets(here: Here) -> dict[str, Callable[[], Large]]:
         return lambda: Large(build, *_images(here), functional.cross_entropy, sgd, most)
 
     def language() -> Large:
-        return Large(lambda: _Language(here.quick), *_texts(here), _by_word, adam, 128)
+        return Large(lambda: _Language(here.quick), *_texts(here), _by_byte, adam, 128)
 
     return {
         "VGG-16": images(lambda: vgg(here.quick), 1024),
@@ -188,7 +188,7 @@ def _texts(here: Here) -> tuple[Tensor, Tensor]:
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
 
-def _by_word(outputs: Tensor, targets: Tensor) -> Tensor:
+def _by_byte(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
 
