@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-
 import pytest
 
 from shoal.fetch import device_rows, register
@@ -13,17 +10,12 @@ from tests.fetch.standin import Driver
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    """A stand-in driver; ``meta`` is a device that host memory can be shown to, as is the CPU.
-
-    Tables that an error's traceback still holds give their memory back to it, not to what comes
-    after: their end would draw a random number (beartype's) in the middle of another test.
-    """
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """A stand-in driver; ``meta`` is a device that host memory can be shown to, as is the CPU."""
     driver = Driver()
     monkeypatch.setattr(device_rows, "_REACHED", ("cuda", "meta", "cpu"))
     monkeypatch.setattr(device_rows, "_as_device_tensor", standin.near)
     monkeypatch.setattr(device_rows, "to_device", standin.to_device)
     monkeypatch.setattr(register, "_cudart", lambda: driver)
     monkeypatch.setattr(register, "synchronize", driver.synchronize)
-    yield driver
-    gc.collect(1)  # what is this young; all would take four times as long as the tests
+    return driver

