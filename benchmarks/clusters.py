@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from shoal.data import load
-from shoal.models.labeler import embed
-from shoal.models.vocabulary import random_rows
+from shoal.rank.predictor import embed
 from shoal.sample.clusters import balanced_clusters
 from shoal.tasks.labels import prepare
+from shoal.text.vocabulary import random_rows
 
 SIZE = 64
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from shoal.csr import Csr
+from shoal.core.csr import Csr
 from shoal.data import load
 from shoal.data.texts import validation_split
 from shoal.integrations.sentence_transformers import (

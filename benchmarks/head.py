@@ -27,12 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.block import Block
+from shoal.core.block import Block
+from shoal.core.losses import decoupled_softmax
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam
-from shoal.losses import decoupled_softmax
-from shoal.models.head import Head
-from shoal.models.loss_skip import head_step
+from shoal.rank.head import Head
+from shoal.rank.loss_skip import head_step
 
 OPTIMIZERS = {"RowAdagrad": RowAdagrad, "RowAdam": RowAdam}
 

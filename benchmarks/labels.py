@@ -25,14 +25,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.block import Batch
+from shoal.cli.settings import Train
+from shoal.core.block import Batch
 from shoal.data import load
 from shoal.data.texts import LabelData
-from shoal.job import Budget
-from shoal.models.labeler import BagRows, Labeler
-from shoal.settings import Train
+from shoal.rank.predictor import BagRows, Labeler
 from shoal.tasks.labels import judge, make_job, prepare
-from shoal.train import fit
+from shoal.training.job import Budget
+from shoal.training.loop import fit
 
 COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5", "R@5")
 

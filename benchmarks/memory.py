@@ -30,14 +30,14 @@ import torch
 from head import status
 from rivals_.trained import Mined
 
+from shoal.cli.settings import Train
 from shoal.data.planted import planted_labels
-from shoal.fetch.loader import Loader
-from shoal.job import Budget
 from shoal.sample.expand import Chain, Hop, dst_then_src
-from shoal.settings import Train
 from shoal.tasks.encoders import tokenize_of
 from shoal.tasks.labels import make_job, prepare
-from shoal.train import fit
+from shoal.training.job import Budget
+from shoal.training.loader import Loader
+from shoal.training.loop import fit
 
 # Mined labels a point.
 MINED = {"in-batch": 0, "cached": 0, "explicit": 10, "global": 1}

@@ -21,21 +21,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal.csr import Csr
+from shoal.cli.settings import Train
+from shoal.core.csr import Csr
+from shoal.core.metrics import evaluate, inverse_propensity
 from shoal.data import load
 from shoal.data.texts import Points, Texts
-from shoal.job import Budget
-from shoal.metrics import evaluate, inverse_propensity
-from shoal.models.fused import FusedLabeler, Memory, Words, fuse
-from shoal.models.labeler import BagRows, Labeler
-from shoal.models.roles import RoleVocabulary
-from shoal.models.vocabulary import Vocabulary
-from shoal.ranking import Ranking
-from shoal.settings import Train
+from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
+from shoal.rank.predictor import BagRows, Labeler
+from shoal.rank.ranking import Ranking
 from shoal.tasks.heads import frozen_job
 from shoal.tasks.labels import make_job
 from shoal.tasks.prepared import Prepared, prepare
-from shoal.train import fit
+from shoal.text.roles import RoleVocabulary
+from shoal.text.vocabulary import Vocabulary
+from shoal.training.job import Budget
+from shoal.training.loop import fit
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -23,21 +23,21 @@ import torch
 from head import status
 from torch import Tensor
 
+from shoal.core.losses import decoupled_softmax
+from shoal.core.objectives import Objective, in_batch
+from shoal.core.search import top_k
 from shoal.data.codes import PlantedCodes, code_accuracy, planted_codes
-from shoal.fetch.loader import Loader
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam
-from shoal.job import Budget, Job
-from shoal.losses import decoupled_softmax
-from shoal.models.bag import BagEncoder
-from shoal.models.head import Head
-from shoal.models.head_job import head_job
-from shoal.models.labeler import embed
-from shoal.objectives import Objective, in_batch
+from shoal.rank.head import Head
+from shoal.rank.head_job import head_job
+from shoal.rank.predictor import embed
 from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
 from shoal.sample.seeds import RandomBatchSampler
-from shoal.search import top_k
-from shoal.train import fit
+from shoal.text.bag import BagEncoder
+from shoal.training.job import Budget, Job
+from shoal.training.loader import Loader
+from shoal.training.loop import fit
 
 OPTIMIZERS = {"RowAdagrad": RowAdagrad, "RowAdam": RowAdam}
 # Of the head: chosen among three each on 3,000 labels of another seed (docs/LOG.md).

@@ -47,8 +47,8 @@ from shoal import (
 )
 from shoal.data import arrays
 from shoal.data.graphs import load_nodes
+from shoal.graph.layers import ConvLayer, Layered, full_graph
 from shoal.integrations.pyg import NeighborLoader
-from shoal.models.layered import ConvLayer, Layered, full_graph
 from shoal.tasks.graphs import Picked
 from shoal.tasks.rows import feature_rows
 

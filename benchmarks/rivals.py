@@ -35,10 +35,10 @@ from rivals_.trained import explicit, ngame, ngame_literal, shoal
 from rivals_.untrained import pecos, tfidf
 from torch import Tensor
 
+from shoal.core.memory import peak_mib
+from shoal.core.metrics import deciles, evaluate, inverse_propensity
 from shoal.data import load, xc
 from shoal.data.texts import LabelData, Points
-from shoal.memory import peak_mib
-from shoal.metrics import deciles, evaluate, inverse_propensity
 
 # In this order: explicit mining is given the time that shoal-encoder took.
 SYSTEMS: dict[str, Callable[[Asked], Outcome]] = {

@@ -23,17 +23,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shoal.block import Block
+from shoal.cli.settings import Train
+from shoal.core.block import Block
 from shoal.data.graphs import load_nodes
 from shoal.data.nodes import NodeData
-from shoal.job import Budget
-from shoal.models.layered import full_graph
-from shoal.models.sage import Sage
-from shoal.run import Run
-from shoal.settings import Train
+from shoal.graph.layers import full_graph
+from shoal.graph.sage import Sage
 from shoal.tasks import nodes
 from shoal.tasks.rows import feature_rows
-from shoal.train import fit
+from shoal.training.job import Budget
+from shoal.training.loop import fit
+from shoal.training.run import Run
 
 
 def main() -> None:

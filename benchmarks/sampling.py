@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shoal.csr import Csr
+from shoal.core.csr import Csr
 from shoal.data import wordnet
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.fanout import draw

@@ -23,8 +23,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from shoal.ann import Hnsw, recall
-from shoal.search import top_k
+from shoal.core.search import top_k
+from shoal.rank.hnsw import Hnsw, recall
 
 BATCHES = (256, 512, 1024)
 Found = tuple[Tensor, Tensor]

@@ -23,14 +23,14 @@ from pathlib import Path
 
 import torch
 
-from shoal.models.labeler import Prediction
-from shoal.run import Run
-from shoal.search import top_k
+from shoal.cli.settings import Limits
+from shoal.core.search import top_k
+from shoal.rank.predictor import Prediction
 from shoal.serve.app import make_app
 from shoal.serve.batching import Predictor
 from shoal.serve.server import bound_socket, make_server
-from shoal.settings import Limits
 from shoal.tasks.fusing import predictor_of
+from shoal.training.run import Run
 
 CLIENTS = (1, 8, 64)
 

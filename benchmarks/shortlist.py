@@ -17,11 +17,11 @@ import time
 
 import torch
 
+from shoal.cli.settings import Train
 from shoal.data import load
-from shoal.job import Budget
-from shoal.settings import Train
 from shoal.tasks.labels import make_job, prepare
-from shoal.train import fit
+from shoal.training.job import Budget
+from shoal.training.loop import fit
 
 
 def main() -> None:

@@ -29,13 +29,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shoal.csr import Csr
+from shoal.cli.bandwidth import drop, scratch_file, write_header
+from shoal.core.csr import Csr
 from shoal.data.edges import read_graph
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.tiered import TieredTable
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.touch import touch_probability
-from shoal.tasks.bandwidth import drop, scratch_file, write_header
 
 BATCH, FANOUTS, TRAIN, FRESH = 512, [15, 10], 0.1, 60
 WIDTH = 512  # bytes a row on disk

@@ -28,16 +28,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shoal.cli.settings import Train
 from shoal.data import load
-from shoal.job import Budget, Job
-from shoal.models.labeler import Labeler
-from shoal.models.transformer import TransformerEncoder
+from shoal.rank.predictor import Labeler
 from shoal.sample.seeds import ClusterBatchSampler
-from shoal.settings import Train
 from shoal.tasks.encoders import tokenize_of
 from shoal.tasks.labels import judge, make_job
 from shoal.tasks.prepared import Prepared, prepare
-from shoal.train import fit
+from shoal.text.transformer import TransformerEncoder
+from shoal.training.job import Budget, Job
+from shoal.training.loop import fit
 
 COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5", "nDCG@5", "R@5")
 

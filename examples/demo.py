@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from shoal.cli.settings import Train
 from shoal.data import load
-from shoal.run import Run
-from shoal.settings import Train
 from shoal.tasks import labels
 from shoal.tasks.fusing import predictor_of
 from shoal.tasks.use import answer
+from shoal.training.run import Run
 
 QUERIES = (
     "a large African animal with a long trunk",

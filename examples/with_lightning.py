@@ -20,11 +20,11 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
 from shoal import ClusterBatchSampler, Csr, ShortlistSampler, decoupled_softmax, top_k
+from shoal.core.metrics import hits, precision_at
 from shoal.data.planted import planted_labels
 from shoal.integrations.batches import NgameBatchSampler
 from shoal.integrations.lightning import refresh_callback
-from shoal.metrics import hits, precision_at
-from shoal.models.vocabulary import learn
+from shoal.text.vocabulary import learn
 
 Bags = tuple[Tensor, Tensor]
 

@@ -24,6 +24,7 @@ from sentence_transformers.sentence_transformer.modules import (  # pyright: ign
 )
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from shoal.core.metrics import inverse_propensity
 from shoal.data.planted import planted_labels
 from shoal.data.texts import Points
 from shoal.integrations.sentence_transformers import (
@@ -32,7 +33,6 @@ from shoal.integrations.sentence_transformers import (
     number_pairs,
     xc_evaluator,
 )
-from shoal.metrics import inverse_propensity
 
 
 def main() -> None:

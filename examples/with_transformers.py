@@ -26,11 +26,11 @@ from transformers import (  # pyright: ignore[reportMissingImports]
 )
 
 from shoal import ClusterBatchSampler, ShortlistSampler, decoupled_softmax, top_k
-from shoal.block import Block
+from shoal.core.block import Block
+from shoal.core.metrics import hits, precision_at
 from shoal.data.planted import planted_labels
 from shoal.integrations.batches import NgameBatchSampler
 from shoal.integrations.transformers import refresh_callback
-from shoal.metrics import hits, precision_at
 
 WIDTH = 32
 

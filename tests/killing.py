@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 import shoal
-from shoal import checkpoint
-from shoal.run import Run
-from shoal.settings import Export, Train
+from shoal.cli.settings import Export, Train
+from shoal.core import checkpoint
 from shoal.tasks import labels
 from shoal.tasks.exporting import export
+from shoal.training.run import Run
 
 _CPU_OF_PROCESS = 2  # CPUCLOCK_SCHED: clock_getcpuclockid(3) makes the number so
 TEXTS = ["w1 w2", "w3 w5 w7", ""]

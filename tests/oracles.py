@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal.csr import Csr
+from shoal.core.csr import Csr
 
 
 def label_sets(labels: Csr) -> list[set[int]]:

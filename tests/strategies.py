@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from shoal.csr import Csr
+from shoal.core.csr import Csr
 
 
 @st.composite

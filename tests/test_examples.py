@@ -11,7 +11,7 @@ import pytest
 
 from shoal.data import xc
 from shoal.data.planted import planted_labels
-from shoal.run import Run
+from shoal.training.run import Run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PANGRAM = "the quick brown fox jumps over the lazy dog"  # so that every letter is known

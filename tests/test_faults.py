@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal import checkpoint
-from shoal._checks import InputError
-from shoal.checkpoint import same_tensors
+from shoal.cli.settings import Export
+from shoal.core import checkpoint
+from shoal.core.checkpoint import same_tensors
+from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
-from shoal.run import Run
-from shoal.settings import Export
 from shoal.tasks import labels
 from shoal.tasks.exporting import export
+from shoal.training.run import Run
 from tests import killing
-from tests.test_train import last_of
+from tests.training.test_loop import last_of
 
 ROOT = Path(__file__).parents[1]
 SLOW = pytest.mark.slow

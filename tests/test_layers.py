@@ -18,9 +18,87 @@ import shoal
 
 ROOT = Path(shoal.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-STAGES = ("sample", "fetch", "curvature")
-NOUNS = ("_checks", "csr", "block")
-ON_TOP = ("tasks", "train", "report", "serve", "cli")
+# One table says who may import whom; docs/flow.md shows it.
+MAY_IMPORT = {
+    "core": (),
+    "data": ("core",),
+    "sample": ("core",),
+    "fetch": ("core",),
+    "curvature": ("core",),
+    "training": ("core", "sample", "fetch", "step"),
+    "step": ("core", "curvature", "training"),
+    "graph": ("core", "sample"),
+    "text": ("core", "data", "fetch"),
+    "rank": ("core", "data", "fetch", "sample", "training", "text"),
+    "tasks": (
+        "core",
+        "data",
+        "sample",
+        "fetch",
+        "curvature",
+        "training",
+        "step",
+        "graph",
+        "text",
+        "rank",
+        "cli",
+        "report",
+    ),
+    "integrations": (
+        "core",
+        "data",
+        "sample",
+        "fetch",
+        "curvature",
+        "training",
+        "step",
+        "graph",
+        "text",
+        "rank",
+    ),
+    "report": (
+        "core",
+        "data",
+        "sample",
+        "fetch",
+        "curvature",
+        "training",
+        "step",
+        "graph",
+        "text",
+        "rank",
+        "cli",
+    ),
+    "serve": (
+        "core",
+        "data",
+        "sample",
+        "fetch",
+        "curvature",
+        "training",
+        "step",
+        "graph",
+        "text",
+        "rank",
+        "tasks",
+        "cli",
+    ),
+    "cli": (
+        "core",
+        "data",
+        "sample",
+        "fetch",
+        "curvature",
+        "training",
+        "step",
+        "graph",
+        "text",
+        "rank",
+        "tasks",
+        "serve",
+        "report",
+    ),
+}
 CORE = ("torch", "numpy", "safetensors", "tokenizers", "jaxtyping", "tqdm", "tyro")
 
 
@@ -74,20 +152,6 @@ def layer(name: str) -> str:
     return parts[1] if parts[0] == "shoal" and len(parts) > 1 else ""
 
 
-def files_of(*layers: str) -> list[Path]:
-    return [path for path in FILES if layer(module_name(path)) in layers]
-
-
-def offences(files: list[Path], forbidden: tuple[str, ...]) -> list[str]:
-    """Lines ``a imports b`` where a module of `files` imports one of the layers `forbidden`."""
-    return [
-        f"{module_name(path)} imports {name}"
-        for path in files
-        for name in sorted(imports(path))
-        if layer(name) in forbidden and layer(name) != layer(module_name(path))
-    ]
-
-
 def test_the_reader_of_imports_sees_every_form(tmp_path, monkeypatch) -> None:
     """Plain, from, relative, in a function and for the type checker: all found, top level told."""
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path / "shoal")
@@ -95,8 +159,8 @@ def test_the_reader_of_imports_sees_every_form(tmp_path, monkeypatch) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(
         "from typing import TYPE_CHECKING\n"
-        "import shoal.train\n"
-        "from shoal import csr, __version__\n"
+        "import shoal.step\n"
+        "from shoal import core, __version__\n"
         "from . import expand\n"
         "from ..fetch import gather\n"
         "if TYPE_CHECKING:\n    import shoal.cli\n"
@@ -104,42 +168,31 @@ def test_the_reader_of_imports_sees_every_form(tmp_path, monkeypatch) -> None:
         "class A:\n    import numpy\n"
         "def f():\n    import triton\n"
     )
-    every = {"shoal.train", "shoal.csr", "shoal", "shoal.cli", "tyro", "tqdm", "numpy", "triton"}
+    every = {"shoal.step", "shoal.core", "shoal", "shoal.cli", "tyro", "tqdm", "numpy", "triton"}
     found = imports(path)
     assert every <= found and found & {"shoal.sample", "shoal.sample.expand"}
     assert found & {"shoal.fetch", "shoal.fetch.gather"}
     assert every - imports(path, only_top=True) == {"shoal.cli", "triton"}
 
 
-def test_stages_know_neither_one_another_nor_what_stands_above() -> None:
-    """WHO, HOW and HOW FAR meet only in tasks, train, report and cli."""
-    for stage in STAGES:
-        others = tuple(other for other in STAGES if other != stage)
-        assert offences(files_of(stage), (*others, *ON_TOP)) == []
+def test_the_table_names_every_room() -> None:
+    """Each folder and module of the package stands in :data:`MAY_IMPORT`, no other name does."""
+    rooms = {layer(name) for name in MODULES} - {""}
+    assert set(MAY_IMPORT) == rooms
 
 
-def test_nouns_import_only_each_other() -> None:
-    """Csr, Block and the checks stand on nothing of shoal's."""
-    above = {layer(name) for name in MODULES} - set(NOUNS) - {""}
-    assert len(files_of(*NOUNS)) == len(NOUNS)
-    assert offences(files_of(*NOUNS), tuple(above)) == []
-
-
-def test_nothing_below_imports_what_stands_above() -> None:
-    """Only tasks, train, report and cli import one another's layer."""
-    below = {layer(name) for name in MODULES} - set(ON_TOP) - {""}
-    assert offences(files_of(*below), ON_TOP) == []
-
-
-def test_only_those_above_see_two_stages() -> None:
-    """A module that imports two stages is one of tasks, train, report and cli.
-
-    The package itself may name all it offers: importing it loads none of them (tested below).
-    """
-    below = {layer(name) for name in MODULES} - set(ON_TOP) - {""}
-    for path in files_of(*below):
-        seen = {layer(name) for name in imports(path)} & set(STAGES)
-        assert len(seen) < 2, f"{module_name(path)} sees {sorted(seen)}"
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_a_room_imports_what_the_table_allows(room: str) -> None:
+    """No module imports a room that its own does not stand on."""
+    allowed = {room, *MAY_IMPORT[room]}
+    offences = [
+        f"{module_name(path)} imports {name}"
+        for path in FILES
+        if layer(module_name(path)) == room
+        for name in sorted(imports(path))
+        if layer(name) and layer(name) not in allowed
+    ]
+    assert offences == []
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:

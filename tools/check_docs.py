@@ -186,7 +186,7 @@ def verbs() -> dict[str, set[str]]:
     """The flags of each verb, from its settings; needs no torch."""
     import tyro
 
-    from shoal import row_settings, settings
+    from shoal.cli import row_settings, settings
 
     assert row_settings.Common is settings.Common  # whose verbs are found once it is imported
 

@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from device_.here import Here, Row, joules, random_ids
-from shoal.block import Batch
-from shoal.csr import Csr
+from shoal.core.block import Batch
+from shoal.core.csr import Csr
 from shoal.data.edges import read_graph
 from shoal.fetch.device_rows import device_view
-from shoal.fetch.loader import Loader
 from shoal.fetch.unified import unified
-from shoal.models.gat import Gat
-from shoal.models.sage import Sage
+from shoal.graph.gat import Gat
+from shoal.graph.sage import Sage
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.fanout import draw
+from shoal.training.loader import Loader
 
 _WIDTH, _CLASSES, _FANOUTS = 256, 16, [15, 10]
 

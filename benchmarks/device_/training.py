@@ -10,14 +10,14 @@ from torch import Generator, nn
 from torch.nn import functional
 
 from device_.here import GIB, Here, Row
-from shoal.block import Batch
-from shoal.csr import Csr
-from shoal.gradients import gradient_of, trained
-from shoal.losses import decoupled_softmax
-from shoal.models.transformer import TransformerEncoder
-from shoal.objectives import Objective, in_batch
+from shoal.core.block import Batch
+from shoal.core.csr import Csr
+from shoal.core.losses import decoupled_softmax
+from shoal.core.objectives import Objective, in_batch
 from shoal.sample.clusters import balanced_clusters
 from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
+from shoal.text.transformer import TransformerEncoder
+from shoal.training.gradients import gradient_of, trained
 
 _WORDS = 30_000
 

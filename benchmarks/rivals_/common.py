@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.csr import Csr
+from shoal.core.csr import Csr
 from shoal.data.texts import LabelData, validation_split
-from shoal.models.fusion import member
+from shoal.rank.fusion import member
 
 # Share of the training points that choices are judged by, and how many others at most learn then.
 VALID, TUNED = 0.05, 100_000

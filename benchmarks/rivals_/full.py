@@ -17,22 +17,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rivals_.common import TOP, VALID, Asked, Clock, Outcome
-from shoal.block import Batch, Block
+from shoal.cli.settings import Train
+from shoal.core.block import Batch, Block
+from shoal.core.losses import decoupled_softmax
+from shoal.core.metrics import evaluate
+from shoal.core.objectives import Objective
+from shoal.core.search import top_k
 from shoal.data.texts import Points
-from shoal.fetch.loader import Loader
-from shoal.job import Budget, Job
-from shoal.losses import decoupled_softmax
-from shoal.metrics import evaluate
-from shoal.models.bag import BagEncoder
-from shoal.models.head_job import AllLabels
-from shoal.models.labeler import BagRows
-from shoal.objectives import Objective
+from shoal.rank.head_job import AllLabels
+from shoal.rank.predictor import BagRows
 from shoal.sample.expand import Chain, Hop
-from shoal.search import top_k
-from shoal.settings import Train
 from shoal.tasks.labels import make_job
 from shoal.tasks.prepared import Prepared, prepare
-from shoal.train import fit
+from shoal.text.bag import BagEncoder
+from shoal.training.job import Budget, Job
+from shoal.training.loader import Loader
+from shoal.training.loop import fit
 
 OPTIONS = ((0.01, 0.0), (0.03, 0.0), (0.03, 0.3))
 JUDGED, POINTS = 2000, 24

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 from rivals_.common import TOP, VALID, Asked, Clock, Outcome, Skipped
+from shoal.core.metrics import evaluate
+from shoal.core.search import top_k
+from shoal.core.sparse import matmul
 from shoal.data.texts import Points
-from shoal.metrics import evaluate
-from shoal.models.bag import matmul
-from shoal.models.vocabulary import Vocabulary, random_rows
-from shoal.search import top_k
 from shoal.tasks.encoders import bags_of
 from shoal.tasks.prepared import Prepared, prepare
+from shoal.text.vocabulary import Vocabulary, random_rows
 
 ONE_ROW = partial(bags_of, roles=False)
 OPTIONS = tuple(itertools.product((0.03, 0.1, 0.3), (10.0, 20.0)))

@@ -23,23 +23,23 @@ import torch
 from torch import Generator, Tensor
 
 from rivals_.common import TOP, VALID, Asked, Clock, Outcome, Skipped, without
-from shoal.block import Block
-from shoal.csr import Csr
+from shoal.cli.recipes import recipe
+from shoal.cli.settings import Train
+from shoal.core.block import Block
+from shoal.core.csr import Csr
+from shoal.core.metrics import evaluate
 from shoal.data.texts import Points
-from shoal.fetch.loader import Loader
-from shoal.job import Budget, Job
-from shoal.metrics import evaluate
-from shoal.models.labeler import BagRows, Labeler
-from shoal.recipes import recipe
-from shoal.run import Run
+from shoal.rank.predictor import BagRows, Labeler
 from shoal.sample.expand import Chain, Hop, dst_then_src, expand
 from shoal.sample.seeds import ClusterBatchSampler
-from shoal.settings import Train
 from shoal.tasks.fusing import predictor_of
 from shoal.tasks.labels import make_job
 from shoal.tasks.labels import train as shoal_train
 from shoal.tasks.prepared import Prepared, prepare
-from shoal.train import fit
+from shoal.training.job import Budget, Job
+from shoal.training.loader import Loader
+from shoal.training.loop import fit
+from shoal.training.run import Run
 
 # Negatives mined a point, and positives a point as shoal's own recipe has them.
 MINED, POSITIVES = 10, 2

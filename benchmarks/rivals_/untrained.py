@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from rivals_.common import DEEP, TOP, Asked, Clock, Outcome, Skipped, threads, to_tune, without
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.metrics import evaluate
 from shoal.data.npz import write_pecos
 from shoal.data.texts import LabelData, Points
-from shoal.metrics import evaluate
-from shoal.models.lexical import LexicalIndex
-from shoal.models.neighbors import votes
-from shoal.ranking import Ranking
+from shoal.rank.lexical import LexicalIndex
+from shoal.rank.neighbors import votes
+from shoal.rank.ranking import Ranking
 
 # What the untrained sum chooses from, on validation.
 CHARACTERS = (0.5, 1.0, 2.0)

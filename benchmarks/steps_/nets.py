@@ -217,7 +217,7 @@ class _Rows(nn.Module):
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
-        from shoal.models.bag import BagEncoder
+        from shoal.text.bag import BagEncoder
 
         self.rows, self.bag = nn.Parameter(rows.clone()), BagEncoder()
 
@@ -230,9 +230,9 @@ def labels(data: Path | None, quick: bool) -> list[Net]:
     from dataclasses import replace
     from functools import partial
 
+    from shoal.core.losses import decoupled_softmax
+    from shoal.core.objectives import in_batch
     from shoal.data import load
-    from shoal.losses import decoupled_softmax
-    from shoal.objectives import in_batch
     from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
     from shoal.sample.seeds import RandomBatchSampler
     from shoal.tasks.prepared import prepare
@@ -247,7 +247,7 @@ def labels(data: Path | None, quick: bool) -> list[Net]:
     criterion = in_batch(decoupled_softmax)
 
     def loader(b: int, seed: int) -> Any:
-        from shoal.fetch.loader import Loader
+        from shoal.training.loader import Loader
 
         return Loader(RandomBatchSampler(n, b, seed), blocks, None, seed=seed, prefetch=0)
 
@@ -266,16 +266,16 @@ def labels(data: Path | None, quick: bool) -> list[Net]:
 
 def nodes(data: Path | None, quick: bool) -> list[Net]:
     """Node job: GraphSAGE of two layers on WordNet's graph, without dropout."""
+    from shoal.core.objectives import node_cross_entropy
     from shoal.data.graphs import load_nodes
-    from shoal.fetch.loader import Loader
     from shoal.fetch.unified import unified
-    from shoal.models.layered import full_graph
-    from shoal.models.sage import Sage
-    from shoal.objectives import node_cross_entropy
+    from shoal.graph.layers import full_graph
+    from shoal.graph.sage import Sage
     from shoal.sample.expand import NeighborSampler
     from shoal.sample.seeds import RandomBatchSampler
     from shoal.tasks.graphs import Picked
     from shoal.tasks.rows import feature_rows
+    from shoal.training.loader import Loader
 
     graph = load_nodes("wordnet-graph")
     rows = unified(feature_rows(graph.features, 0)[:, : 32 if quick else 128].contiguous())

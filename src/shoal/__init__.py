@@ -8,13 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal._checks import InputError as InputError
-    from shoal.block import Batch as Batch
-    from shoal.block import Block as Block
-    from shoal.csr import Csr as Csr
+    from shoal.core.block import Batch as Batch
+    from shoal.core.block import Block as Block
+    from shoal.core.csr import Csr as Csr
+    from shoal.core.errors import InputError as InputError
+    from shoal.core.losses import decoupled_softmax as decoupled_softmax
+    from shoal.core.losses import hardest_triplets as hardest_triplets
+    from shoal.core.objectives import Objective as Objective
+    from shoal.core.objectives import in_batch as in_batch
+    from shoal.core.objectives import node_cross_entropy as node_cross_entropy
+    from shoal.core.search import top_k as top_k
     from shoal.curvature.measure import spectrum as spectrum
     from shoal.curvature.spectrum import Spectrum as Spectrum
-    from shoal.fetch.loader import Loader as Loader
     from shoal.fetch.quantized import QuantizedRows as QuantizedRows
     from shoal.fetch.tiered import TieredTable as TieredTable
     from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
@@ -22,20 +27,10 @@ if TYPE_CHECKING:
     from shoal.fetch.update import RowAdagrad as RowAdagrad
     from shoal.fetch.update import RowAdam as RowAdam
     from shoal.fetch.update import RowSGD as RowSGD
-    from shoal.job import Budget as Budget
-    from shoal.job import Job as Job
-    from shoal.losses import decoupled_softmax as decoupled_softmax
-    from shoal.losses import hardest_triplets as hardest_triplets
-    from shoal.models.bag import BagEncoder as BagEncoder
-    from shoal.models.gat import Gat as Gat
-    from shoal.models.labeler import Labeler as Labeler
-    from shoal.models.new_labels import with_labels as with_labels
-    from shoal.models.sage import Sage as Sage
-    from shoal.models.transformer import TransformerEncoder as TransformerEncoder
-    from shoal.objectives import Objective as Objective
-    from shoal.objectives import in_batch as in_batch
-    from shoal.objectives import node_cross_entropy as node_cross_entropy
-    from shoal.run import Run as Run
+    from shoal.graph.gat import Gat as Gat
+    from shoal.graph.sage import Sage as Sage
+    from shoal.rank.new_labels import with_labels as with_labels
+    from shoal.rank.predictor import Labeler as Labeler
     from shoal.sample.clusters import balanced_clusters as balanced_clusters
     from shoal.sample.expand import Chain as Chain
     from shoal.sample.expand import Hop as Hop
@@ -47,7 +42,6 @@ if TYPE_CHECKING:
     from shoal.sample.seeds import EmbeddingBank as EmbeddingBank
     from shoal.sample.seeds import RandomBatchSampler as RandomBatchSampler
     from shoal.sample.touch import touch_probability as touch_probability
-    from shoal.search import top_k as top_k
     from shoal.step.damped import DampedDiagonal as DampedDiagonal
     from shoal.step.evidence import evidence as evidence
     from shoal.step.learner import StepLearner as StepLearner
@@ -57,14 +51,20 @@ if TYPE_CHECKING:
     from shoal.step.schedule import BatchSizeLR as BatchSizeLR
     from shoal.step.size import learning_rate as learning_rate
     from shoal.tasks.fusing import load as load
-    from shoal.train import fit as fit
+    from shoal.text.bag import BagEncoder as BagEncoder
+    from shoal.text.transformer import TransformerEncoder as TransformerEncoder
+    from shoal.training.job import Budget as Budget
+    from shoal.training.job import Job as Job
+    from shoal.training.loader import Loader as Loader
+    from shoal.training.loop import fit as fit
+    from shoal.training.run import Run as Run
 
 _HOMES = {
     # nouns
-    "InputError": "_checks",
-    "Csr": "csr",
-    "Block": "block",
-    "Batch": "block",
+    "InputError": "core.errors",
+    "Csr": "core.csr",
+    "Block": "core.block",
+    "Batch": "core.block",
     # who is in the batch
     "RandomBatchSampler": "sample.seeds",
     "ClusterBatchSampler": "sample.seeds",
@@ -83,23 +83,23 @@ _HOMES = {
     "TieredTable": "fetch.tiered",
     "QuantizedRows": "fetch.quantized",
     "touch_probability": "sample.touch",
-    "Loader": "fetch.loader",
+    "Loader": "training.loader",
     "RowAdam": "fetch.update",
     "RowAdagrad": "fetch.update",
     "RowSGD": "fetch.update",
     # the joint, and one step
-    "BagEncoder": "models.bag",
-    "TransformerEncoder": "models.transformer",
-    "Sage": "models.sage",
-    "Gat": "models.gat",
-    "Objective": "objectives",
-    "in_batch": "objectives",
-    "node_cross_entropy": "objectives",
-    "decoupled_softmax": "losses",
-    "hardest_triplets": "losses",
-    "Job": "job",
-    "Budget": "job",
-    "fit": "train",
+    "BagEncoder": "text.bag",
+    "TransformerEncoder": "text.transformer",
+    "Sage": "graph.sage",
+    "Gat": "graph.gat",
+    "Objective": "core.objectives",
+    "in_batch": "core.objectives",
+    "node_cross_entropy": "core.objectives",
+    "decoupled_softmax": "core.losses",
+    "hardest_triplets": "core.losses",
+    "Job": "training.job",
+    "Budget": "training.job",
+    "fit": "training.loop",
     # how far
     "spectrum": "curvature.measure",
     "Spectrum": "curvature.spectrum",
@@ -113,11 +113,11 @@ _HOMES = {
     "learner_for": "step.learner",
     "DampedDiagonal": "step.damped",
     # what came of it
-    "Run": "run",
+    "Run": "training.run",
     "load": "tasks.fusing",
-    "with_labels": "models.new_labels",
-    "Labeler": "models.labeler",
-    "top_k": "search",
+    "with_labels": "rank.new_labels",
+    "Labeler": "rank.predictor",
+    "top_k": "core.search",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse.linalg import eigsh
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.curvature.batch_spectra import (
     Coupling,
     additive,

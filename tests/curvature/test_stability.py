@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.curvature import exact as exact_laws
 from shoal.curvature import stability
 from shoal.curvature.batch_spectra import batch_factor

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
-from shoal.csr import Csr
+from shoal.core.csr import Csr
 from shoal.data import reduce
 from shoal.data.formats import FORMATS
 from shoal.data.texts import LabelData, Points, Texts

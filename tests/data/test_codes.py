@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
+from shoal.core.search import top_k
 from shoal.data.codes import PlantedCodes, code_accuracy, one_hot, planted_codes
-from shoal.search import top_k
 
 
 def accuracy(data: PlantedCodes, queries: torch.Tensor, keys: torch.Tensor) -> float:

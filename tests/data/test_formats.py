@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-import shoal.settings
-from shoal._checks import InputError
+import shoal.cli.settings
+from shoal.core.errors import InputError
 from shoal.data import annif, attentionxml, beir, bow, load, npz, table, text2text, xc
 from shoal.data.formats import FORMATS, convert
 from shoal.data.reduce import Step, reduce
@@ -47,7 +47,7 @@ def can_hold(name: str, data: LabelData) -> bool:
 
 def test_the_command_offers_every_format() -> None:
     """--to, the table of formats and these tests name the same ones."""
-    offered = get_args(get_type_hints(shoal.settings.Convert)["to"])
+    offered = get_args(get_type_hints(shoal.cli.settings.Convert)["to"])
     assert set(offered) == set(FORMATS) == set(STEPS)
 
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.data import load
 from shoal.data.formats import FORMATS
 from shoal.data.texts import LabelData, Points, Texts, describe, no_pairs

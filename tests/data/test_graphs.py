@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.data import arrays as files
 from shoal.data import is_graph, links, matrix, nodes, ogb, planetoid
 from shoal.data.graphs import load_links, load_nodes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.data.lines import lines
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shoal import data
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.data import xc
 
 

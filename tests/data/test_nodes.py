@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.data.nodes import NodeData, read, tf_idf
 
 

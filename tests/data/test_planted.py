@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
+from shoal.core.metrics import evaluate, inverse_propensity
+from shoal.core.search import top_k
 from shoal.data.nodes import NodeData
 from shoal.data.planted import one_hop_accuracy, planted_graph, planted_labels
-from shoal.metrics import evaluate, inverse_propensity
-from shoal.search import top_k
 
 
 def read_back(texts: list[str], words: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.data import bow, load
 from shoal.data.matrix import read_matrix, write_matrix
 from shoal.data.texts import LabelData

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.data import table
 from shoal.data.texts import LabelData
 

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.data.texts import (
     LabelData,
     Points,

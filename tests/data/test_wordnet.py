@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.data import wordnet, xc
 from shoal.data.nodes import NodeData
 from shoal.data.texts import LabelData

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.texts import LabelData, Points, Texts, describe, no_pairs
 from tests.data.made import assert_same, make_data

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch.bounds import Bounds
 from shoal.fetch.device_rows import DeviceRows, device_view
 from shoal.fetch.inplace import InPlace

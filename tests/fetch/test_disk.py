@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
+from shoal.core.layout import layout_of, tensors_of
+from shoal.core.mapped import map_array
 from shoal.fetch import disk
 from shoal.fetch.disk import DiskRows, runs
 from shoal.fetch.unified import unified
-from shoal.layout import layout_of, tensors_of
-from shoal.mapped import map_array
 from tests.strategies import ids_below
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.float16)

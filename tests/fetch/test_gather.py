@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch.gather import Buffers, gather_mean, gather_rows
 from tests.strategies import csrs, ids_below
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch import inplace
 from shoal.fetch.bounds import Bounds
 from shoal.fetch.gather import gather_mean

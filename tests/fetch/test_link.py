@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch.link import RAW, link_rate
 
 WIDTHS = [4, 32, 64, 128, 256, 400, 512, 1024, 4096]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch import placement
 from shoal.fetch.placement import Kind, Place, is_unified, place
 from shoal.fetch.unified import UnifiedTensor, unified

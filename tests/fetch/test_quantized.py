@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch.gather import gather_mean
 from shoal.fetch.packed import as_floats
 from shoal.fetch.quantized import QuantizedRows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch.auto import Auto
 from shoal.fetch.staged import Lane, Staged
 

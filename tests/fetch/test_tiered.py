@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch import cache, inplace, tiered
 from shoal.fetch.cache import HeldRows, hottest, share
 from shoal.fetch.disk import DiskRows
-from shoal.fetch.loader import Loader, Table
 from shoal.fetch.tiered import TieredTable
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowSGD
+from shoal.training.loader import Loader, Table
 from tests.fetch.standin import Driver
 from tests.fetch.test_disk import rows_of
 from tests.strategies import ids_below

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch import unified as module
 from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam, RowSGD

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch import stepping
 from shoal.fetch.rounding import noise_like, round_stochastically
 from shoal.fetch.stepping import Rows, coalesce

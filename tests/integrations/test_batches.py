@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.integrations.batches import NgameBatchSampler
 from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.integrations import lightning, transformers
 from shoal.integrations.batches import NgameBatchSampler
 from shoal.sample.seeds import ClusterBatchSampler

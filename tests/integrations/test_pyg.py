@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.data.nodes import read
 from shoal.fetch.unified import unified
+from shoal.graph.layers import ConvLayer, Layered, full_graph
 from shoal.integrations.pyg import (
     LinkNeighborLoader,
     NeighborLoader,
@@ -21,7 +22,6 @@ from shoal.integrations.pyg import (
     graph_of,
     node_data,
 )
-from shoal.models.layered import ConvLayer, Layered, full_graph
 from shoal.sample.expand import NeighborSampler
 
 pyg = pytest.importorskip("torch_geometric", reason="needs the extra pyg")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from shoal import metrics
-from shoal._checks import InputError
+from shoal.core import metrics
+from shoal.core.errors import InputError
 from shoal.integrations.sentence_transformers import (
     HardestTripletsLoss,
     MaskedSoftmaxLoss,
@@ -191,8 +191,8 @@ def test_a_bag_cannot_be_cached(static_model: Callable[[], Any], pairs: Any) -> 
 def test_the_evaluator_reports_shoals_metrics(
     static_model: Callable[[], Any], pairs: Any, name: str
 ) -> None:
-    """Equal to shoal.metrics on all cosines, dropped pairs out; the primary metric is P@1."""
-    from shoal.csr import Csr
+    """Equal to shoal.core.metrics on all cosines, dropped pairs out; the primary metric is P@1."""
+    from shoal.core.csr import Csr
 
     (data,), truth = number_pairs(pairs)
     model = static_model()

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from shoal._checks import InputError
+from shoal.cli.settings import Report, Train
+from shoal.core.errors import InputError
 from shoal.data.planted import planted_graph, planted_labels
 from shoal.data.xc import write as write_labels
 from shoal.report import report
-from shoal.run import Run
-from shoal.settings import Report, Train
 from shoal.tasks import labels, nodes
+from shoal.training.run import Run
 from tests.tasks.test_nodes import write as write_graph
 
 VOID = {"meta"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
+from shoal.core.search import top_k
 from shoal.data.planted import planted_labels
 from shoal.sample.certificate import Certificate, certify
 from shoal.sample.clusters import balanced_clusters
-from shoal.search import top_k
 
 DATA = planted_labels(n=512, n_labels=64)
 CLUSTERED = balanced_clusters(DATA.train_rows, 128, seed=0)

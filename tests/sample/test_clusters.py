@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.sample.clusters import balanced_clusters
 
 

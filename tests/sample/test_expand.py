@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal._checks import InputError
-from shoal.block import Block
-from shoal.csr import Csr
+from shoal.core.block import Block
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.sample.expand import (
     BlockSampler,
     Chain,

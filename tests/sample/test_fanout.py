@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.sample.fanout import draw, floyd, settle
 from shoal.sample.stream import Stream
 from tests.strategies import csrs, ids_below

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal._checks import InputError
-from shoal.block import Block
-from shoal.csr import Csr
+from shoal.core.block import Block
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.sample.expand import ShortlistSampler
 from shoal.sample.hardness import batch_hardness, hard_negative_recall
 from shoal.sample.seeds import ClusterBatchSampler, RandomBatchSampler

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.sample.expand import NeighborSampler, ShortlistSampler
 from shoal.sample.links import LinkSampler, PairSampler, without
 

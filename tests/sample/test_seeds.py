@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank, RandomBatchSampler
 
 Sampler = RandomBatchSampler | ClusterBatchSampler

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.seeds import RandomBatchSampler
 from shoal.sample.touch import touch_probability

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal.csr import Csr
+from shoal.core.csr import Csr
 from shoal.sample import fanout
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.fanout import by_columns, draw

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from shoal import cli
+from shoal.cli import main as cli
+from shoal.cli.settings import Train
 from shoal.data import xc
 from shoal.data.planted import planted_labels
-from shoal.models.labeler import Labeler
-from shoal.run import Run
-from shoal.settings import Train
+from shoal.rank.predictor import Labeler
 from shoal.tasks.labels import labeler_of
+from shoal.training.run import Run
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from shoal.models.labeler import Prediction
+from shoal.cli.settings import Limits
+from shoal.rank.predictor import Prediction
 from shoal.serve.app import make_app
 from shoal.serve.batching import Predictor
 from shoal.serve.server import bound_socket, make_server
-from shoal.settings import Limits
 
 T = TypeVar("T")
 LABELS = 7

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.models.labeler import Labeler, Prediction
+from shoal.rank.predictor import Labeler, Prediction
 from shoal.serve.batching import Batcher, Full
 from tests.serve.fakes import Known, T, answer
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from shoal.models.labeler import Labeler
-from shoal.settings import Limits
+from shoal.cli.settings import Limits
+from shoal.rank.predictor import Labeler
 from tests.serve.fakes import Known, answer, serving
 
 pytestmark = pytest.mark.browser

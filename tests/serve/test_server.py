@@ -18,11 +18,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shoal import cli, settings
-from shoal.models.labeler import Labeler
+from shoal.cli import main as cli
+from shoal.cli import settings
+from shoal.cli.settings import Limits
+from shoal.rank.predictor import Labeler
 from shoal.serve.app import make_app
 from shoal.serve.server import bound_socket, make_server, stopped_by_signals
-from shoal.settings import Limits
 from tests.serve.fakes import LABELS, LIMITS, Known, answer, as_json, refused, serving, wait_for
 
 
@@ -59,8 +60,8 @@ def test_hundreds_of_requests_at_once() -> None:
 SLOW = """
 import sys, time, torch
 torch.set_num_threads(1)
-from shoal import cli
-from shoal.models.labeler import Labeler
+from shoal.cli import main as cli
+from shoal.rank.predictor import Labeler
 predict = Labeler.predict
 def slowly(labeler, texts, k):
     if "slow" in texts:

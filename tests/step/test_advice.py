@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.curvature.spectrum import Noise, Spectrum
 from shoal.step.damped import DampedDiagonal
 from shoal.step.method import method_of

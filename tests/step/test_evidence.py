@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from shoal._checks import InputError
-from shoal.checkpoint import same_tensors
+from shoal.core.checkpoint import same_tensors
+from shoal.core.errors import InputError
 from shoal.step.evidence import evidence
 from shoal.step.size import StepSize
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from shoal._checks import InputError
-from shoal.checkpoint import same_tensors
-from shoal.job import Budget, Job
-from shoal.run import Run
+from shoal.core.checkpoint import same_tensors
+from shoal.core.errors import InputError
 from shoal.step.climb import MARGIN, STAGE
 from shoal.step.job import learner_of
-from shoal.train import fit
-from tests.test_train import interrupted, label_job, last_of, new_run, node_job
+from shoal.training.job import Budget, Job
+from shoal.training.loop import fit
+from shoal.training.run import Run
+from tests.training.test_loop import interrupted, label_job, last_of, new_run, node_job
 
 
 def sgd_job() -> Job:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.step.learner import StepLearner, learner_for
 from shoal.step.method import Method
 from shoal.step.probe import Reading

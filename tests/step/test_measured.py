@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.curvature.metric import in_metric, scales_of
 from shoal.curvature.products import Products
 from shoal.curvature.subject import Supervised, subject_of
 from shoal.step.damped import DampedDiagonal, diagonal_of, least_damping
 from shoal.step.job import learner_of
 from shoal.step.probe import Probe, Reading
-from tests.test_train import label_job
+from tests.training.test_loop import label_job
 
 P, B, M = 6, 10, 4
 

@@ -11,18 +11,18 @@ import pytest
 import torch
 
 import shoal
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.cli.settings import Add, Evaluate, Export, Train
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
 from shoal.data.texts import LabelData, Points, Texts
-from shoal.models.labeler import Labeler
-from shoal.run import Run
-from shoal.settings import Add, Evaluate, Export, Train
+from shoal.rank.predictor import Labeler
 from shoal.tasks import labels, use
 from shoal.tasks.encoders import labeler_of, learner_of, tokenize_of
 from shoal.tasks.exporting import add, export
 from shoal.tasks.prepared import prepare
+from shoal.training.run import Run
 from tests.tiny import save_tiny_bert
 
 DATA = planted_labels(n=150, n_labels=12, noise=0.1)

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from shoal._checks import InputError
-from shoal.checkpoint import same_tensors
+from shoal.cli.settings import Cluster, Evaluate, Predict, Query, Train
+from shoal.core.checkpoint import same_tensors
+from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
-from shoal.job import Budget, Job
-from shoal.models.labeler import Labeler
-from shoal.models.transformer import TransformerEncoder
-from shoal.run import Run
-from shoal.settings import Cluster, Evaluate, Predict, Query, Train
+from shoal.rank.predictor import Labeler
 from shoal.tasks import labels, use
 from shoal.tasks.encoders import learner_of, tokenize_of
-from shoal.train import fit
-from tests.test_train import interrupted, last_of, new_run
+from shoal.text.transformer import TransformerEncoder
+from shoal.training.job import Budget, Job
+from shoal.training.loop import fit
+from shoal.training.run import Run
 from tests.tiny import save_tiny_bert
+from tests.training.test_loop import interrupted, last_of, new_run
 
 DATA = planted_labels(n=120, n_labels=16, noise=0.1)
 

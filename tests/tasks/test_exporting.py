@@ -15,17 +15,17 @@ import torch
 from safetensors.torch import load_file
 
 import shoal
-from shoal import checkpoint
-from shoal._checks import InputError
+from shoal.cli.settings import Evaluate, Export, Query, Train
+from shoal.core import checkpoint
+from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
 from shoal.data.texts import LabelData, Texts
-from shoal.models.fused import FusedLabeler
-from shoal.run import Run
-from shoal.settings import Evaluate, Export, Query, Train
+from shoal.rank.fused import FusedLabeler
 from shoal.tasks import labels, use
 from shoal.tasks.exporting import export
-from tests.models.test_sentence import by_library, static_embedding
+from shoal.training.run import Run
+from tests.text.test_sentence import by_library, static_embedding
 from tests.tiny import save_tiny_bert
 
 

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from shoal._checks import InputError
+from shoal.cli.settings import Train
+from shoal.core.errors import InputError
 from shoal.data import load, xc
 from shoal.data.planted import planted_labels
 from shoal.data.texts import validation_split
-from shoal.models.fused import FusedLabeler, fuse
-from shoal.models.labeler import Labeler
-from shoal.run import Run
-from shoal.settings import Train
+from shoal.rank.fused import FusedLabeler, fuse
+from shoal.rank.predictor import Labeler
 from shoal.tasks import fusing, labels
 from shoal.tasks.fusing import predictor_of
 from shoal.tasks.heads import classifiers_of
+from shoal.training.run import Run
 
 DATA = planted_labels(n=900, n_labels=24, noise=0.4)
 

@@ -13,21 +13,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal._checks import InputError
-from shoal.block import Batch
-from shoal.checkpoint import same_tensors
+from shoal.cli.settings import Train
+from shoal.core.block import Batch
+from shoal.core.checkpoint import same_tensors
+from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
-from shoal.job import Budget
-from shoal.models.fused import FusedLabeler
-from shoal.models.head_job import AllLabels
-from shoal.models.labeler import BagRows, Labeler
-from shoal.run import Run
-from shoal.settings import Train
+from shoal.rank.fused import FusedLabeler
+from shoal.rank.head_job import AllLabels
+from shoal.rank.predictor import BagRows, Labeler
 from shoal.tasks import heads, labels
 from shoal.tasks.fusing import predictor_of
 from shoal.tasks.heads import classifiers_of, frozen_job
-from shoal.train import fit
+from shoal.training.job import Budget
+from shoal.training.loop import fit
+from shoal.training.run import Run
 
 DATA = planted_labels(n=900, n_labels=24, noise=0.4)
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.cli.settings import Cluster, Train
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
 from shoal.data.texts import LabelData, Points, Texts, no_pairs
-from shoal.job import Budget
-from shoal.models.labeler import BagRows, Labeler, embed
-from shoal.models.vocabulary import random_rows
-from shoal.run import Run
-from shoal.settings import Cluster, Train
+from shoal.rank.predictor import BagRows, Labeler, embed
 from shoal.tasks import labels
-from shoal.train import fit
+from shoal.text.vocabulary import random_rows
+from shoal.training.job import Budget
+from shoal.training.loop import fit
+from shoal.training.run import Run
 
 DATA = planted_labels(n=240, n_labels=32, noise=0.3)
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.cli.settings import Train
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.data.graphs import load_links
 from shoal.data.planted import planted_graph
 from shoal.fetch.unified import unified
-from shoal.run import Run
-from shoal.settings import Train
 from shoal.tasks import links
+from shoal.training.run import Run
 from tests.tasks.test_nodes import write
 
 
@@ -113,7 +113,7 @@ def test_predictions_are_new_links(tmp_path: Path) -> None:
 
 def test_ranking_is_the_literal_one() -> None:
     """Against a loop over nodes: known links and oneself are no candidates, ties count half."""
-    from shoal.graph_metrics import link_metrics, link_ranks
+    from shoal.core.graph_metrics import link_metrics, link_ranks
 
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(-2, 3, (12, 3), generator=generator).float()

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from shoal._checks import InputError
-from shoal.csr import Csr
+from shoal.cli.settings import Train
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.data.graphs import load_nodes
 from shoal.data.nodes import NodeData
 from shoal.data.planted import one_hop_accuracy, planted_graph
-from shoal.models.layered import full_graph
-from shoal.models.sage import Sage
-from shoal.run import Run
-from shoal.settings import Train
+from shoal.graph.layers import full_graph
+from shoal.graph.sage import Sage
 from shoal.tasks import nodes
 from shoal.tasks.graphs import describe
 from shoal.tasks.rows import WIDTH, feature_rows
+from shoal.training.run import Run
 
 
 def write(data: NodeData, path: Path) -> Path:

@@ -12,26 +12,27 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shoal._checks import InputError
-from shoal.checkpoint import same_tensors
-from shoal.columns import Columns
-from shoal.csr import Csr
+from shoal.cli import bandwidth
+from shoal.cli.bandwidth import gather
+from shoal.cli.plan import plan, zipf_sum
+from shoal.cli.row_settings import Gather, Plan
+from shoal.cli.settings import Train
+from shoal.core.checkpoint import same_tensors
+from shoal.core.columns import Columns
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
 from shoal.data.edges import read_graph
 from shoal.data.graphs import load_nodes
 from shoal.data.planted import planted_graph
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.tiered import TieredTable
-from shoal.row_settings import Gather, Plan
-from shoal.run import Run
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.touch import touch_probability
-from shoal.settings import Train
-from shoal.tasks import bandwidth, links, nodes, rows
-from shoal.tasks.bandwidth import gather
-from shoal.tasks.plan import plan, zipf_sum
+from shoal.tasks import links, nodes, rows
 from shoal.tasks.rows import feature_rows
+from shoal.training.run import Run
 from tests.tasks.test_nodes import write as write_graph
-from tests.test_train import interrupted
+from tests.training.test_loop import interrupted
 
 
 def ask(**changes: Any) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def test_a_bad_plan_is_named(changes: dict[str, Any], message: str) -> None:
 
 def test_host_memory_is_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --host-gib rows may take half of the memory that the system has left."""
-    monkeypatch.setattr("shoal.tasks.plan.available_bytes", lambda: 1000 * 4096)
+    monkeypatch.setattr("shoal.cli.plan.available_bytes", lambda: 1000 * 4096)
     assert [tier["rows"] for tier in ask(host_gib=None)["tiers"]] == [0, 500, 500]
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from shoal._checks import InputError
+from shoal.cli.settings import Spectrum, Train
+from shoal.core.errors import InputError
 from shoal.curvature.spectrum import Spectrum as Measured
 from shoal.data.planted import planted_graph
-from shoal.run import Run
-from shoal.settings import Spectrum, Train
 from shoal.tasks import links, nodes
 from shoal.tasks.spectra import job_of, measure
+from shoal.training.run import Run
 from tests.tasks.test_links import planted, settings
 from tests.tasks.test_nodes import write
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from shoal._checks import InputError
+from shoal.cli.settings import Evaluate, Predict, Query, Train
+from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
-from shoal.run import Run
-from shoal.settings import Evaluate, Predict, Query, Train
 from shoal.tasks import labels, use
+from shoal.training.run import Run
 
 
 @pytest.fixture(scope="module")

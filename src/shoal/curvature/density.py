@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect, expect_positive
+from shoal.core.errors import expect, expect_positive
 from shoal.curvature.lanczos import Product, lanczos
 
 

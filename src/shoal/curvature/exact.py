@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect, fail
+from shoal.core.errors import expect, fail
 from shoal.curvature.stability import expect_curvature, expect_momentum, threshold
 
 Vector = Float[Tensor, " m"]

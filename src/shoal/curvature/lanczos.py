@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect, expect_positive
+from shoal.core.errors import expect, expect_positive
 
 Product = Callable[[Tensor], Tensor]
 """``[p] → [p]``, linear and symmetric."""

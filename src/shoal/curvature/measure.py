@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal._checks import expect, expect_positive
+from shoal.core.errors import expect, expect_positive
+from shoal.core.objectives import Objective
 from shoal.curvature.lanczos import Basis, Lanczos, lanczos
 from shoal.curvature.metric import in_metric, metric_of, scales_of
 from shoal.curvature.noise import Recorder, Rest, noise_of, rest_of
@@ -39,7 +40,6 @@ from shoal.curvature.stream import (
 )
 from shoal.curvature.subject import Subject, Supervised, subject_of
 from shoal.curvature.untouched import Mode, notes_on, untouched
-from shoal.objectives import Objective
 
 CONVERGED = 0.01  # residual of the top pair as a share of it: its value is then right to about 1e-4
 _HOST_BASIS = 1 << 32  # bytes of Lanczos vectors beyond which they move to host memory

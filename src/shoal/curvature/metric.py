@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal._checks import expect
+from shoal.core.errors import expect
 from shoal.curvature.spectrum import Metric
 from shoal.curvature.subject import Halves, Subject
 

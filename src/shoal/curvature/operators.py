@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shoal._checks import expect, fail
+from shoal.core.errors import expect, fail
 from shoal.curvature.lanczos import Product
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect
+from shoal.core.errors import expect
 from shoal.curvature.routes import ROUTES, At, Map, Route, batch_map
 from shoal.curvature.spectrum import Curvature
 from shoal.curvature.subject import Subject

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad, grad
 
-from shoal._checks import expect, fail
+from shoal.core.errors import expect, fail
 from shoal.curvature.spectrum import Curvature
 from shoal.curvature.subject import Subject
 

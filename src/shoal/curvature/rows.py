@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.block import Batch
+from shoal.core.block import Batch
+from shoal.core.objectives import ByScores, Objective
 from shoal.curvature.subject import Halves, Subject
-from shoal.objectives import ByScores, Objective
 
 ROWS = "rows"
 
@@ -26,7 +26,7 @@ class Scored:
     """An objective over pairs, split at their scores.
 
     Attributes:
-        objective: whose criterion is :class:`~shoal.objectives.ByScores`.
+        objective: whose criterion is :class:`~shoal.core.objectives.ByScores`.
         criterion: that.
     """
 
@@ -72,7 +72,7 @@ def with_rows(subject: Subject) -> Subject:
     """Add the rows that the batches gathered to what is differentiated.
 
     Args:
-        subject: over :class:`~shoal.block.Batch` es whose rows stand in ``src``.
+        subject: over :class:`~shoal.core.block.Batch` es whose rows stand in ``src``.
 
     Returns:
         the same with a leaf ``rows`` ``[u, d]``, the distinct rows of all batches.

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from shoal._checks import expect, fail
+from shoal.core.errors import expect, fail
 from shoal.curvature.batch_spectra import batch_factor
 from shoal.curvature.lanczos import lanczos
 from shoal.curvature.products import Products

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal._checks import expect, fail
+from shoal.core.errors import expect, fail
 from shoal.curvature.subject import Subject, Supervised
 
 

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect_file, fail
-from shoal.files import file_aside
+from shoal.core.errors import expect_file, fail
+from shoal.core.files import file_aside
 
 Curvature = Literal["hessian", "ggn", "fisher"]
 Sampling = Literal["independent", "clustered", "in-batch", "neighborhoods"]

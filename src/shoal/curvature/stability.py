@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect
+from shoal.core.errors import expect
 from shoal.curvature.batch_spectra import batch_of_factor
 
 Vector = Float[Tensor, " m"]

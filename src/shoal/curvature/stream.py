@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, RandomSampler
 
-from shoal._checks import expect
-from shoal.block import Batch
+from shoal.core.block import Batch
+from shoal.core.errors import expect
 from shoal.curvature.spectrum import Sampling
 from shoal.curvature.subject import Subject
 

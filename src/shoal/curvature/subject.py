@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from shoal._checks import expect, expect_positive
-from shoal.block import Batch
-from shoal.objectives import Objective
+from shoal.core.block import Batch
+from shoal.core.errors import expect, expect_positive
+from shoal.core.objectives import Objective
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from shoal._checks import expect
+from shoal.core.errors import expect
 from shoal.curvature.lanczos import Product
 
 

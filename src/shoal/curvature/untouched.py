@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from shoal._checks import expect
+from shoal.core.errors import expect
 from shoal.curvature.subject import reseed
 
 Mode = Literal["eval", "train"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shoal._checks import expect, expect_folder, fail
+from shoal.core.errors import expect, expect_folder, fail
 from shoal.data import reduce
 from shoal.data.lines import lines, shorten, writer
 from shoal.data.names import names_of, numbered

@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from shoal._checks import InputError, expect, expect_file, expect_finite, expect_ids
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError, expect, expect_file, expect_finite, expect_ids
+from shoal.core.layout import tensors_of
+from shoal.core.mapped import map_array
 from shoal.data.matrix import read_arrays
 from shoal.data.texts import random_split
-from shoal.layout import tensors_of
-from shoal.mapped import map_array
 
 Arrays = Mapping[str, Tensor]
 Splits = tuple[Int[Tensor, " n_train"], Int[Tensor, " n_valid"], Int[Tensor, " n_test"]]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from shoal._checks import expect, fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, fail
 from shoal.data import reduce
 from shoal.data.lines import json_object, lines, shorten, writer
 from shoal.data.matrix import Rows

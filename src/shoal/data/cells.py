@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from shoal._checks import InputError, expect_file, fail
+from shoal.core.errors import InputError, expect_file, fail
 from shoal.data.lines import json_object, lines, saving, writer
 
 SEPARATOR = "|"

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from shoal._checks import expect, expect_positive
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_positive
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from array import array
 from pathlib import Path
 
-from shoal._checks import expect, fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, fail
 from shoal.data import is_graph
 from shoal.data.arrays import expect_numbered
 from shoal.data.graphs import load_graph

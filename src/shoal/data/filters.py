@@ -11,8 +11,8 @@ from __future__ import annotations
 from array import array
 from pathlib import Path
 
-from shoal._checks import expect, fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, fail
 from shoal.data.lines import as_tensor, lines, shorten, writer
 from shoal.data.matrix import read_matrix
 from shoal.data.texts import no_pairs

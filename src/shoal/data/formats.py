@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-from shoal._checks import InputError, expect, fail
+from shoal.core.errors import InputError, expect, fail
 from shoal.data import annif, attentionxml, beir, bow, npz, table, text2text, xc
 from shoal.data.cells import TABLES
 from shoal.data.lines import lines

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from shoal._checks import fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import fail
 from shoal.data import arrays, links, nodes, ogb, planetoid
 from shoal.data.links import LinkData, split_links
 from shoal.data.nodes import NodeData

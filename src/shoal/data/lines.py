@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal._checks import expect, expect_file, fail
-from shoal.files import file_aside
+from shoal.core.errors import expect, expect_file, fail
+from shoal.core.files import file_aside
 
 
 def lines(path: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shoal._checks import expect, expect_ids
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_ids
 from shoal.data import arrays as files
 
 VALID, TEST = 0.05, 0.1

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shoal._checks import InputError, expect, expect_file, fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError, expect, expect_file, fail
+from shoal.core.mapped import map_rows
 from shoal.data.lines import as_tensor, lines, saving, shorten, writer
-from shoal.mapped import map_rows
 
 # rows whose text is made at a time when a matrix is written: a million would be memory
 _ROWS_AT_A_TIME = 4096

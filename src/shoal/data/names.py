@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from shoal.csr import Csr
+from shoal.core.csr import Csr
 from shoal.data.reduce import of_titles
 from shoal.data.texts import Points, Texts, no_pairs
 

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from shoal._checks import expect, expect_ids
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_ids
 from shoal.data import arrays as files
 from shoal.data.lines import as_tensor
 

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shoal._checks import expect, expect_file, expect_finite, expect_ids, fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_file, expect_finite, expect_ids, fail
 from shoal.data import arrays as files
 from shoal.data.links import LinkData, link_data
 from shoal.data.matrix import read_arrays

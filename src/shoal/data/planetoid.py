@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from shoal._checks import InputError, expect, expect_file, expect_finite, fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError, expect, expect_file, expect_finite, fail
 from shoal.data.arrays import naming
 from shoal.data.lines import lines
 from shoal.data.nodes import NodeData

@@ -18,8 +18,8 @@ from itertools import pairwise
 
 import torch
 
-from shoal._checks import expect
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect
 from shoal.data.texts import LabelData, Points, Texts, no_pairs
 
 Step = Callable[[LabelData], tuple[LabelData, str]]

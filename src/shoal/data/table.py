@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from shoal._checks import expect, fail
+from shoal.core.errors import expect, fail
 from shoal.data import reduce
 from shoal.data.cells import SEPARATOR, TABLES, Table
 from shoal.data.lines import shorten

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shoal._checks import fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import fail
 from shoal.data import reduce
 from shoal.data.filters import read_filter, write_filter
 from shoal.data.lines import lines, shorten, writer

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from shoal._checks import expect, expect_ids
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_ids
 
 
 @dataclass(frozen=True, eq=False)

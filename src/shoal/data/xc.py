@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from shoal._checks import expect, expect_folder, fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_folder, fail
 from shoal.data import reduce
 from shoal.data.filters import read_filter, write_filter
 from shoal.data.lines import json_object, lines, shorten, writer

@@ -13,7 +13,7 @@ import sys
 
 from torch import Tensor
 
-from shoal._checks import expect, fail
+from shoal.core.errors import expect, fail
 from shoal.fetch.register import bytes_of, pages_of, touch
 
 _MADVISE = {"normal": 0, "random": 1, "sequential": 2, "willneed": 3, "hugepages": 14}

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from shoal._checks import expect, fail
+from shoal.core.errors import expect, fail
 
 
 class Bounds:
@@ -29,7 +29,7 @@ class Bounds:
         >>> bounds.report()
         Traceback (most recent call last):
             ...
-        shoal._checks.InputError: ids: expected ids in [0, 3), got 5 in an earlier read on cpu; ...
+        shoal.core.errors.InputError: ids: expected ids in [0, 3), got 5 in an earlier ...
         >>> bounds.report()  # said once
     """
 

@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Int, Real, Shaped
 from torch import Tensor
 
-from shoal._checks import expect
-from shoal.memory import is_out_of_memory
+from shoal.core.errors import expect
+from shoal.core.memory import is_out_of_memory
 
 _SHRINK = 0.75  # of the rows asked for, where the device has no room for them
 _FILL_BYTES = 64 << 20  # copied at a time, so that filling needs no second table

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from shoal._checks import expect_ids
+from shoal.core.errors import expect_ids
 from shoal.fetch import register
 from shoal.fetch.auto import Auto, Choice
 from shoal.fetch.bounds import Bounds, expect_index

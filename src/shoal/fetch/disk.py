@@ -27,10 +27,10 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from shoal._checks import expect, expect_ids, expect_positive, fail
+from shoal.core.errors import expect, expect_ids, expect_positive, fail
+from shoal.core.layout import layout_of
 from shoal.fetch.gather import LENT_BYTES, Buffers, expect_out
 from shoal.fetch.threads import for_each
-from shoal.layout import layout_of
 
 _PAGE = 4096  # the least that a disk reads
 # Rows less than so many pages apart are read at once, and what lies between is dropped. Measured on

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from shoal._checks import expect, expect_ids, fail
+from shoal.core.errors import expect, expect_ids, fail
 
 # glibc maps blocks of more than 32 MB anew each time (half of a gather's time goes into their page
 # faults), and those of several threads from about half of that; below it reuses them by itself.

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from shoal.core.kernels import current, usable
 from shoal.fetch.bounds import Bounds
 from shoal.fetch.cache import Copies
 from shoal.fetch.gather import bag_shares
 from shoal.fetch.packed import as_floats, float_width
-from shoal.kernels import current, usable
 
 SORT_BYTES = 1 << 30
 SORT_COUNT = 65536  # below it a sort costs more than the misses

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from shoal._checks import expect, expect_positive
+from shoal.core.errors import expect, expect_positive
 
 RAW = {"gen4": 31.5e9, "gen5": 63e9}  # bytes a second of sixteen lanes, one way
 _SECTOR, _LINE, _HEADER = 32, 128, 24

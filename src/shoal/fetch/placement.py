@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from shoal._checks import fail
+from shoal.core.errors import fail
 from shoal.fetch import device_rows
 
 

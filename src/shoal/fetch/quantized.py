@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from shoal._checks import expect, expect_finite, expect_ids
+from shoal.core.errors import expect, expect_finite, expect_ids
 from shoal.fetch.device_rows import DeviceRows
 from shoal.fetch.gather import bag_shares, expect_bags, gather_rows
 from shoal.fetch.packed import TAIL, as_floats, float_width

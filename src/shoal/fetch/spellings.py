@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-from shoal._checks import InputError
+from shoal.core.errors import InputError
 from shoal.fetch import device_rows
 from shoal.fetch.placement import is_unified, reachable
 

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from shoal.core.kernels import current
 from shoal.fetch.gather import gather_rows
-from shoal.kernels import current
 
 PIECE_BYTES = (
     4 << 20

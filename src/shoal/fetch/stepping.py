@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, Int16
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from shoal._checks import expect, expect_ids
+from shoal.core.errors import expect, expect_ids
 from shoal.fetch.device_rows import DeviceRows
 from shoal.fetch.rounding import noise_like, round_stochastically
 from shoal.fetch.threads import for_each

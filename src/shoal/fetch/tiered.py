@@ -28,8 +28,8 @@ import torch
 from jaxtyping import Int, Real, Shaped
 from torch import Tensor
 
-from shoal._checks import expect, expect_device, expect_ids
-from shoal.columns import Columns
+from shoal.core.columns import Columns
+from shoal.core.errors import expect, expect_device, expect_ids
 from shoal.fetch.cache import Copies, HeldRows, expect_scores, hottest, share
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.gather import expect_out, gather_rows

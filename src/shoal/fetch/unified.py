@@ -24,7 +24,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from shoal._checks import expect, expect_ids, fail
+from shoal.core.errors import expect, expect_ids, fail
+from shoal.core.mapped import map_rows
 from shoal.fetch import device_rows
 from shoal.fetch.advice import advise
 from shoal.fetch.auto import Choice
@@ -34,7 +35,6 @@ from shoal.fetch.gather import LENT_BYTES, Buffers, gather_mean, gather_rows
 from shoal.fetch.placement import carry_out
 from shoal.fetch.spellings import SPELLINGS
 from shoal.fetch.update import RowOptimizer
-from shoal.mapped import map_rows
 
 # Tables that were freed lend their memory to new ones of up to this size; more would be missed by
 # whoever freed it.

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shoal._checks import expect
+from shoal.core.errors import expect
 from shoal.fetch.stepping import Rows, put, sqrt_
 
 

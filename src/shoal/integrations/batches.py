@@ -19,9 +19,9 @@ from jaxtyping import Int
 from torch import Tensor, distributed
 from torch.utils.data import BatchSampler
 
-from shoal import checkpoint
-from shoal._checks import expect, expect_positive
-from shoal.csr import Csr
+from shoal.core import checkpoint
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_positive
 from shoal.sample.fanout import draw
 from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shoal._checks import fail
+from shoal.core.errors import fail
 from shoal.integrations.batches import NgameBatchSampler
 
 

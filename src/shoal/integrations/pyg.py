@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from shoal._checks import expect, expect_ids, fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_ids, fail
 from shoal.data.nodes import NodeData, of_arrays
 from shoal.sample.fanout import draw
 from shoal.sample.relabel import Scratch, distinct

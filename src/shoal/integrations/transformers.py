@@ -21,8 +21,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shoal import checkpoint
-from shoal._checks import fail
+from shoal.core import checkpoint
+from shoal.core.errors import fail
 from shoal.integrations.batches import FILE, NgameBatchSampler
 
 STEPS = "steps.safetensors"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal import settings as asked
-from shoal._checks import expect, fail
+from shoal.cli import settings as asked
+from shoal.core.errors import expect, fail
 from shoal.data.lines import write_whole
 from shoal.report.page import page
 from shoal.report.story import Story
-from shoal.run import Run
+from shoal.training.run import Run
 
 
 def report(settings: asked.Report) -> dict[str, Any]:

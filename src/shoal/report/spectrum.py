@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from shoal._checks import fail
+from shoal.core.errors import fail
 from shoal.curvature.batch_spectra import additive, batch_factor
 from shoal.curvature.density import smoothed
 from shoal.curvature.spectrum import Spectrum

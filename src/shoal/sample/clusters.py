@@ -25,8 +25,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from shoal._checks import expect, expect_finite, expect_positive
-from shoal.progress import progress
+from shoal.core.errors import expect, expect_finite, expect_positive
+from shoal.core.progress import progress
 
 _OVERSHOOT = 0.9  # of a step's change in delta: +2 % mean cosine on WordNet texts; 1.6 oscillates
 

@@ -1,9 +1,9 @@
 """What the seeds touch: one `expand` serves graph neighborhoods and shortlists of labels.
 
-A label matrix and a graph are both a :class:`~shoal.csr.Csr`, so a hop is one function of its rows:
-draw some entries of each, number the columns that they touch, and, for an *induced* hop, take every
-entry between the two. Block samplers are called as ``sampler(seeds, generator)`` and return blocks,
-input hop first:
+A label matrix and a graph are both a :class:`~shoal.core.csr.Csr`, so a hop is one function of its
+rows: draw some entries of each, number the columns that they touch, and, for an *induced* hop, take
+every entry between the two. Block samplers are called as ``sampler(seeds, generator)`` and return
+blocks, input hop first:
 
 - :class:`NeighborSampler`: sampled in-neighbors, several hops deep (GraphSAGE, Hamilton, Ying,
   Leskovec, NeurIPS 2017, algorithm 2).
@@ -25,9 +25,9 @@ from jaxtyping import Int
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from shoal._checks import expect, expect_ids, expect_positive
-from shoal.block import Block
-from shoal.csr import Csr
+from shoal.core.block import Block
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_ids, expect_positive
 from shoal.sample.fanout import draw
 from shoal.sample.relabel import Scratch, distinct, locate
 

@@ -25,9 +25,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from shoal._checks import expect, fail
-from shoal.csr import Csr
-from shoal.kernels import current, usable
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, fail
+from shoal.core.kernels import current, usable
 from shoal.sample.stream import Stream
 
 _RUNS_KERNELS = ("cuda",)  # kinds of devices; tests let Triton's interpreter play one

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from shoal._checks import expect, expect_ids, expect_positive
-from shoal.block import Block
-from shoal.csr import Csr
-from shoal.search import top_k
+from shoal.core.block import Block
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_ids, expect_positive
+from shoal.core.search import top_k
 
 
 def hard_negative_recall(

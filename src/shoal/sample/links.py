@@ -17,9 +17,9 @@ from jaxtyping import Int
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from shoal._checks import expect_ids, expect_positive
-from shoal.block import Block
-from shoal.csr import Csr
+from shoal.core.block import Block
+from shoal.core.csr import Csr
+from shoal.core.errors import expect_ids, expect_positive
 from shoal.sample.expand import BlockSampler
 from shoal.sample.fanout import draw
 from shoal.sample.relabel import Scratch, distinct

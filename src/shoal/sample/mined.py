@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from shoal._checks import expect
-from shoal.block import Block
-from shoal.csr import Csr
+from shoal.core.block import Block
+from shoal.core.csr import Csr
+from shoal.core.errors import expect
 from shoal.sample.expand import expand
 from shoal.sample.relabel import Scratch
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from shoal.csr import Csr
+from shoal.core.csr import Csr
 
 
 class Scratch(threading.local):

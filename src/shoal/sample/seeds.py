@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shoal._checks import expect, expect_ids, expect_positive
+from shoal.core.errors import expect, expect_ids, expect_positive
 from shoal.sample.clusters import balanced_clusters
 
 

@@ -23,8 +23,9 @@ from http import HTTPStatus
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from shoal._checks import expect, expect_positive
-from shoal.models.labeler import Prediction
+from shoal.cli.settings import Limits
+from shoal.core.errors import expect, expect_positive
+from shoal.rank.predictor import Prediction
 from shoal.serve.batching import Batcher, Full, Predictor
 from shoal.serve.requests import (
     RETRY,
@@ -34,7 +35,6 @@ from shoal.serve.requests import (
     read_question,
     to_json,
 )
-from shoal.settings import Limits
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -20,14 +20,14 @@ from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Protocol, runtime_checkable
 
-from shoal.models.labeler import Prediction
+from shoal.rank.predictor import Prediction
 
 Answer = list[Prediction] | Exception
 
 
 @runtime_checkable
 class Predictor(Protocol):
-    """Whatever predicts labels of texts: a :class:`shoal.models.labeler.Labeler`, for one."""
+    """Whatever predicts labels of texts: a :class:`shoal.rank.predictor.Labeler`, for one."""
 
     def predict(self, texts: Sequence[str], k: int) -> list[list[Prediction]]:
         """The k best labels of each text."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
+from shoal.cli.settings import Limits
 from shoal.serve.requests import RETRY, Refusal
-from shoal.settings import Limits
 
 _LINGER = 1  # seconds that a refused connection stays open for its client to read
 

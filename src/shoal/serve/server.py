@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from shoal._checks import expect, fail
-from shoal.run import Run
+from shoal.cli.settings import Limits, Serve
+from shoal.core.errors import expect, fail
 from shoal.serve.app import expect_limits, make_app
 from shoal.serve.protocol import guarded
-from shoal.settings import Limits, Serve
 from shoal.tasks.fusing import predictor_of
+from shoal.training.run import Run
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

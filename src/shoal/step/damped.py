@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal._checks import expect, expect_positive
+from shoal.core.errors import expect, expect_positive
 from shoal.curvature.products import Products
 from shoal.curvature.stability import largest_rate
 from shoal.step.probe import Reading

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal._checks import expect, expect_positive
+from shoal.core.errors import expect, expect_positive
 from shoal.curvature.subject import Supervised, moved
 from shoal.curvature.untouched import untouched
 from shoal.step.size import StepSize

@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from shoal._checks import expect
-from shoal.block import Batch, Block
+from shoal.core.block import Batch, Block
+from shoal.core.errors import expect
 from shoal.curvature.metric import floored, scales_of
 from shoal.curvature.rows import ROWS
-from shoal.job import Job
 from shoal.step.learner import StepLearner
 from shoal.step.method import Method, method_of
 from shoal.step.probe import Probe
+from shoal.training.job import Job
 
 
 class JobLearner(StepLearner):

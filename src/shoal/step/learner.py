@@ -28,7 +28,7 @@ from typing import Any, Literal
 import torch
 from torch.optim import Optimizer
 
-from shoal._checks import InputError, expect, expect_positive
+from shoal.core.errors import InputError, expect, expect_positive
 from shoal.curvature import stability
 from shoal.curvature.subject import size_of
 from shoal.step.climb import Climb

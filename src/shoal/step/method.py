@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from shoal._checks import expect, fail
+from shoal.core.errors import expect, fail
 
 Kind = Literal["sgd", "adam", "damped"]
 _REMEDY = "pass a torch.optim SGD, RMSprop, Adam or AdamW, or 'sgd', 'momentum', 'adam', 'adamw'"

@@ -19,15 +19,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect
+from shoal.core.errors import expect
+from shoal.core.objectives import Objective
 from shoal.curvature.lanczos import lanczos
 from shoal.curvature.metric import in_metric
 from shoal.curvature.products import Products
 from shoal.curvature.rows import split_at_scores, with_rows
 from shoal.curvature.subject import Subject, Supervised, subject_of
 from shoal.curvature.untouched import untouched
-from shoal.gradients import trained
-from shoal.objectives import Objective
+from shoal.training.gradients import trained
 
 # a product with the Gauss-Newton matrix in gradients: 9.6 ms to 4.2 ms for an MLP on one core
 PRODUCT = 2.3

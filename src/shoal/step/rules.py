@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from shoal._checks import expect
+from shoal.core.errors import expect
 from shoal.curvature.spectrum import Spectrum
 from shoal.curvature.stability import critical_batch
 from shoal.step.method import Method, Optimizer, method_of

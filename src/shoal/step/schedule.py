@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from shoal._checks import expect, expect_positive
+from shoal.core.errors import expect, expect_positive
 from shoal.curvature.spectrum import Spectrum
 from shoal.step.method import method_of
 from shoal.step.rules import Rates, rates

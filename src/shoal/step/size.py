@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from shoal._checks import expect
+from shoal.core.errors import expect
 from shoal.curvature import stability
 from shoal.curvature.batch_spectra import additive, batch_factor
 from shoal.curvature.spectrum import Metric, Spectrum

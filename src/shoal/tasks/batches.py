@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from shoal._checks import expect
-from shoal.csr import Csr
-from shoal.job import Budget
-from shoal.metrics import inverse_propensity
-from shoal.models.bag import matmul
+from shoal.cli.settings import Train
+from shoal.core.csr import Csr
+from shoal.core.errors import expect
+from shoal.core.metrics import inverse_propensity
+from shoal.core.sparse import matmul
 from shoal.sample.expand import ShortlistSampler
 from shoal.sample.seeds import ClusterBatchSampler, RandomBatchSampler
-from shoal.settings import Train
 from shoal.tasks.encoders import defaults_of
+from shoal.training.job import Budget
 
 Seeds = ClusterBatchSampler | RandomBatchSampler
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shoal.models.fused import FusedLabeler
-from shoal.models.pretrained import TransformerVocabulary
-from shoal.run import Run
+from shoal.rank.fused import FusedLabeler
 from shoal.tasks.fusing import Predictor
+from shoal.text.pretrained import TransformerVocabulary
+from shoal.training.run import Run
 
 _HEADER = """\
 ---

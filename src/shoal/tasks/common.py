@@ -12,13 +12,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
-from shoal import track
-from shoal._checks import expect, expect_positive
+from shoal.cli.recipes import RECIPES
+from shoal.cli.settings import Train
+from shoal.core.errors import expect, expect_positive
 from shoal.data import is_graph
-from shoal.job import Budget, Progress
-from shoal.recipes import RECIPES
-from shoal.run import Run
-from shoal.settings import Train
+from shoal.training import track
+from shoal.training.job import Budget, Progress
+from shoal.training.run import Run
 
 # What a resumed run may be asked for anew: how long, where, and what changes nothing but time.
 _FREE = {"steps", "epochs", "minutes", "patience", "out", "resume", "json", "prefetch", "device"}

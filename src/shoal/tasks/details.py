@@ -1,6 +1,6 @@
 """What is behind the metrics of a run on labels, for its record.
 
-``deciles``   how well rare and frequent labels are found (:func:`shoal.metrics.deciles`)
+``deciles``   how well rare and frequent labels are found (:func:`shoal.core.metrics.deciles`)
 ``examples``  test points with what was predicted, the first label right or wrong
 """
 
@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shoal import metrics
+from shoal.core import metrics
 from shoal.data.texts import LabelData
-from shoal.models.labeler import named
-from shoal.run import Run
+from shoal.rank.predictor import named
+from shoal.training.run import Run
 
 # Of each kind; characters of their texts and titles; true labels named.
 _EXAMPLES, _TEXT, _TITLE, _LABELS = 6, 280, 80, 8

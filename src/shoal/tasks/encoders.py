@@ -16,28 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal._checks import expect, fail
-from shoal.csr import Csr
+from shoal.cli.settings import Train
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, fail
+from shoal.core.files import expect_no_pickle
 from shoal.data.texts import Texts
 from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam
-from shoal.files import expect_no_pickle
-from shoal.models.bag import BagEncoder
-from shoal.models.labeler import BagRows, Encoder, Labeler, Lexicon
-from shoal.models.pretrained import (
+from shoal.rank.predictor import BagRows, Encoder, Labeler, Lexicon
+from shoal.tasks.common import settings_of
+from shoal.text.bag import BagEncoder
+from shoal.text.pretrained import (
     TransformerVocabulary,
     add_lora,
     checkpoint_gradients,
     open_backbone,
     open_vocabulary,
 )
-from shoal.models.roles import RoleVocabulary
-from shoal.models.sentence import without_adapters
-from shoal.models.transformer import TransformerEncoder, TwoEncoders
-from shoal.models.vocabulary import Vocabulary, learn
-from shoal.run import Run
-from shoal.settings import Train
-from shoal.tasks.common import settings_of
+from shoal.text.roles import RoleVocabulary
+from shoal.text.sentence import without_adapters
+from shoal.text.transformer import TransformerEncoder, TwoEncoders
+from shoal.text.vocabulary import Vocabulary, learn
+from shoal.training.run import Run
 
 
 @dataclass(frozen=True)

@@ -19,23 +19,23 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shoal import checkpoint
-from shoal._checks import InputError, expect, fail
+from shoal.cli.settings import Add, Export
+from shoal.core import checkpoint
+from shoal.core.errors import InputError, expect, fail
+from shoal.core.files import folder_aside
 from shoal.data import load
 from shoal.data.texts import Texts
 from shoal.data.xc import read_texts
-from shoal.files import folder_aside
-from shoal.models.fused import FusedLabeler
-from shoal.models.labeler import BagRows, Labeler, embed
-from shoal.models.new_labels import with_labels
-from shoal.models.pretrained import TransformerVocabulary
-from shoal.models.roles import ROLES, RoleVocabulary
-from shoal.models.sentence import mixed_vectors, save_bag, save_transformer, token_vectors
-from shoal.models.transformer import TransformerEncoder
-from shoal.run import EXPORT, EXPORT_FORMAT, Run
-from shoal.settings import Add, Export
+from shoal.rank.fused import FusedLabeler
+from shoal.rank.new_labels import with_labels
+from shoal.rank.predictor import BagRows, Labeler, embed
 from shoal.tasks.card import LONG, Exported, card
 from shoal.tasks.fusing import Predictor, fused_state, predictor_of
+from shoal.text.pretrained import TransformerVocabulary
+from shoal.text.roles import ROLES, RoleVocabulary
+from shoal.text.sentence import mixed_vectors, save_bag, save_transformer, token_vectors
+from shoal.text.transformer import TransformerEncoder
+from shoal.training.run import EXPORT, EXPORT_FORMAT, Run
 
 # texts on which the difference to shoal's vectors is measured
 _SAMPLE = 1000

@@ -16,20 +16,20 @@ from typing import Any
 
 from torch import Tensor
 
-from shoal import checkpoint
-from shoal._checks import expect, fail
-from shoal.ann import HnswSearch
+from shoal.cli.settings import Train
+from shoal.core import checkpoint
+from shoal.core.errors import expect, fail
 from shoal.data.texts import LabelData, Points
-from shoal.models.fused import FusedLabeler, Memory, Words, fuse
-from shoal.models.fusion import Fusion
-from shoal.models.labeler import Labeler
-from shoal.models.roles import RoleVocabulary
-from shoal.models.tree import TreeFusion
-from shoal.models.vocabulary import Vocabulary, learn
-from shoal.run import Run
-from shoal.settings import Train
+from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
+from shoal.rank.fusion import Fusion
+from shoal.rank.hnsw import HnswSearch
+from shoal.rank.predictor import Labeler
+from shoal.rank.tree import TreeFusion
 from shoal.tasks.encoders import labeler_of
 from shoal.tasks.heads import classifiers_of
+from shoal.text.roles import RoleVocabulary
+from shoal.text.vocabulary import Vocabulary, learn
+from shoal.training.run import Run
 
 # Fewer held-out points than this teach the network noise: the encoder then ranks alone.
 _FEWEST = 200
@@ -43,7 +43,7 @@ def load(folder: str | Path, device: str = "cpu", search: str = "exact") -> Pred
     Args:
         folder: of a finished run, or an export of one.
         device: where embeddings are computed.
-        search: exact, or hnsw for millions of labels (:mod:`shoal.ann`).
+        search: exact, or hnsw for millions of labels (:mod:`shoal.rank.hnsw`).
 
     Raises:
         InputError: if the folder does not hold a whole run of the label job.

@@ -11,23 +11,23 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from shoal._checks import expect, fail
-from shoal.csr import Csr
+from shoal.cli.settings import Train
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, fail
+from shoal.core.objectives import Objective
 from shoal.data import arrays, is_graph, ogb
 from shoal.data.graphs import load_links, load_nodes
 from shoal.data.lines import lines, shorten
 from shoal.data.links import LinkData
 from shoal.data.nodes import NodeData
-from shoal.fetch.loader import BatchSampler, BlockSampler, Loader, Table
-from shoal.job import Job
-from shoal.models.gat import Gat
-from shoal.models.layered import Layered
-from shoal.models.sage import Sage
-from shoal.objectives import Objective
-from shoal.run import Run
+from shoal.graph.gat import Gat
+from shoal.graph.layers import Layered
+from shoal.graph.sage import Sage
 from shoal.sample.seeds import RandomBatchSampler
-from shoal.settings import Train
 from shoal.tasks.common import autocast_pays, settings_of
+from shoal.training.job import Job
+from shoal.training.loader import BatchSampler, BlockSampler, Loader, Table
+from shoal.training.run import Run
 
 
 def on_graph(run: Run) -> bool:

@@ -20,28 +20,28 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from shoal._checks import expect
-from shoal.block import Batch
-from shoal.csr import Csr
+from shoal.cli.settings import Train
+from shoal.core.block import Batch
+from shoal.core.csr import Csr
+from shoal.core.errors import expect
+from shoal.core.losses import lowest_triplets
+from shoal.core.search import top_k
+from shoal.core.sparse import unit
 from shoal.data.texts import Points
 from shoal.fetch.update import RowAdam
-from shoal.job import Budget, Job, Progress, Stateful
-from shoal.losses import lowest_triplets
-from shoal.models.bag import unit
-from shoal.models.head import Head
-from shoal.models.head_job import AllLabels, head_job, with_label_points
-from shoal.models.labeler import Labeler
-from shoal.models.loss_skip import head_loss
-from shoal.run import Run
+from shoal.rank.head import Head
+from shoal.rank.head_job import AllLabels, head_job, with_label_points
+from shoal.rank.loss_skip import head_loss
+from shoal.rank.predictor import Labeler
 from shoal.sample.expand import BlockSampler, ShortlistSampler
 from shoal.sample.mined import MinedShortlist
-from shoal.search import top_k
-from shoal.settings import Train
 from shoal.tasks.batches import HEAD_SHARES, batch_sampler_of, renew
 from shoal.tasks.encoders import defaults_of, labeler_of
 from shoal.tasks.prepared import Prepared
 from shoal.tasks.validation import validate
-from shoal.train import fit
+from shoal.training.job import Budget, Job, Progress, Stateful
+from shoal.training.loop import fit
+from shoal.training.run import Run
 
 # Hard labels a point that a search over the head brings into its batch.
 _MINED = 10

@@ -15,25 +15,21 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal import metrics
-from shoal._checks import expect, expect_positive
-from shoal.block import Batch, Block
-from shoal.csr import Csr
+from shoal.cli.recipes import changed
+from shoal.cli.settings import Cluster, Train
+from shoal.core import metrics
+from shoal.core.block import Batch, Block
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_positive
+from shoal.core.files import folder_aside
+from shoal.core.losses import decoupled_softmax, hardest_triplets, symmetric
+from shoal.core.objectives import Objective, in_batch
 from shoal.data import load
 from shoal.data.texts import LabelData
-from shoal.fetch.loader import Loader
-from shoal.files import folder_aside
-from shoal.job import Job, Stateful
-from shoal.losses import decoupled_softmax, hardest_triplets, symmetric
-from shoal.models.labeler import BagRows, Encoder, Labeler
-from shoal.models.pretrained import TransformerVocabulary
-from shoal.objectives import Objective, in_batch
-from shoal.recipes import changed
-from shoal.run import Run
+from shoal.rank.predictor import BagRows, Encoder, Labeler
 from shoal.sample.expand import BlockSampler, Both, Chain, Hop, ShortlistSampler, dst_then_src
 from shoal.sample.hardness import batch_hardness, hard_negative_recall
 from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank, RandomBatchSampler
-from shoal.settings import Cluster, Train
 from shoal.tasks import details
 from shoal.tasks.batches import batch_sampler_of, renew, shortlist_of, with_scored
 from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
@@ -42,7 +38,11 @@ from shoal.tasks.fusing import Predictor, forget_indexes, fuse_run, head_ranks, 
 from shoal.tasks.heads import HeadPart, train_head, with_head
 from shoal.tasks.prepared import Prepared, Side, prepare
 from shoal.tasks.validation import validate
-from shoal.train import fit
+from shoal.text.pretrained import TransformerVocabulary
+from shoal.training.job import Job, Stateful
+from shoal.training.loader import Loader
+from shoal.training.loop import fit
+from shoal.training.run import Run
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
@@ -85,7 +85,7 @@ def make_job(prepared: Prepared, settings: Train) -> Job:
     """Put the parts of the label job together.
 
     Returns:
-        what :func:`~shoal.train.fit` trains; its table holds the rows of a bag, and its further
+        what :func:`shoal.fit` trains; its table holds the rows of a bag, and its further
         table ``head`` the classifiers that are trained with them.
 
     Raises:

@@ -4,7 +4,7 @@ Seeds are nodes that have a training link. A batch is a shortlist over the train
 in-batch or uniform negatives, and neighborhoods of all its nodes from which its own links are taken
 (:mod:`shoal.sample.links`). Where nodes have no features, rows that learn stand in for them. Judged
 are links that are neither learned nor read, each ranked against every node (
-:mod:`shoal.graph_metrics`).
+:mod:`shoal.core.graph_metrics`).
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from shoal import graph_metrics
-from shoal._checks import expect, expect_ids, expect_positive, fail
-from shoal.block import Block
-from shoal.csr import Csr
+from shoal.cli.settings import Train
+from shoal.core import graph_metrics
+from shoal.core.block import Block
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_ids, expect_positive, fail
+from shoal.core.objectives import Objective, link_binary_cross_entropy, link_softmax
+from shoal.core.sparse import unit
 from shoal.data.graphs import load_links
 from shoal.data.links import LinkData
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam
-from shoal.job import Job
-from shoal.models.bag import unit
-from shoal.models.layered import Layered, full_graph
-from shoal.objectives import Objective, link_binary_cross_entropy, link_softmax
-from shoal.run import Run
+from shoal.graph.layers import Layered, full_graph
 from shoal.sample.expand import NeighborSampler, ShortlistSampler
 from shoal.sample.links import LinkSampler, PairSampler
 from shoal.sample.touch import touch_probability
-from shoal.settings import Train
 from shoal.tasks.common import budget_of, finish, open_run
 from shoal.tasks.graphs import job_of, loader_of, model_of, restore, settings_on, start_of
 from shoal.tasks.rows import rows_for, rows_of, table_of, tiers_used
-from shoal.train import fit
+from shoal.training.job import Job
+from shoal.training.loop import fit
+from shoal.training.run import Run
 
 # The rate, and no dropout, by validation links of coauthor-cs (docs/LOG.md).
 BATCH_SIZE, LEARNING_RATE, EPOCHS, DROPOUT = 512, 0.01, 10, 0.0

@@ -12,18 +12,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shoal import graph_metrics
-from shoal._checks import expect_ids, expect_positive
+from shoal.cli.settings import Train
+from shoal.core import graph_metrics
+from shoal.core.errors import expect_ids, expect_positive
+from shoal.core.objectives import Objective, node_binary_cross_entropy, node_cross_entropy
 from shoal.data.graphs import load_features, load_nodes
 from shoal.data.nodes import NodeData
 from shoal.fetch.disk import DiskRows
-from shoal.job import Job
-from shoal.models.layered import Layered, full_graph
-from shoal.objectives import Objective, node_binary_cross_entropy, node_cross_entropy
-from shoal.run import Run
+from shoal.graph.layers import Layered, full_graph
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.touch import touch_probability
-from shoal.settings import Train
 from shoal.tasks.common import budget_of, finish, open_run
 from shoal.tasks.graphs import (
     job_of,
@@ -34,7 +32,9 @@ from shoal.tasks.graphs import (
     start_of,
 )
 from shoal.tasks.rows import rows_for, rows_of, table_of, tiers_used
-from shoal.train import fit
+from shoal.training.job import Job
+from shoal.training.loop import fit
+from shoal.training.run import Run
 
 # The rate by validation on the WordNet graph (docs/LOG.md): rows of length one want it large.
 BATCH_SIZE, LEARNING_RATE, EPOCHS, DROPOUT = 512, 0.03, 10, 0.5

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from shoal.csr import Csr
+from shoal.core.csr import Csr
 from shoal.data.texts import LabelData, Points, validation_split
-from shoal.models.labeler import Lexicon
+from shoal.rank.predictor import Lexicon
 from shoal.tasks.encoders import Tokenize, bags_of
 
 

@@ -18,17 +18,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import InputError, expect
-from shoal.columns import Columns
-from shoal.csr import Csr
+from shoal.cli.settings import Train
+from shoal.core.columns import Columns
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError, expect
+from shoal.core.files import file_aside
 from shoal.fetch.disk import DiskRows
-from shoal.fetch.loader import Table
 from shoal.fetch.tiered import TieredTable
 from shoal.fetch.unified import unified
-from shoal.files import file_aside
-from shoal.run import Run
-from shoal.settings import Train
 from shoal.tasks.graphs import start_of
+from shoal.training.loader import Table
+from shoal.training.run import Run
 
 # sparse features wider than this are projected at random to it, which keeps cosines within 1/√d
 WIDTH = 256

@@ -15,16 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal._checks import InputError, expect, fail
-from shoal.columns import Columns
+from shoal.cli.settings import Spectrum as Asked
+from shoal.cli.settings import Train
+from shoal.core.columns import Columns
+from shoal.core.errors import InputError, expect, fail
+from shoal.core.objectives import Objective
 from shoal.curvature.measure import spectrum
 from shoal.curvature.spectrum import Spectrum
 from shoal.data import is_graph
-from shoal.job import Job
-from shoal.objectives import Objective
-from shoal.run import Run
-from shoal.settings import Spectrum as Asked
-from shoal.settings import Train
 from shoal.step.evidence import Evidence, evidence
 from shoal.step.job import method_of_job
 from shoal.step.method import Method, method_of
@@ -34,7 +32,9 @@ from shoal.tasks import labels, links, nodes
 from shoal.tasks.common import settings_of
 from shoal.tasks.encoders import tokenize_of
 from shoal.tasks.prepared import prepare
-from shoal.train import restore
+from shoal.training.job import Job
+from shoal.training.loop import restore
+from shoal.training.run import Run
 
 
 @dataclass(frozen=True, eq=False)

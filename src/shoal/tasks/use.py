@@ -9,16 +9,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shoal import settings as asked
-from shoal._checks import expect, expect_folder, expect_positive, fail
+from shoal.cli import settings as asked
+from shoal.core.errors import expect, expect_folder, expect_positive, fail
+from shoal.core.progress import progress
 from shoal.data import is_graph, load
 from shoal.data.lines import lines, shorten, write_whole
 from shoal.data.texts import describe
-from shoal.models.labeler import Prediction
-from shoal.progress import progress
-from shoal.run import Run
+from shoal.rank.predictor import Prediction
 from shoal.tasks import graphs, labels, links, nodes
 from shoal.tasks.fusing import Predictor, predictor_of
+from shoal.training.run import Run
 
 _TEXTS_AT_A_TIME = 4096
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from shoal import metrics
-from shoal.csr import Csr
+from shoal.core import metrics
+from shoal.core.csr import Csr
 from shoal.data.texts import Points
 
 

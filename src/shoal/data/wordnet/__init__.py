@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from shoal._checks import fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import fail
 from shoal.data.lines import as_tensor, lines, shorten
 from shoal.data.nodes import NodeData, tf_idf
 from shoal.data.texts import LabelData, Points, Texts, random_split

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal._checks import expect, fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, fail
 from shoal.integrations.batches import NgameBatchSampler
 from shoal.integrations.sentence_transformers.pairs import ids_of, texts_of
 from shoal.integrations.transformers import callback_of

@@ -1,8 +1,8 @@
 """The metrics of extreme classification as an evaluator of sentence-transformers' trainer.
 
 Documents and labels are encoded, the labels of largest cosine are found by exact search, and
-:func:`shoal.metrics.evaluate` judges them: P@k, nDCG@k, PSP@k, PSnDCG@k and R@k in per cent, with
-the pairs of a filter file taken out of the predictions.
+:func:`shoal.core.metrics.evaluate` judges them: P@k, nDCG@k, PSP@k, PSnDCG@k and R@k in per cent,
+with the pairs of a filter file taken out of the predictions.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from shoal import metrics
-from shoal._checks import expect, fail
-from shoal.csr import Csr
+from shoal.core import metrics
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, fail
+from shoal.core.search import top_k
 from shoal.integrations.sentence_transformers.batches import encode
-from shoal.search import top_k
 
 
 def xc_evaluator(
@@ -41,7 +41,7 @@ def xc_evaluator(
         documents: texts, one a row of `truth`.
         labels: texts, one a column.
         truth: the true labels.
-        inverse: inverse propensities, from :func:`shoal.metrics.inverse_propensity` of the
+        inverse: inverse propensities, from :func:`shoal.core.metrics.inverse_propensity` of the
             *training* labels; without it PSP@k and PSnDCG@k are left out.
         drop: pairs that may not be predicted, from a filter file.
         ks: the ranks to stop at.
@@ -64,7 +64,7 @@ def xc_evaluator(
     weights = torch.ones(len(labels)) if inverse is None else inverse
 
     class XCEvaluator(BaseEvaluator):
-        """Exact search among label embeddings, judged by shoal.metrics."""
+        """Exact search among label embeddings, judged by shoal.core.metrics."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -5,7 +5,7 @@ points, its distinct labels the shortlist, and the known positives between the t
 induced hop over their matrix, as :class:`shoal.sample.expand.ShortlistSampler` makes it. So a label
 that another row brings is a negative of a document only if it is none of its positives, and a label
 that stands in several rows counts once. The scores are cosines; the mathematics is that of
-:mod:`shoal.losses`.
+:mod:`shoal.core.losses`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from shoal._checks import expect, expect_positive
-from shoal.block import Block
-from shoal.csr import Csr
+from shoal.core.block import Block
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_positive
+from shoal.core.losses import decoupled_softmax, hardest_triplets
 from shoal.integrations.sentence_transformers.pairs import expect_pairs
-from shoal.losses import decoupled_softmax, hardest_triplets
 from shoal.sample.expand import expand
 from shoal.sample.seeds import EmbeddingBank
 
@@ -106,8 +106,9 @@ class _ShortlistLoss(nn.Module, ABC):
 class MaskedSoftmaxLoss(_ShortlistLoss):
     """MultipleNegativesRankingLoss without false negatives, over all positives in the batch.
 
-    :func:`shoal.losses.decoupled_softmax` of cosines. Where no document has two known positives in
-    a batch, and no label stands twice, it equals ``MultipleNegativesRankingLoss(model, scale)``.
+    :func:`shoal.core.losses.decoupled_softmax` of cosines. Where no document has two known
+    positives in a batch, and no label stands twice, it equals ``MultipleNegativesRankingLoss(model,
+    scale)``.
 
     Args:
         model: the SentenceTransformer that is trained.
@@ -139,7 +140,7 @@ class MaskedSoftmaxLoss(_ShortlistLoss):
 class HardestTripletsLoss(_ShortlistLoss):
     """NGAME's triplets: each positive against the hardest in-batch negatives.
 
-    :func:`shoal.losses.hardest_triplets` of cosines.
+    :func:`shoal.core.losses.hardest_triplets` of cosines.
 
     Args:
         model: the SentenceTransformer that is trained.

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from shoal._checks import expect, fail
-from shoal.csr import Csr
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, fail
 
 COLUMN = "label"
 """The one column name that sentence-transformers hands to a loss untouched."""

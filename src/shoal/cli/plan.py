@@ -1,0 +1,265 @@
+"""Where a table's rows should lie, by arithmetic: what fits, what it serves, what a batch takes.
+
+Rows are sorted by how often batches read them: by the fan-out model of a graph
+(:mod:`shoal.sample.touch`), or by a Zipf law, where the r-th of n rows is read in proportion to
+``r^-s``. The hottest fill the device, the next host memory, and a file has the rest. A batch then
+takes, one tier after the other,
+
+    Σ_t  rows a batch · share_t · row bytes / rate_t
+
+with these rates: device memory and the processor's own gather are numbers to be given (``shoal
+gather`` measures them). The link's is :func:`shoal.fetch.link.link_rate` of rows that begin on
+lines, of which published measurements reach 0.82 to 0.88 (GraphBolt on an A100; 0.85 here). A disk
+gives pages of 4 KiB, ``⌈w/4096⌉`` of them a row. Assumption: nothing overlaps, and what is on disk
+is in no page cache.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from shoal.cli.row_settings import Plan
+from shoal.core.columns import Columns
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_positive
+from shoal.core.memory import available_bytes
+from shoal.data import is_graph
+from shoal.data.edges import read_graph
+from shoal.data.graphs import load_nodes
+from shoal.fetch.link import link_rate
+from shoal.sample.touch import touch_probability
+from shoal.tasks.graphs import has_classes
+from shoal.tasks.nodes import BATCH_SIZE
+from shoal.tasks.rows import row_width
+
+WIDTH, TRAIN = 256, 0.1  # where nothing is known
+_GIB = 2**30
+_LINK_REACHED = 0.85
+_EXACT = 1000  # terms of a Zipf law's sum that are added up, the rest is an integral
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What batches read.
+
+    Attributes:
+        n: rows of the table.
+        batch: distinct rows a batch.
+        share: the share of reads that the so many hottest rows serve, in [0, 1].
+    """
+
+    n: int
+    batch: float
+    share: Callable[[int], float]
+
+
+def plan(asked: Plan) -> dict[str, Any]:
+    """Run ``shoal plan``.
+
+    Returns:
+        what the command prints: tiers with rows, size, share and time, the code to write and, for a
+        graph that ``shoal train`` reads, its flags.
+
+    Raises:
+        InputError: if a number is out of range or the graph cannot be read.
+    """
+    _expect_numbers(asked)
+    if asked.source:
+        asked, graph, seeds = _known(asked.source, asked)
+        reads = reads_of_graph(graph, seeds, asked)
+    else:
+        reads = zipf_reads(asked)
+    width = WIDTH if asked.width is None else asked.width
+    row = width * getattr(torch, asked.dtype).itemsize
+    device, host = _room(asked)
+    hot = min(reads.n, device // row)
+    in_memory = reads.n * row <= host
+    warm = reads.n - hot if in_memory else min(reads.n - hot, host // row)
+    counts = {"device": hot, "host": warm, "disk": reads.n - hot - warm}
+    # what is in memory has all rows, those on the device as well
+    held = counts | ({"host": reads.n} if in_memory else {})
+    seconds = {name: row_seconds(name, row, asked, with_device=device > 0) for name in counts}
+    tiers, done = Columns(), 0
+    for name, count in counts.items():
+        share = reads.share(done + count) - reads.share(done)
+        done += count
+        tiers.append(
+            {
+                "tier": name,
+                "rows": count,
+                "GiB": round(held[name] * row / _GIB, 3),
+                "reads_percent": round(100 * share, 2),
+                "ms": round(1e3 * reads.batch * share * seconds[name], 3),
+            }
+        )
+    last = "host" if in_memory else "disk"
+    command = _command(asked, counts, in_memory)
+    return {
+        "rows": reads.n,
+        "row_bytes": row,
+        "table_GiB": round(reads.n * row / _GIB, 3),
+        "rows_a_batch": round(reads.batch),
+        "tiers": tiers,
+        "ms_a_batch": round(sum(tier["ms"] for tier in tiers), 3),
+        f"ms_all_from_{last}": round(1e3 * reads.batch * seconds[last], 3),
+        "assumed": _assumed(asked),
+        "code": _code(asked, counts, in_memory),
+        **({} if command is None else {"command": command}),
+    }
+
+
+def _known(source: str, asked: Plan) -> tuple[Plan, Csr, Tensor]:
+    """A graph, its seeds, and what was asked with all that it leaves open.
+
+    Raises:
+        InputError: if the graph cannot be read.
+    """
+    if is_graph(source) and has_classes(source):
+        data = load_nodes(source)
+        graph, seeds, width = data.graph, data.train, row_width(data.features)
+    else:
+        graph, seeds, width = read_graph(source), None, None
+    n = graph.n_rows
+    if seeds is None or asked.train is not None:
+        generator = torch.Generator().manual_seed(asked.seed)
+        share = TRAIN if asked.train is None else asked.train
+        seeds = torch.randperm(n, generator=generator)[: max(1, round(share * n))]
+    size = asked.batch_size or min(BATCH_SIZE, len(seeds))
+    width = width if asked.width is None else asked.width
+    share = round(len(seeds) / max(n, 1), 4)
+    return replace(asked, train=share, batch_size=size, width=width), graph, seeds
+
+
+def reads_of_graph(graph: Csr, seeds: Int[Tensor, " m"], asked: Plan) -> Reads:
+    """What a neighbor sampler reads, by the fan-out model.
+
+    Raises:
+        InputError: if the batch is larger than the seeds, or `rows` is not the number of nodes.
+    """
+    n, size = graph.n_rows, asked.batch_size or BATCH_SIZE
+    same = asked.rows in (None, n)
+    expect(same, "rows", f"the graph's {n} nodes", asked.rows, "leave it out")
+    touched = touch_probability(graph, seeds, asked.fanouts, size)
+    total = float(touched.sum())
+    served = torch.cat([touched.new_zeros(1), touched.sort(descending=True).values.cumsum(0)])
+    return Reads(n, total, lambda count: float(served[count]) / total)
+
+
+def zipf_reads(asked: Plan) -> Reads:
+    """What batches read by a Zipf law.
+
+    Raises:
+        InputError: if there are no rows, or a batch has more than the table.
+    """
+    n = asked.rows
+    known = n is not None
+    expect(known, "source", "a graph, or --rows", "neither", "name one of them")
+    n = n or 0
+    expect_positive("rows", n)
+    fits = 1 <= asked.batch_rows <= n
+    expect(fits, "batch_rows", f"1 … {n}, the table's rows", asked.batch_rows, "set it")
+    total = zipf_sum(n, asked.zipf)
+    return Reads(n, float(asked.batch_rows), lambda count: zipf_sum(count, asked.zipf) / total)
+
+
+def zipf_sum(count: int, s: float) -> float:
+    """``Σ_{r=1}^{count} r^-s``: a thousand terms, and behind them the integral by the midpoints.
+
+    Example:
+        >>> zipf_sum(3, 1.0) == 1 + 1 / 2 + 1 / 3, zipf_sum(5000, 0.0)
+        (True, 5000.0)
+    """
+    exact = sum((r**-s for r in range(1, min(count, _EXACT) + 1)), 0.0)
+    if count <= _EXACT:
+        return exact
+    low, high = _EXACT + 0.5, count + 0.5
+    rest = math.log(high / low) if s == 1 else (high ** (1 - s) - low ** (1 - s)) / (1 - s)
+    return exact + rest
+
+
+def row_seconds(tier: str, row: int, asked: Plan, with_device: bool) -> float:
+    """Seconds that one row of `row` bytes takes from a tier."""
+    if tier == "device":
+        return row / (1e9 * asked.device_gbs)
+    if tier == "disk":
+        return math.ceil(row / 4096) / asked.disk_iops
+    if not with_device:
+        return row / (1e9 * asked.host_gbs)
+    return row / (link_rate(row, raw=1e9 * asked.link_gbs) * _LINK_REACHED)
+
+
+def _room(asked: Plan) -> tuple[int, int]:
+    """Bytes for rows on the device and in host memory."""
+    device = 0.0 if asked.device_gib is None else asked.device_gib * _GIB
+    if asked.device_gib is None and asked.device != "cpu":
+        device = torch.cuda.mem_get_info(torch.device(asked.device))[0] / 2
+    host = available_bytes() / 2 if asked.host_gib is None else asked.host_gib * _GIB
+    return int(device), int(host)
+
+
+def _expect_numbers(asked: Plan) -> None:
+    """Raise unless every number is in its range."""
+    for name in ("width", "batch_size"):
+        value = getattr(asked, name)
+        expect_positive(name, value) if value is not None else None
+    share = asked.train is None or 0 < asked.train <= 1
+    expect(share, "train", "a share in (0, 1]", asked.train, "set it")
+    hops = len(asked.fanouts) > 0
+    expect(hops, "fanouts", "a number a hop", "none", "pass 15 10, say")
+    for name in ("zipf", "device_gib", "host_gib"):
+        value = getattr(asked, name)
+        good = value is None or (value >= 0 and math.isfinite(value))
+        expect(good, name, "a finite number of at least 0", value, "set it")
+    for name in ("device_gbs", "link_gbs", "host_gbs", "disk_iops"):
+        value = getattr(asked, name)
+        good = value > 0 and math.isfinite(value)
+        expect(good, name, "a finite number above 0", value, "set it")
+
+
+def _assumed(asked: Plan) -> dict[str, Any]:
+    names = ["device_gbs", "link_gbs", "host_gbs", "disk_iops"]
+    by_graph = ["batch_size", "fanouts", "train"] if asked.source else ["zipf"]
+    return {name: getattr(asked, name) for name in by_graph + names}
+
+
+def _command(asked: Plan, counts: dict[str, int], in_memory: bool) -> str | None:
+    """``shoal train`` with rows where they are planned; None if it cannot read the source."""
+    if asked.source is None or not is_graph(asked.source):
+        return None
+    fanouts = " ".join(map(str, asked.fanouts))
+    words = ["shoal train", shlex.quote(asked.source)]
+    words.append(f"--batch-size {asked.batch_size} --fanouts {fanouts}")
+    if counts["device"]:
+        words.append(f"--device {_device(asked)} --device-rows {counts['device']}")
+    if not in_memory:
+        words.append(f"--host-rows {counts['host']}")
+    return " ".join(words)
+
+
+def _device(asked: Plan) -> str:
+    return asked.device if asked.device != "cpu" else "cuda"
+
+
+def _code(asked: Plan, counts: dict[str, int], in_memory: bool) -> list[str]:
+    """The lines that make such a table; `rows`, `graph` and `train` are the user's."""
+    if in_memory and counts["device"] == 0:
+        return ["table = shoal.unified(rows)"]
+    parts = ["rows" if in_memory else '"rows.npy"']
+    lines = []
+    if asked.source:
+        sizes = f"{list(asked.fanouts)}, {asked.batch_size}"
+        lines.append(f"scores = shoal.touch_probability(graph, train, {sizes})")
+        parts.append("scores")
+    if counts["device"]:
+        parts.append(f'device_rows={counts["device"]}, device="{_device(asked)}"')
+    if counts["host"] and not in_memory:
+        parts.append(f"host_rows={counts['host']}")
+    return [*lines, f"table = shoal.TieredTable({', '.join(parts)})"]

@@ -1,0 +1,1 @@
+"""The nouns: sparse rows, blocks, objectives, losses, metrics, and how errors speak."""

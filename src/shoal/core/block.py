@@ -1,0 +1,118 @@
+"""What seeds touch: blocks, and the batch that carries them with their rows.
+
+A :class:`Block` is one hop: a small sparse matrix from ``src`` to ``dst`` in local numbering. A
+sampled neighborhood, the shortlist of labels that a batch scores, and the bags of tokens of its
+texts are all blocks. A :class:`Batch` lists them input hop first, as PyG and DGL do, together with
+the rows gathered for the first block's ``src``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from shoal.core.csr import Csr
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One hop from `src` to `dst`, in local numbering.
+
+    Attributes:
+        dst: ids of the rows that are computed, ``[b]``.
+        src: ids of the rows that they read, ``[s]``, distinct.
+        indptr: ``[b + 1]``; entries of ``dst[i]`` are ``indptr[i]:indptr[i + 1]``.
+        indices: positions in `src`, ``[e]``.
+        edges: positions in the Csr that was expanded, ``[e]``, so that weights and edge features
+            find their place.
+        dst_in_src: whether ``src[:b]`` equals ``dst``, as graph layers with a self term need.
+    """
+
+    dst: Int[Tensor, " b"]
+    src: Int[Tensor, " s"]
+    indptr: Int[Tensor, " b_plus_1"]
+    indices: Int[Tensor, " e"]
+    edges: Int[Tensor, " e"]
+    dst_in_src: bool = False
+
+    @property
+    def csr(self) -> Csr:
+        """The hop as a matrix ``[b, s]``."""
+        return Csr(self.indptr, self.indices, self.src.numel())
+
+    @cached_property
+    def back(self) -> Csr:
+        """The transpose of :attr:`csr`, ``[s, b]``, as its gradient needs it; computed once."""
+        return self.csr.transpose()
+
+    @property
+    def edge_index(self) -> Int[Tensor, "2 e"]:
+        """PyG's (source, target) pairs, both local: sources index `src`, targets index `dst`."""
+        return torch.stack([self.indices.long(), self.csr.row_ids()])
+
+    def mask(self) -> Bool[Tensor, "b s"]:
+        """Dense ``[b, s]``: true where dst i and src j are joined.
+
+        Example:
+            >>> ids, one = torch.arange(2), torch.tensor([1])
+            >>> Block(ids, ids, torch.tensor([0, 1, 1]), indices=one, edges=one).mask()
+            tensor([[False,  True],
+                    [False, False]])
+        """
+        dense = torch.zeros(
+            self.dst.numel(), self.src.numel(), dtype=torch.bool, device=self.src.device
+        )
+        dense[self.csr.row_ids(), self.indices.long()] = True
+        return dense
+
+    def flip(self) -> Block:
+        """The same entries seen from `src`, each with its edge.
+
+        Example:
+            >>> ids, one = torch.arange(2), torch.tensor([1])
+            >>> block = Block(ids, ids + 5, torch.tensor([0, 1, 1]), indices=one, edges=one + 8)
+            >>> there = block.flip()
+            >>> there.dst.tolist(), there.indptr.tolist(), there.indices.tolist()
+            ([5, 6], [0, 0, 1], [0])
+            >>> there.edges.tolist()
+            [9]
+        """
+        there = self.csr.with_values(self.edges).transpose()
+        assert there.values is not None
+        return Block(self.src, self.dst, there.indptr, there.indices, there.values)
+
+    def to(self, device: torch.device | str) -> Block:
+        """The same block on `device`."""
+        parts = (self.dst, self.src, self.indptr, self.indices, self.edges)
+        return Block(*(x.to(device, non_blocking=True) for x in parts), dst_in_src=self.dst_in_src)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Seeds, what they touch, and the rows that were gathered for it.
+
+    Attributes:
+        seeds: ids of the points or nodes that the loss averages over, ``[b]``.
+        blocks: hops, input hop first; the last one's `dst` begins with the seeds.
+        src: rows of the table for ``blocks[0].src``, ``[s, d]``.
+        target: what the loss compares with, one row a seed, or None where a block carries it.
+    """
+
+    seeds: Int[Tensor, " b"]
+    blocks: tuple[Block, ...]
+    src: Shaped[Tensor, "s ..."]
+    target: Shaped[Tensor, "b ..."] | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        target = None if self.target is None else self.target.to(device, non_blocking=True)
+        return Batch(
+            self.seeds.to(device, non_blocking=True),
+            tuple(block.to(device) for block in self.blocks),
+            self.src.to(device, non_blocking=True),
+            target,
+        )

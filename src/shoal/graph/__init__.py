@@ -1,0 +1,1 @@
+"""Layers of graph networks on sampled blocks and on whole graphs."""

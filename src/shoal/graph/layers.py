@@ -1,0 +1,224 @@
+"""Models of one layer a hop: on sampled blocks while they train, on all nodes when they predict.
+
+A layer is called as ``layer(block, rows)`` and computes the block's `dst` from rows of its `src`,
+of which the first are those of `dst` itself. :func:`full_graph` runs the same layers over whole
+neighborhoods, one layer after the other for all nodes that are asked for, so that each node is
+computed once a layer (the inference of Hamilton, Ying, Leskovec, "Inductive representation learning
+on large graphs", NeurIPS 2017, algorithm 1). Nodes that training never saw are computed like any
+other, from their features and edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from shoal.core.block import Block
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_ids, expect_positive
+from shoal.core.progress import progress
+from shoal.sample.expand import expand
+from shoal.sample.relabel import Scratch
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Rows in host memory or in a file, read by id, such as ``shoal.fetch.disk.DiskRows``."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, ids: Int[Tensor, " s"]) -> Float[Tensor, "s d"]:
+        """Rows `ids`, where these are."""
+        ...
+
+
+class Layered(nn.Module):
+    """One layer a block, and one module between any two layers.
+
+    Args:
+        layers: called as ``layer(block, rows)``, input hop first.
+        between: what every layer but the first sees its rows through, such as relu and dropout; a
+            function of each row alone.
+
+    Example:
+        The layer of a mean without weights, twice:
+
+        >>> from shoal.graph.sage import mean_over
+        >>> class Mean(nn.Module):
+        ...     def forward(self, block, rows):
+        ...         return mean_over(block.csr, rows)
+        >>> ring = Csr.from_lists([[1], [2], [0]], n_cols=3)
+        >>> full_graph(Layered([Mean(), Mean()], nn.Identity()), ring, torch.eye(3)).argmax(1)
+        tensor([2, 0, 1])
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], between: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.between = between
+
+    def forward(self, blocks: Sequence[Block], rows: Float[Tensor, "s d"]) -> Float[Tensor, "b k"]:
+        """Compute the last block's `dst` from the rows of the first block's `src`.
+
+        Raises:
+            InputError: if there is not one block a layer, or one whose src does not begin with dst.
+        """
+        n = len(self.layers)
+        expect(len(blocks) == n, "blocks", f"one a layer, {n}", len(blocks), "sample so many hops")
+        for k, (layer, block) in enumerate(zip(self.layers, blocks, strict=True)):
+            leads = block.dst_in_src
+            expect(leads, f"blocks[{k}]", "dst_in_src", leads, "expand with dst_in_src=True")
+            rows = layer(block, rows if k == 0 else self.between(rows))
+        return rows
+
+
+class ConvLayer(nn.Module):
+    """A layer of a PyTorch Geometric convolution, as it is, on blocks.
+
+    The convolution is called as it calls itself bipartite: ``conv((x_src, x_dst), edge_index)``, or
+    with the block's edges' rows as third argument. Convolutions that know neighbors and oneself
+    apart are exact on blocks (SAGEConv, GATConv, GATv2Conv, GINConv, TransformerConv, …); those
+    that read degrees off the edges they are given (GCNConv) see the block's.
+
+    Args:
+        conv: the convolution.
+        edge_rows: features or weights of the edges, one row an entry of the Csr that is expanded;
+            a plain or a unified tensor. The model's state does not hold them.
+
+    Example:
+        >>> class Sum(nn.Module):
+        ...     def forward(self, x, edge_index):
+        ...         return torch.zeros_like(x[1]).index_add_(0, edge_index[1], x[0][edge_index[0]])
+        >>> ring = Csr.from_lists([[1], [2], [0]], n_cols=3)
+        >>> full_graph(Layered([ConvLayer(Sum())], nn.Identity()), ring, torch.eye(3)).argmax(1)
+        tensor([1, 2, 0])
+    """
+
+    def __init__(self, conv: nn.Module, edge_rows: Shaped[Tensor, "e ..."] | None = None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.edge_rows = edge_rows
+
+    def forward(self, block: Block, rows: Float[Tensor, "s d"]) -> Float[Tensor, "b k"]:
+        """Compute the block's `dst`."""
+        both = rows, rows[: block.dst.numel()]
+        if self.edge_rows is None:
+            return self.conv(both, block.edge_index)
+        return self.conv(both, block.edge_index, self.edge_rows[block.edges])
+
+
+@torch.no_grad()
+def full_graph(
+    model: Layered,
+    graph: Csr,
+    features: Float[Tensor, "n d"] | Rows,
+    ids: Int[Tensor, " b"] | None = None,
+    entries: int = 2**18,
+) -> Float[Tensor, "b k"]:
+    """Compute nodes from all of their neighbors, layer by layer, without dropout.
+
+    Equals ``model.eval()`` on blocks of full fan-out, but each node is computed once a layer rather
+    than once for every batch that reads it. The model's mode is as before afterwards.
+
+    Args:
+        model: on any device.
+        graph: row v lists the nodes that v reads from.
+        features: one row a node; may stay on the host while the model is on an accelerator, or in
+            a file, from which each part of the first layer reads its own.
+        ids: the nodes that are asked for; None for all. Below the last layer only those are
+            computed that they depend on.
+        entries: edges that are taken together, and nodes besides; a node with more is taken alone.
+            So the model's device holds about `entries` rows at a time (attention: one more an
+            edge), the features' device two tables of those that are computed. The default, a
+            quarter of a million, is 256 MiB of rows 256 floats wide.
+
+    Returns:
+        one row for each of `ids`, on the features' device; in host memory, if they are in a file.
+
+    Raises:
+        InputError: if the graph is not square, features do not match it, an id is out of range, or
+            `entries` is below 1.
+
+    Example:
+        >>> from shoal.graph.sage import Sage
+        >>> ring = Csr.from_lists([[1], [2], [0]], n_cols=3)
+        >>> full_graph(Sage(4, 8, 2), ring, torch.ones(3, 4)).shape
+        torch.Size([3, 2])
+    """
+    n = graph.n_rows
+    expect(graph.n_cols == n, "graph", "a square Csr", repr(graph), "pass a graph")
+    expect(len(features) == n, "features", f"a row a node, {n}", len(features), "align them")
+    expect_positive("entries", entries)
+    if ids is not None:
+        expect_ids("ids", ids, n)
+    was_training = model.training
+    model.eval()
+    try:
+        rows, known = features, torch.arange(n, device=graph.device)
+        for k, wanted in enumerate(_wanted(graph, ids, len(model.layers))):
+            read = nn.Identity() if k == 0 else model.between
+            place = torch.zeros(n, dtype=torch.int64, device=graph.device)
+            place[known] = torch.arange(len(known), device=graph.device)
+            rows = _one_layer(model.layers[k], read, graph, (rows, place), wanted, entries)
+            known = wanted
+        assert isinstance(rows, Tensor)  # the last layer's
+        if ids is None:
+            return rows
+        return rows[torch.searchsorted(known, ids.to(known)).to(rows.device)]
+    finally:
+        model.train(was_training)
+
+
+def _wanted(graph: Csr, ids: Tensor | None, layers: int) -> list[Tensor]:
+    """The nodes that each layer computes, input layer first, each list sorted."""
+    if ids is None:
+        return [torch.arange(graph.n_rows, device=graph.device)] * layers
+    wanted = [ids.to(graph.device).long().unique()]
+    for _ in range(layers - 1):
+        read = graph.take(wanted[0])[0].long()
+        wanted.insert(0, torch.cat([wanted[0], read]).unique())
+    return wanted
+
+
+def _one_layer(
+    layer: nn.Module,
+    read: nn.Module,
+    graph: Csr,
+    table: tuple[Tensor | Rows, Tensor],
+    wanted: Tensor,
+    entries: int,
+) -> Tensor:
+    """Apply one layer to the nodes `wanted`; node v's row is ``rows[place[v]]``."""
+    rows, place = table
+    home = rows.device if isinstance(rows, Tensor) else torch.device("cpu")
+    device = next((weights.device for weights in layer.parameters()), home)
+    result, done, scratch = None, 0, Scratch()
+    for ids in progress(list(_parts(graph, wanted, entries)), "infer"):
+        block = expand(graph, ids, dst_in_src=True, scratch=scratch)
+        source = _taken(rows, place[block.src].to(home)).to(device)
+        part = layer(block.to(device), read(source)).to(home)
+        if result is None:
+            result = part.new_empty(len(wanted), *part.shape[1:])
+        result[done : done + len(ids)] = part
+        done += len(ids)
+    if result is None:  # no nodes: an empty block tells the width
+        none = expand(graph, wanted, dst_in_src=True).to(device)
+        return layer(none, read(_taken(rows, wanted.to(home)).to(device))).to(home)
+    return result
+
+
+def _taken(rows: Tensor | Rows, ids: Tensor) -> Tensor:
+    return rows.index_select(0, ids) if isinstance(rows, Tensor) else rows.gather(ids)
+
+
+def _parts(graph: Csr, ids: Tensor, entries: int) -> Iterator[Tensor]:
+    """Cut `ids` so that each part has about `entries` edges and nodes."""
+    cost = graph.indptr[ids + 1] - graph.indptr[ids] + 1
+    sizes = torch.bincount((cost.cumsum(0) - 1) // entries)
+    return iter(ids.split(sizes[sizes > 0].tolist()))

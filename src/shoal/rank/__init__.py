@@ -1,0 +1,1 @@
+"""Ranking labels: rankers, their ensemble, classifiers and search."""

@@ -1,0 +1,116 @@
+"""Lexical search: tf-idf vectors of bags, compared by cosine, every shared token counted.
+
+An embedding compresses a text into d numbers; tf-idf does not compress, so names and rare words
+find their like exactly. Token t, which occurs c times in a bag and in df of n bags, weighs
+
+    (1 + ln c) · (1 + ln((n + 1) / (df + 1)))
+
+and bags are scaled to length one, so that their inner product is the cosine (Salton and Buckley,
+"Term-weighting approaches in automatic text retrieval", 1988).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_positive
+from shoal.core.progress import progress
+from shoal.rank.ranking import Ranking
+
+# queries multiplied at a time: their products with 100,000 keys are some tens of megabytes
+_QUERIES = 128
+
+
+def tf_idf(bags: Csr, idf: Float[Tensor, " v"]) -> Csr:
+    """Weigh the tokens of bags and scale each bag to length one.
+
+    Args:
+        bags: a column that stands c times in a row counts c times; values are not read.
+        idf: weight of each token, from
+            :func:`~shoal.text.vocabulary.inverse_document_frequency` of the training texts.
+
+    Returns:
+        float32 values, rows sorted; tokens of weight zero are left out, an empty bag stays empty.
+
+    Raises:
+        InputError: if there is not one weight a token.
+
+    Example:
+        >>> vector = tf_idf(Csr.from_lists([[0, 1, 1]], n_cols=2), torch.tensor([1.0, 0.0]))
+        >>> vector.indices.tolist(), vector.values.tolist()
+        ([0], [1.0])
+    """
+    expect(len(idf) == bags.n_cols, "idf", f"one a token, {bags.n_cols}", len(idf), "align them")
+    kept = idf[bags.indices.long()] > 0
+    indptr = pad(kept.cumsum(0), (1, 0))[bags.indptr]
+    counts = Csr(indptr, bags.indices[kept], bags.n_cols, torch.ones(int(indptr[-1]))).coalesce()
+    assert counts.values is not None
+    weight = (1 + counts.values.log()) * idf[counts.indices.long()].float()
+    row = counts.row_ids()
+    square = torch.zeros(bags.n_rows).index_add_(0, row, weight * weight)
+    tiny = torch.finfo(torch.float32).tiny
+    return counts.with_values(weight / square.sqrt().clamp(min=tiny)[row])
+
+
+@dataclass(frozen=True, eq=False)
+class LexicalIndex:
+    """Sparse vectors by token, for exact search.
+
+    Attributes:
+        by_token: ``[v, m]`` with values: the transpose of what :func:`tf_idf` makes.
+
+    Example:
+        >>> keys = tf_idf(Csr.from_lists([[0], [1], [0, 1]], n_cols=2), torch.ones(2))
+        >>> LexicalIndex.of(keys).search(keys.rows(torch.tensor([0])), k=3).ids
+        tensor([[ 0,  2, -1]])
+    """
+
+    by_token: Csr
+
+    @staticmethod
+    def of(keys: Csr) -> LexicalIndex:
+        """Index the rows of `keys`, ``[m, v]`` with values."""
+        return LexicalIndex(keys.transpose())
+
+    def search(self, queries: Csr, k: int) -> Ranking:
+        """Find the k keys of highest inner product with each query, among those that share a token.
+
+        Which of several keys with equal scores are found is left open, but always the same.
+
+        Args:
+            queries: ``[n, v]`` with values above zero.
+            k: how many; a query that shares tokens with fewer keys has fewer.
+
+        Raises:
+            InputError: if the queries have other tokens than the keys, or k is not positive.
+        """
+        expect_positive("k", k)
+        want, got = self.by_token.n_rows, queries.n_cols
+        expect(want == got, "queries", f"{want} tokens", got, "use the index's own vocabulary")
+        keys = self.by_token.to_scipy()
+
+        def found(part: Any) -> Ranking:
+            return _best(queries.rows(part).to_scipy() @ keys, k)
+
+        # scipy's product holds no lock, so parts share the threads that torch would use
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            chunks = torch.arange(queries.n_rows).split(_QUERIES)
+            parts = list(progress(pool.map(found, chunks), "match words", len(chunks)))
+        scores = torch.cat([part.scores for part in parts])
+        return Ranking(scores, torch.cat([part.ids for part in parts]))
+
+
+def _best(products: Any, k: int) -> Ranking:
+    """The k largest entries of each row of a scipy matrix, as long as they are above zero."""
+    dense = torch.from_numpy(products.toarray())
+    scores, ids = dense.topk(min(k, dense.shape[1]), dim=1)
+    nothing = scores <= 0
+    return Ranking(scores.masked_fill(nothing, -torch.inf), ids.masked_fill(nothing, -1))

@@ -1,0 +1,269 @@
+"""Losses over all labels of a head, in bounded memory.
+
+A point with embedding x scores ``z_l = x · W_l / τ`` for label l. Every loss here has a gradient
+G = ∂loss/∂z that can be written down without the loss (*loss-skip*: Jain et al., "Renée", MLSys
+2023), so labels come in chunks: a chunk's logits ``[b, c]`` turn into G in place, add ``G W_c`` to
+the gradient of x, and ``Gᵀ x`` moves the chunk's rows at once, by the optimizer that lives beside
+the table. Neither logits nor a gradient of all labels ever exist (chunks: Zhang et al., "ELMO",
+ICML 2025).
+
+With P the positives of a point, N its other labels, y one over P, l the number of labels:
+
+    binary     Σ_l softplus(z_l − log l) − y_l (z_l − log l)         G = σ(z − log l) − y
+    softmax    mean over P of log Σ_{P ∪ N} e^z − z_p                G = softmax(z) − y / |P|
+    decoupled  mean over P of log(e^{z_p} + Σ_N e^z) − z_p           G_p = −σ(s − z_p) / |P|
+                                                                     G_n = e^{z_n − c}
+
+where ``s = log Σ_N e^z`` and ``c = −log mean_P 1 / (e^{z_p} + e^s)``. The last two need a first
+pass over the labels for s, which gives the loss as well; the first one needs none, and its loss
+costs a pass. The shift log l of the binary loss gives every label a prior of one in l: without it
+all l classifiers would begin at one half. ``decoupled`` is
+:func:`shoal.core.losses.decoupled_softmax`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from shoal.core.block import Block
+from shoal.core.errors import expect
+from shoal.rank.head import Head
+
+# Logits or rows of a chunk, whichever are more: few enough to stay near the cache between the
+# product that writes them and those that read them, enough for these to run at their full rate. 4
+# to 16 MiB measured alike.
+_TILE_BYTES = 2**23
+_MIN_CHUNK = 256
+
+
+def head_loss(
+    head: Head, x: Float[Tensor, "b d"], block: Block, rows: Float[Tensor, "0 d"] | None = None
+) -> Float[Tensor, ""]:
+    """The loss of a batch, whose backward pass moves the classifiers.
+
+    Differentiating it (once) gives x its gradient and takes one step of the table's optimizer on
+    the labels of the block, at the gradient of the scalar that is differentiated and the
+    classifiers as they were. Evaluating it changes nothing.
+
+    Args:
+        head: the classifiers and which loss they have.
+        x: embeddings of the block's `dst`, in its order.
+        block: the labels that are scored (`src`, distinct: all of them or a shortlist) and all
+            positives among them, each once.
+        rows: any tensor that wants a gradient and gets zero; it starts the backward pass where x
+            wants none, because the encoder is frozen.
+
+    Returns:
+        the mean over the points (`binary`) or over those with a positive; 0 if there is none.
+
+    Raises:
+        InputError: if x does not fit the block or the classifiers.
+
+    Example:
+        Two labels, a point at the first one: cross-entropy log(1 + e⁻¹) before the step.
+
+        >>> from shoal.fetch.update import RowSGD
+        >>> head = Head.of(torch.eye(2), RowSGD(lr=1.0), "softmax", temperature=1.0)
+        >>> ids, x = torch.arange(2), torch.tensor([[1.0, 0.0]], requires_grad=True)
+        >>> block = Block(ids[:1], ids, torch.tensor([0, 1]), ids[:1], ids[:1])
+        >>> loss = head_loss(head, x, block)
+        >>> round(loss.item(), 4)
+        0.3133
+        >>> loss.backward()  # moves the classifiers, and leaves x its gradient
+        >>> head.weights.tolist(), x.grad.tolist()
+        ([[1.2689..., 0.0], [-0.2689..., 1.0]], [[-0.2689..., 0.2689...]])
+    """
+    _expect_fit(head, x, block)
+    return _Loss.apply(x, rows, head, block)
+
+
+def head_step(head: Head, x: Float[Tensor, "b d"], block: Block) -> Float[Tensor, "b d"]:
+    """Move the classifiers without computing the loss; return its gradient at x.
+
+    What ``head_loss(head, x, block).backward()`` does, without the pass that `binary` needs for its
+    loss alone. ``x.backward(head_step(head, x, block))`` trains the encoder too.
+
+    Raises:
+        InputError: if x does not fit the block or the classifiers.
+    """
+    _expect_fit(head, x, block)
+    batch = _Scored(head, x.detach(), block)
+    return batch.descend(batch.survey(with_loss=False), torch.ones(()), want_x=True)
+
+
+def _expect_fit(head: Head, x: Tensor, block: Block) -> None:
+    want, got = (len(block.dst), head.table.shape[1]), tuple(x.shape)
+    expect(got == want, "x", f"one embedding a point of the block, {want}", got, "align them")
+
+
+class _Loss(torch.autograd.Function):
+    """The two passes as one node: the first in forward, the second in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor | None, head: Head, block: Block) -> Tensor:
+        ctx.batch, ctx.rows = _Scored(head, x.detach(), block), rows
+        ctx.survey = ctx.batch.survey(with_loss=True)
+        return ctx.survey.loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        want_x = ctx.needs_input_grad[0]
+        grad_x = ctx.batch.descend(ctx.survey, grad, want_x)
+        return grad_x if want_x else None, _zero(ctx.rows), None, None
+
+
+def _zero(rows: Tensor | None) -> Tensor | None:
+    return None if rows is None else torch.zeros_like(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Survey:
+    """What the second pass needs to know of the first.
+
+    Attributes:
+        loss: the scalar; NaN where it was not asked for.
+        share: one over the number of points that the loss averages.
+        shift: G of a label that is no positive is ``exp(z − shift)``; σ of it for `binary`.
+        at: G of the positives, in the block's order; unused for `binary`.
+    """
+
+    loss: Float[Tensor, ""]
+    share: float
+    shift: Float[Tensor, "b 1"]
+    at: Float[Tensor, " e"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """A chunk of labels: ids, classifiers, logits, and where positives are.
+
+    ``logits[row, column]`` belong to ``block.indices[entry]``.
+    """
+
+    ids: Int[Tensor, " c"]
+    weights: Float[Tensor, "c d"]
+    logits: Float[Tensor, "b c"]
+    row: Int[Tensor, " e_chunk"]
+    column: Int[Tensor, " e_chunk"]
+    entry: Int[Tensor, " e_chunk"]
+
+
+class _Scored:
+    """A batch in front of the labels of its block."""
+
+    def __init__(self, head: Head, x: Float[Tensor, "b d"], block: Block) -> None:
+        self.head, self.block, self.like = head, block, x
+        self.x = x.to(head.table.dtype) / head.temperature
+        self.row, self.degree = block.csr.row_ids(), block.csr.degrees()
+        widest = max(len(x), head.table.shape[1]) * self.x.element_size()
+        self.chunk = head.chunk or max(_TILE_BYTES // widest, _MIN_CHUNK)
+
+    def tiles(self) -> Iterator[_Tile]:
+        """All labels in chunks.
+
+        Yields:
+            one tile after the other, in the same memory: its logits are gone when the next comes.
+        """
+        block, chunk = self.block, self.chunk
+        entry = block.indices.argsort(stable=True)
+        row, column = self.row[entry], block.indices[entry].long()
+        starts = torch.arange(0, len(block.src) + chunk, chunk, device=column.device)
+        bounds = torch.searchsorted(column, starts).tolist()
+        memory = self.x.new_empty(len(self.x), min(chunk, len(block.src)))
+        for i, ids in enumerate(block.src.split(chunk) if len(block.src) else ()):
+            weights, logits = self.head.rows(ids, self.x.device), memory[:, : len(ids)]
+            self.product(self.x, weights.T, logits)
+            here = slice(bounds[i], bounds[i + 1])
+            yield _Tile(ids, weights, logits, row[here], column[here] - i * chunk, entry[here])
+
+    def product(self, a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> None:
+        """Write (or add) ``a @ b`` to `out`, multiplied in the head's type."""
+        dtype = self.head.dtype
+        if dtype is not None and dtype != out.dtype:
+            result = a.to(dtype) @ b.to(dtype)
+            out.add_(result) if add else out.copy_(result)
+        elif add:
+            out.addmm_(a, b)
+        else:
+            torch.mm(a, b, out=out)
+
+    def survey(self, with_loss: bool) -> _Survey:
+        """The first pass, where the loss has or is asked for one."""
+        if self.head.kind == "binary":
+            return self._survey_binary(with_loss)
+        below, positive = self._negatives()
+        each = torch.logaddexp(positive, below[self.row])
+        degree = self.degree.clamp(min=1).to(positive.dtype)
+        if self.head.kind == "softmax":
+            total = torch.logaddexp(below, self._log_sum_exp(positive))
+            shift = total.where(self.degree > 0, torch.inf)
+            each = total[self.row]
+            at = (positive - each).exp() - 1 / degree[self.row]
+        else:
+            shift = degree.log() - self._log_sum_exp(-each)
+            at = -(below[self.row] - each).exp() / degree[self.row]
+        share = 1 / max(int((self.degree > 0).sum()), 1)
+        loss = ((each - positive) / degree[self.row]).sum() * share
+        return _Survey(loss, share, shift.unsqueeze(1), at)
+
+    def _negatives(self) -> tuple[Float[Tensor, " b"], Float[Tensor, " e"]]:
+        """Of each point ``log Σ_N e^z``, and the logits of the positives."""
+        below = self.x.new_full((len(self.x),), -torch.inf)
+        positive = self.x.new_empty(len(self.row))
+        for tile in self.tiles():
+            positive[tile.entry] = tile.logits[tile.row, tile.column]
+            tile.logits[tile.row, tile.column] = -torch.inf
+            below = torch.logaddexp(below, tile.logits.logsumexp(1))
+        return below, positive
+
+    def _log_sum_exp(self, values: Float[Tensor, " e"]) -> Float[Tensor, " b"]:
+        """Over the positives of each point; −inf where there are none."""
+        out = values.new_full((len(self.x),), -torch.inf)
+        top = out.scatter_reduce(0, self.row, values, "amax")
+        total = torch.zeros_like(out).index_add_(0, self.row, (values - top[self.row]).exp())
+        return total.log() + top.where(self.degree > 0, 0.0)
+
+    def _survey_binary(self, with_loss: bool) -> _Survey:
+        share, prior = 1 / max(len(self.x), 1), math.log(len(self.head.table))
+        loss = self.x.new_full((), 0.0 if with_loss else torch.nan)
+        for tile in self.tiles() if with_loss else ():
+            z = tile.logits.sub_(prior)
+            loss = loss + functional.softplus(z).sum() - z[tile.row, tile.column].sum()
+        shift = self.x.new_full((len(self.x), 1), prior)
+        return _Survey(loss * share, share, shift, self.x.new_empty(0))
+
+    def descend(
+        self, survey: _Survey, grad: Float[Tensor, ""], want_x: bool
+    ) -> Float[Tensor, "b d"]:
+        """The second pass: move the classifiers; return the gradient of x, if it is wanted."""
+        scale = survey.share * grad.to(self.x)
+        scaled, grad_x = self.x * scale, torch.zeros_like(self.x)
+        for tile in self.tiles():
+            g = self._gradient_(tile, survey)
+            if want_x:  # before the rows move
+                self.product(g, tile.weights, grad_x, add=True)
+            grad_rows = torch.empty_like(tile.weights)
+            self.product(g.T, scaled, grad_rows)
+            self.head.table.update(tile.ids, grad_rows)
+        return (grad_x * (scale / self.head.temperature)).to(self.like.dtype)
+
+    def _gradient_(self, tile: _Tile, survey: _Survey) -> Float[Tensor, "b c"]:
+        """Turn logits into the gradient at them, in place."""
+        g = tile.logits.sub_(survey.shift)
+        if self.head.kind == "binary":
+            g.sigmoid_()
+            g[tile.row, tile.column] -= 1
+        else:
+            g.exp_()
+            g[tile.row, tile.column] = survey.at[tile.entry]
+        return g

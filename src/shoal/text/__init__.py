@@ -1,0 +1,1 @@
+"""Text encoders: texts to token ids to unit vectors."""

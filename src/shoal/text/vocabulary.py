@@ -1,0 +1,215 @@
+"""From texts to bags of rows: words and the pieces that they are made of.
+
+Two matrices, both a :class:`~shoal.core.csr.Csr`:
+
+    tokens  [n texts x V tokens]   what the tokenizer finds: a known word whole, an unknown one cut
+                                   into the longest pieces that are known
+    pieces  [V tokens x V rows]    what a token adds up: its own row and, for a rare word, those of
+                                   its pieces, so that a rare word leans on what it is made of
+
+Their product [n x V] is the bag of a text. Since a bag is a sum, the rows of a token can be summed
+once and for all, ``pieces @ table``: the encoder is then a plain table of token vectors behind a
+WordPiece tokenizer, which other libraries can load. Rows start as random directions times their
+inverse document frequency, so that an untrained bag is a random projection of tf-idf, whose cosines
+it keeps up to about 1/√d (Johnson and Lindenstrauss, 1984).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, fail
+from shoal.core.progress import progress
+from shoal.data.texts import Texts
+
+_UNKNOWN = "[UNK]"
+_PREFIX = "##"
+_LONGEST = 40
+# texts handed to the tokenizer at a time: its answers are objects, and a million of them is memory
+_CHUNK = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Tokens, and the pieces that words among them are made of.
+
+    Attributes:
+        tokenizer: lower-cases, splits at what is no letter or digit, then WordPiece.
+        pieces: ``[V, V]``: the rows that each token adds up.
+
+    Example:
+        >>> vocabulary = learn(["red cup", "red cups", "red hat"], n_pieces=30)
+        >>> vocabulary.tokens(["red cup red", "?"]).degrees().tolist()
+        [3, 0]
+    """
+
+    tokenizer: Tokenizer
+    pieces: Csr
+
+    def __len__(self) -> int:
+        return self.pieces.n_rows
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The token of words of which nothing is known, or None where there is none."""
+        return self.tokenizer.token_to_id(_UNKNOWN)
+
+    def tokens(self, texts: Sequence[str]) -> Csr:
+        """Tokens of each text in order, as often as they occur: ``[n, V]``."""
+        flat: list[int] = []
+        ends = [0]
+        for start in progress(range(0, len(texts), _CHUNK), "tokenize"):
+            part = list(texts[start : start + _CHUNK])
+            for encoding in self.tokenizer.encode_batch_fast(part, add_special_tokens=False):
+                flat.extend(i for i in encoding.ids if i != self.unknown)
+                ends.append(len(flat))
+        indices = torch.tensor(flat, dtype=torch.int32)
+        return Csr(torch.tensor(ends), indices, len(self))
+
+    def bags(self, texts: Sequence[str]) -> Csr:
+        """Rows of each text, as often as they occur: ``[n, V]``, the product tokens x pieces."""
+        tokens = self.tokens(texts)
+        indices, offsets = self.pieces.take(tokens.indices)
+        return Csr(offsets[tokens.indptr], indices.int(), len(self))
+
+    def documents(self, texts: Texts) -> Csr:
+        """Bags of documents: of title and content together."""
+        return self.bags(texts.all())
+
+    def labels(self, texts: Texts) -> Csr:
+        """Bags of labels, which are made like those of documents."""
+        return self.bags(texts.all())
+
+    def first_rows(self, bags: Csr, dim: int, seed: int) -> Float[Tensor, "v d"]:
+        """Rows to start from: :func:`random_rows`."""
+        return random_rows(bags, dim, seed)
+
+    def save(self) -> str:
+        """Return one JSON string from which :meth:`load` makes the same vocabulary."""
+        return self.tokenizer.to_str()
+
+    @staticmethod
+    def load(text: str, pieces: Csr) -> Vocabulary:
+        """Make the vocabulary that :meth:`save` wrote; `pieces` is saved as its two arrays.
+
+        Raises:
+            InputError: if the text is not a tokenizer's, or of another size than the pieces.
+        """
+        try:
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises plain Exception
+            fail("tokenizer", "the JSON of a tokenizer", error, "train the model again")
+        size = tokenizer.get_vocab_size()
+        same = size == pieces.n_rows
+        expect(same, "pieces", f"{size} rows, one a token", pieces.n_rows, "train the model again")
+        return Vocabulary(tokenizer, pieces)
+
+
+def learn(
+    texts: Iterable[str], n_pieces: int = 10_000, min_count: int = 2, common: int = 100
+) -> Vocabulary:
+    """Learn words and pieces from texts.
+
+    Args:
+        texts: the training texts; test texts never.
+        n_pieces: size of the vocabulary of pieces, single letters included.
+        min_count: a word that occurs less often has no row of its own, only its pieces'.
+        common: a word that occurs so often is only itself: its own row sees enough to learn, and
+            leaving its pieces out makes bags a third shorter and measures better (docs/LOG.md).
+
+    Returns:
+        A vocabulary whose tokens are the pieces and the words, each once.
+
+    Raises:
+        InputError: if the texts hold no word.
+    """
+    counts = _count_words(texts)
+    expect(len(counts) > 0, "texts", "some words", "none", "check that the texts are not empty")
+    small = _pieces_tokenizer(counts, n_pieces)
+    table = dict(sorted(small.get_vocab().items(), key=lambda item: item[1]))
+    words = sorted(w for w, c in counts.items() if c >= min_count and len(w) <= _LONGEST)
+    for word in words:
+        table.setdefault(word, len(table))
+    rare = [word for word in words if counts[word] < common]
+    return Vocabulary(_splitter(_word_piece(table)), _decompose(rare, table, small))
+
+
+def inverse_document_frequency(bags: Csr) -> Float[Tensor, " v"]:
+    """Return ``1 + ln((n + 1) / (df + 1))`` of every column, df counting rows that hold it.
+
+    Example:
+        >>> inverse_document_frequency(Csr.from_lists([[0], [0]], n_cols=2)).tolist()
+        [1.0, 2.098612...]
+    """
+    frequency = torch.bincount(bags.coalesce().indices, minlength=bags.n_cols)
+    return 1 + torch.log((bags.n_rows + 1) / (frequency + 1.0))
+
+
+def random_rows(bags: Csr, dim: int, seed: int) -> Float[Tensor, "v d"]:
+    """Rows to start from: Gaussian directions of length about one, times idf over `bags`."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(bags.n_cols, dim, generator=generator) / dim**0.5
+    return rows * inverse_document_frequency(bags).unsqueeze(1)
+
+
+def _splitter(model: models.Model) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    accents_off = [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    tokenizer.normalizer = normalizers.Sequence(accents_off)  # pyright: ignore[reportAttributeAccessIssue]
+    words_only = pre_tokenizers.Split(Regex(r"[^\w]+|_+"), behavior="removed")
+    tokenizer.pre_tokenizer = words_only  # pyright: ignore[reportAttributeAccessIssue]
+    return tokenizer
+
+
+def _count_words(texts: Iterable[str]) -> Counter[str]:
+    splitter = _splitter(models.WordPiece({_UNKNOWN: 0}, unk_token=_UNKNOWN))
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normal = splitter.normalizer.normalize_str(text)  # pyright: ignore[reportOptionalMemberAccess]
+        words = splitter.pre_tokenizer.pre_tokenize_str(normal)  # pyright: ignore[reportOptionalMemberAccess]
+        counts.update(word for word, _ in words)
+    return counts
+
+
+def _pieces_tokenizer(counts: Counter[str], n_pieces: int) -> Tokenizer:
+    # The trainer numbers inner letters in a random order and breaks ties by number. Naming them
+    # first makes it deterministic; each distinct word counts once, so that pieces are those of rare
+    # words rather than frequent words whole.
+    letters = sorted({letter for word in counts for letter in word})
+    first = [_UNKNOWN, *letters, *(_PREFIX + letter for letter in letters)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=n_pieces,
+        special_tokens=first,
+        continuing_subword_prefix=_PREFIX,
+        show_progress=False,
+    )
+    trained = _splitter(models.WordPiece(unk_token=_UNKNOWN))
+    trained.train_from_iterator(sorted(counts), trainer)
+    return _splitter(_word_piece(trained.get_vocab()))
+
+
+def _word_piece(table: dict[str, int]) -> models.WordPiece:
+    return models.WordPiece(
+        table,
+        unk_token=_UNKNOWN,
+        continuing_subword_prefix=_PREFIX,
+        max_input_chars_per_word=_LONGEST,
+    )
+
+
+def _decompose(words: list[str], table: dict[str, int], small: Tokenizer) -> Csr:
+    """Rows of each token: itself, and for each of `words` the pieces where it has more than one."""
+    rows = [[i] for i in range(len(table))]
+    for word, encoding in zip(words, small.encode_batch_fast(words), strict=True):
+        if len(encoding.ids) > 1:
+            rows[table[word]].extend(i for i in encoding.ids if i != table[_UNKNOWN])
+    return Csr.from_lists(rows, len(table))

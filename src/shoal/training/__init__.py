@@ -1,0 +1,1 @@
+"""The loop: jobs, batches on their way to it, gradients, runs and checkpoints."""

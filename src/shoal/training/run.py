@@ -1,0 +1,197 @@
+"""A run's folder: settings, checkpoints, and a record in JSON lines.
+
+settings.json      what was asked for, as the command or the caller gave it
+record.jsonl       one event a line: start, step, refresh, validate, resume, end
+last.safetensors   where a resumed run continues
+best.safetensors   the model of the best validation round, without optimizer state
+rows.npy           graphs with --host-rows: feature rows, read from here batch by batch
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shoal.core import checkpoint
+from shoal.core.errors import expect, expect_folder, fail
+from shoal.core.files import file_aside
+from shoal.core.memory import peaks
+
+# An export is read like a run; this file tells the two apart.
+EXPORT, EXPORT_FORMAT = "export.json", "shoal.export/1"
+
+Listener = Callable[[str, dict[str, Any]], None]
+"""Called with the event and the facts of each line of the record."""
+
+
+class Run:
+    """The folder of one training run.
+
+    Use :meth:`create` for a new one and :meth:`open` for one that exists.
+
+    Attributes:
+        folder: where everything lies.
+        settings: what the run was asked for.
+        save_seconds: at least this long between two checkpoints of a run in progress; a minute of
+            work is the most that a killed process loses.
+        listeners: told each line of the record once it is written.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], save_seconds: float = 60.0) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.save_seconds = save_seconds
+        self.listeners: list[Listener] = []
+
+    @staticmethod
+    def create(folder: str | Path, settings: dict[str, Any]) -> Run:
+        """Make the folder of a new run; what one that never came to a checkpoint left behind goes.
+
+        Raises:
+            InputError: if it holds a run already or cannot be written to.
+        """
+        run = Run(Path(folder), settings)
+        remedy = "pass --resume to continue it, or another --out"
+        expect(not run.last.exists(), str(folder), "a folder without a run", "a run", remedy)
+        expect(not run.exported, str(folder), "a folder for a run", "an export", "name another")
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            with file_aside(run.folder / "settings.json") as new:
+                new.write_text(json.dumps(settings, indent=1) + "\n")
+            others = (run.folder / name for name in ("record.jsonl", "tracked.json"))
+            for leftover in (run.best, run.rows, *others):
+                leftover.unlink(missing_ok=True)
+        except OSError as error:
+            fail(str(folder), "a folder to write to", error.strerror, "name another --out")
+        return run
+
+    @staticmethod
+    def open(folder: str | Path) -> Run:
+        """Open the folder of an earlier run, or an export of one.
+
+        Raises:
+            InputError: if it holds none.
+        """
+        folder = expect_folder(folder, "a run")
+        run = Run(folder, _object(folder / "settings.json", "the settings of a run"))
+        if run.exported:
+            got = _object(folder / EXPORT, "what an export is").get("format")
+            expect(got == EXPORT_FORMAT, str(folder), EXPORT_FORMAT, got, "export it anew")
+        return run
+
+    @property
+    def exported(self) -> bool:
+        """Whether this is an export, which lacks what only training needs."""
+        return (self.folder / EXPORT).exists()
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a resumed run continues from."""
+        return self.folder / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The best model by validation."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def rows(self) -> Path:
+        """Feature rows of a graph, where they are read from a file."""
+        return self.folder / "rows.npy"
+
+    def expect_settings(self, settings: dict[str, Any], free: set[str]) -> None:
+        """Check that a resumed run is the run that was begun.
+
+        Args:
+            settings: what is asked for now.
+            free: names that may differ, such as the budget.
+
+        Raises:
+            InputError: naming the first setting that differs.
+        """
+        for name, value in settings.items():
+            was = self.settings.get(name)
+            if name not in free and was != value:
+                fail(name, f"{was!r}, as the run in {self.folder} was begun", repr(value), "use it")
+
+    def write(self, event: str, facts: dict[str, Any]) -> None:
+        """Append one line to the record: the event, the time, the peak of memory, and `facts`.
+
+        Raises:
+            InputError: if the folder cannot be written to any more.
+        """
+        facts = peaks() | facts
+        line = {"event": event, "time": round(time.time(), 3)} | facts
+        try:
+            with (self.folder / "record.jsonl").open("ab+") as file:
+                file.write(_line_end(file) + json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            fail(str(self.folder), "a folder to write to", error.strerror, "free space on the disk")
+        for listener in self.listeners:
+            listener(event, facts)
+
+    def record(self) -> list[dict[str, Any]]:
+        """All events so far; a line cut short by a killed process is left out."""
+        path = self.folder / "record.jsonl"
+        events = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            events += [event] if isinstance(event, dict) else []
+        return events
+
+    def save_due(self, since: float) -> bool:
+        """Whether a checkpoint made at monotonic time `since` is old enough for another."""
+        return time.monotonic() - since >= self.save_seconds
+
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint to resume from."""
+        checkpoint.save(self.last, state)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write the best model."""
+        checkpoint.save(self.best, state)
+
+    def load_last(self) -> dict[str, Any]:
+        """Read the checkpoint to resume from.
+
+        Raises:
+            InputError: if there is none, or it is damaged.
+        """
+        return checkpoint.load(self.last)
+
+    def load_model(self) -> dict[str, Any]:
+        """Read the best model, or the last where nothing was validated.
+
+        Raises:
+            InputError: if there is none, or it is damaged.
+        """
+        return checkpoint.load(self.best if self.best.exists() else self.last)
+
+
+def _object(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: if there is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        fail(str(path), what, error, "name the folder given to --out")
+    expect(isinstance(found, dict), str(path), what, type(found).__name__, "restore it")
+    return found
+
+
+def _line_end(file: BinaryIO) -> bytes:
+    """What ends the last line of a file, where a killed process cut it short."""
+    if file.seek(0, io.SEEK_END) == 0:
+        return b""
+    file.seek(-1, io.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"

@@ -1,0 +1,329 @@
+"""fit(): stopped and resumed equals never stopped; budgets, validation, the record, bad input."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from shoal.cli.settings import Train
+from shoal.core import checkpoint
+from shoal.core.block import Batch, Block
+from shoal.core.checkpoint import same_tensors
+from shoal.core.errors import InputError
+from shoal.core.objectives import Objective
+from shoal.data.planted import planted_graph, planted_labels
+from shoal.fetch.unified import unified
+from shoal.fetch.update import RowSGD
+from shoal.sample.expand import NeighborSampler
+from shoal.tasks import labels, nodes
+from shoal.tasks.rows import feature_rows
+from shoal.text.bag import BagEncoder
+from shoal.training.interrupts import interrupts
+from shoal.training.job import Budget, Job
+from shoal.training.loader import Loader
+from shoal.training.loop import fit
+from shoal.training.run import Run
+
+EPOCH = 6  # batches of either job below
+
+
+@cache
+def prepared() -> labels.Prepared:
+    """96 planted points, 10 of them held out."""
+    return labels.prepare(planted_labels(n=96, n_labels=24), valid=0.1, seed=0)
+
+
+def label_job(**options: Any) -> Job:
+    """NGAME batches of two clusters, clustered anew in every epoch but the first."""
+    options = {"batch_size": 16, "cluster_size": 8, "dim": 8, "valid_every": 1} | options
+    return labels.make_job(prepared(), Train(source="planted", **options))
+
+
+def node_job(**options: Any) -> Job:
+    """GraphSAGE with dropout on 108 planted training nodes."""
+    data = planted_graph(n=180, classes=3, dim=12)
+    options = {"batch_size": 18, "fanouts": (3, 2), "hidden": 8, "valid_every": 1} | options
+    settings = Train(source="planted.npz", **options)
+    return nodes.make_job(data, feature_rows(data.features, settings.seed), settings)
+
+
+def interrupted(job: Job, step: int) -> Job:
+    """The same job, which asks for an end once, during step `step`, counted from the first."""
+    asked = False
+
+    def observe(batch: Batch, outputs: Tensor) -> None:
+        nonlocal asked
+        at = job.loader.epoch * job.steps_per_epoch + -(-job.loader.position // job.accumulate)
+        if at == step and not asked:
+            asked = True
+            signal.raise_signal(signal.SIGINT)
+        if job.observe is not None:
+            job.observe(batch, outputs)
+
+    return replace(job, observe=observe)
+
+
+def new_run(folder: Path) -> Run:
+    """A run that nothing is asked of."""
+    return Run.create(folder, {})
+
+
+def last_of(run: Run) -> dict[str, Any]:
+    """All that a checkpoint holds, but for the clock."""
+    state = run.load_last()
+    state["progress"].pop("seconds")
+    return state
+
+
+VARIANTS: dict[str, Callable[[], Job]] = {
+    "labels": label_job,
+    "bank": lambda: label_job(bank=True),
+    "accumulate": lambda: label_job(accumulate=4, clip=0.1),
+    "random": lambda: label_job(batches="random", loss="triplet", positives=2, prefetch=0),
+    "chunk": lambda: label_job(chunk=5),
+    "joint": lambda: label_job(head="joint"),
+    "joint, mined, chunk": lambda: label_job(head="joint", head_negatives="mined", chunk=5),
+    "nodes": node_job,
+    "nodes, accumulate": lambda: node_job(accumulate=2, clip=0.1, prefetch=4),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
+    """Wherever it was stopped, a resumed run ends in the same state, bit for bit.
+
+    After the first step, at the exact end of an epoch, and after the refresh of the next.
+    """
+    make = VARIANTS[name]
+    epoch = make().steps_per_epoch
+    budget = Budget(steps=epoch + 3)
+    whole = new_run(tmp_path / "whole")
+    assert fit(make(), budget, whole).stopped == "steps"
+    for step in (1, epoch, epoch + 1):
+        run = new_run(tmp_path / str(step))
+        progress = fit(interrupted(make(), step), budget, run)
+        assert (progress.stopped, progress.step) == ("interrupt", step)
+        assert not same_tensors(last_of(run), last_of(whole))
+        fit(make(), budget, Run.open(run.folder), resume=True)
+        assert same_tensors(last_of(run), last_of(whole))
+        assert same_tensors(run.load_model(), whole.load_model())
+
+
+def test_resumed_twice_equals_uninterrupted(tmp_path: Path) -> None:
+    """Two stops are as harmless as one, and resuming a finished run changes nothing."""
+    budget, whole, run = Budget(epochs=2), new_run(tmp_path / "whole"), new_run(tmp_path / "parts")
+    fit(node_job(), budget, whole)
+    fit(interrupted(node_job(), 2), budget, run)
+    fit(interrupted(node_job(), 5), budget, run, resume=True)
+    fit(node_job(), budget, run, resume=True)
+    assert same_tensors(last_of(run), last_of(whole))
+    fit(node_job(), budget, run, resume=True)
+    assert same_tensors(last_of(run), last_of(whole))
+
+
+@pytest.mark.parametrize("make", [label_job, node_job])
+def test_prefetch_changes_nothing(make: Callable[..., Job], tmp_path: Path) -> None:
+    """Batches made ahead, none, one or four, end in the same state."""
+    states = []
+    for prefetch in (0, 1, 4):
+        run = new_run(tmp_path / str(prefetch))
+        fit(make(prefetch=prefetch), Budget(steps=EPOCH + 2), run)
+        states.append(last_of(run))
+    assert same_tensors(states[0], states[1]) and same_tensors(states[0], states[2])
+
+
+def test_seed_is_the_only_randomness(tmp_path: Path) -> None:
+    """The caller's random state is neither read nor moved; another seed is another run."""
+    states = []
+    for caller, seed in ((1, 0), (2, 0), (1, 1)):
+        torch.manual_seed(caller)
+        before = torch.get_rng_state()
+        run = new_run(tmp_path / f"{caller}{seed}")
+        fit(node_job(seed=seed), Budget(steps=3), run)
+        assert torch.equal(torch.get_rng_state(), before)
+        states.append(last_of(run)["model"])
+    assert same_tensors(states[0], states[1]) and not same_tensors(states[0], states[2])
+
+
+def test_training_learns_planted_labels(tmp_path: Path) -> None:
+    """Validation P@1 clearly exceeds that of the untrained bag; the best round is the best kept."""
+    data = labels.prepare(planted_labels(n=600, n_labels=64, noise=0.3), valid=0.3, seed=0)
+    shape: dict[str, Any] = {"batch_size": 60, "cluster_size": 10, "dim": 32}
+    job = labels.make_job(data, Train(source="planted", lr=0.02, valid_every=2, **shape))
+    assert job.evaluate is not None
+    untrained, run = job.evaluate()["valid_P@1"], new_run(tmp_path / "run")
+    progress = fit(job, Budget(epochs=10), run)
+    rounds = [x["valid_P@1"] for x in run.record() if x["event"] == "validate"]
+    assert len(rounds) == 5 and progress.best == max(rounds) > untrained + 15
+
+
+def test_record_tells_the_run(tmp_path: Path) -> None:
+    """Every epoch's refresh says its cluster size and seconds; steps and the end are there."""
+    run = new_run(tmp_path / "run")
+    fit(label_job(warm_epochs=1, refresh_every=2), Budget(epochs=4), run)
+    events = run.record()
+    refreshes = [event for event in events if event["event"] == "refresh"]
+    assert [event["cluster_size"] for event in refreshes] == [1, 8, 8, 8]
+    seconds = [event["refresh_seconds"] for event in refreshes]
+    assert min(seconds[1], seconds[3]) > max(seconds[0], seconds[2])
+    assert [event["step"] for event in events if event["event"] == "step"] == [1, 10, 20]
+    assert events[-1]["event"] == "end" and events[-1]["stopped"] == "steps"
+
+
+def scripted(scores: list[float]) -> Job:
+    """A job whose rounds of validation end in `scores`."""
+    rounds = iter(scores)
+    return replace(node_job(), evaluate=lambda: {"score": next(rounds)})
+
+
+def test_best_checkpoint_is_kept(tmp_path: Path) -> None:
+    """Later, worse rounds do not replace the best model; ties keep the first."""
+    run = new_run(tmp_path / "run")
+    progress = fit(scripted([1.0, 3.0, 2.0, 3.0]), Budget(epochs=4), run)
+    assert progress.best == 3.0 and progress.rounds == 2
+    assert (
+        run.load_model()["step"] == 2 * EPOCH and run.load_last()["progress"]["step"] == 4 * EPOCH
+    )
+
+
+def test_patience_stops() -> None:
+    """So many rounds without a better one end the run; a better one starts the count anew."""
+    job = scripted([2.0, 1.0, 3.0, 1.0, 3.0, 9.0])
+    progress = fit(job, Budget(epochs=9, patience=2))
+    assert (progress.stopped, progress.step) == ("patience", 5 * EPOCH)
+
+
+def test_evaluation_follows_its_rhythm_and_the_end() -> None:
+    """Every `evaluate_every` epochs and once at the end of the budget, in mid-epoch too."""
+    at: list[int] = []
+    job = node_job(valid_every=2)
+    fit(replace(job, evaluate=lambda: {"x": float(at.append(0) or 0)}), Budget(steps=4 * EPOCH + 1))
+    assert len(at) == 3
+
+
+def test_minutes_stop_by_the_clock() -> None:
+    """The budget of time ends the run after the step that exceeds it, whatever else is left."""
+    begin = time.monotonic()
+    progress = fit(node_job(), Budget(minutes=0.3 / 60))
+    assert progress.stopped == "minutes" and 0.3 <= progress.seconds < 2
+    assert time.monotonic() - begin < 5 and progress.step > 1
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    """Rows of gradient one move by lr·min(1, (t+1)/warmup)·(1 - t/T) in step t of T."""
+    table = unified(torch.zeros(1, 1), RowSGD(lr=8.0))
+    loader = Loader([torch.zeros(1, dtype=torch.int64)] * 4, _alone, table, seed=0)  # pyright: ignore[reportArgumentType]
+    seen: list[float] = []
+    objective = Objective(_Rows(), lambda outputs, batch: outputs.sum())
+    job = Job(objective, loader, warmup=2, observe=lambda *_: seen.append(table[0].item()))
+    fit(job, Budget(epochs=1))
+    moved = torch.tensor([0.0, *seen]).diff().neg()
+    expected = [8 * min(1, (t + 1) / 2) * (1 - t / 4) for t in range(4)]
+    torch.testing.assert_close(moved, torch.tensor(expected))
+
+
+class _Rows(torch.nn.Module):
+    def forward(self, blocks: object, rows: Tensor) -> Tensor:
+        return rows
+
+
+def _alone(seeds: Tensor, generator: torch.Generator) -> list:
+    indptr = torch.arange(len(seeds) + 1)
+    return [Block(seeds, seeds, indptr, indptr[:-1], seeds)]
+
+
+def test_second_interrupt_acts_as_before() -> None:
+    """The first Ctrl-C sets the event; the second one is Python's own; afterwards all is reset."""
+    # a suite that a shell began in the background ignores interrupts
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with interrupts() as event:
+            signal.raise_signal(signal.SIGINT)
+            assert event.is_set()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, outside)
+
+
+def test_divergence_is_refused_and_leaves_the_checkpoint(tmp_path: Path) -> None:
+    """A loss that is no number ends the run in one line; what was saved before stays."""
+    run = new_run(tmp_path / "run")
+    fit(interrupted(node_job(), 2), Budget(steps=9), run)
+    saved = last_of(run)
+    job = node_job()
+    broken = Objective(job.objective.model, lambda outputs, batch: outputs.sum() * float("nan"))
+    with pytest.raises(InputError, match="loss at step 3: expected a finite number, got nan"):
+        fit(replace(job, objective=broken), Budget(steps=9), run, resume=True)
+    assert same_tensors(last_of(run), saved)
+
+
+def test_checkpoint_of_another_job_is_refused(tmp_path: Path) -> None:
+    """Other shapes, another seed, another kind of job, no run: one line that names the file."""
+    run = new_run(tmp_path / "run")
+    fit(node_job(), Budget(steps=1), run)
+    table = unified(torch.zeros(180, 12), RowSGD(lr=0.0))
+    learning = Loader([], NeighborSampler(planted_graph(18).graph, (1,)), table, seed=0)
+    cases: list[tuple[Job, str]] = [
+        (node_job(hidden=4), "expected a checkpoint of this job, got size mismatch"),
+        (node_job(seed=1), "seed: expected the saved run's, 0, got 1"),
+        (replace(node_job(), loader=learning), "got nothing named 'rows'"),
+        (label_job(), "expected a checkpoint of this job, got Unexpected key"),
+    ]
+    for job, message in cases:
+        with pytest.raises(InputError, match=message) as caught:
+            fit(job, Budget(steps=2), run, resume=True)
+        assert "\n" not in str(caught.value)
+    rows = new_run(tmp_path / "rows")
+    fit(label_job(), Budget(steps=1), rows)
+    with pytest.raises(InputError, match="checkpoint: expected rows of shape"):
+        fit(label_job(dim=4), Budget(steps=2), rows, resume=True)
+    with pytest.raises(InputError, match="expected a checkpoint of this job"):
+        fit(node_job(), Budget(steps=2), rows, resume=True)
+    state = rows.load_last()
+    checkpoint.save(rows.last, state | {"progress": {"step": 1, "era": 2}})
+    with pytest.raises(InputError, match="era"):
+        fit(label_job(), Budget(steps=2), rows, resume=True)
+    with pytest.raises(InputError, match="run: expected a run folder to resume from, got None"):
+        fit(node_job(), Budget(steps=2), resume=True)
+
+
+def test_jobs_that_cannot_train_are_refused() -> None:
+    """Numbers out of range, a model without optimizer, nothing that learns: InputError names it."""
+    job = node_job()
+    frozen = Objective(BagEncoder(), job.objective.criterion)
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"accumulate": 0}, "accumulate"),
+        ({"evaluate_every": 0}, "evaluate_every"),
+        ({"warmup": -1}, "warmup"),
+        ({"clip": float("nan")}, "clip"),
+        ({"optimizer": None}, "optimizer: expected one for the model's parameters, got None"),
+        ({"objective": frozen}, "optimizer: expected None, since nothing dense is trained"),
+        ({"objective": frozen, "optimizer": None}, "objective: expected parameters or a table"),
+    ]
+    for change, message in bad:
+        with pytest.raises(InputError, match=message):
+            replace(job, **change)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_budgets_are_refused() -> None:
+    """No limit, limits that are not positive, NaN minutes, patience without validation."""
+    for limits in ({}, {"patience": 3}):
+        with pytest.raises(InputError, match="budget: expected a limit, got none"):
+            Budget(**limits)
+    for name, value in (("steps", 0), ("epochs", -1), ("patience", 0), ("minutes", float("nan"))):
+        with pytest.raises(InputError, match=f"{name}: expected"):
+            Budget(**{"steps": 5, name: value})
+    with pytest.raises(InputError, match="patience: expected a validation to judge by, got none"):
+        fit(replace(node_job(), evaluate=None), Budget(steps=5, patience=1))
