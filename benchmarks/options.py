@@ -25,7 +25,7 @@ from shoal.cli.settings import Train
 from shoal.core.csr import Csr
 from shoal.core.metrics import evaluate, inverse_propensity
 from shoal.data import load
-from shoal.data.texts import Points, Texts
+from shoal.data.texts import Examples, Texts
 from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 from shoal.rank.predictor import BagRows, Labeler
 from shoal.rank.ranking import Ranking
@@ -156,7 +156,7 @@ class Bench:
         found = evaluate(top, points.labels, inverse_propensity(self.prepared.train.labels), (1, 5))
         return {name: round(found[name], 2) for name in COLUMNS}
 
-    def held_out(self, first: int, last: int) -> Points:
+    def held_out(self, first: int, last: int) -> Examples:
         """Some of the points held out, in random order."""
         valid = self.prepared.valid
         assert valid is not None

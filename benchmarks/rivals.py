@@ -38,7 +38,7 @@ from torch import Tensor
 from shoal.core.memory import peak_mib
 from shoal.core.metrics import deciles, evaluate, inverse_propensity
 from shoal.data import load, xc
-from shoal.data.texts import LabelData, Points
+from shoal.data.texts import LabelData, Examples
 
 # In this order: explicit mining is given the time that shoal-encoder took.
 SYSTEMS: dict[str, Callable[[Asked], Outcome]] = {
@@ -185,7 +185,7 @@ def shrink(data: LabelData, folder: Path) -> Path:
     return folder
 
 
-def _some(points: Points, count: int) -> Points:
+def _some(points: Examples, count: int) -> Examples:
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
     return points.subset(order[:count])
 

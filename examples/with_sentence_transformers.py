@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from shoal.core.metrics import inverse_propensity
 from shoal.data.planted import planted_labels
-from shoal.data.texts import Points
+from shoal.data.texts import Examples
 from shoal.integrations.sentence_transformers import (
     MaskedSoftmaxLoss,
     NgameBatches,
@@ -74,7 +74,7 @@ def main() -> None:
         print(f"{name:<6} {before[name]:6.2f} -> {after[name]:6.2f}")
 
 
-def pairs(points: Points, names: list[str]) -> Any:
+def pairs(points: Examples, names: list[str]) -> Any:
     """One row (anchor, positive) for each label of each document."""
     texts, labels = points.texts.all(), points.labels
     return Dataset.from_dict(

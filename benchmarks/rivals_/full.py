@@ -23,7 +23,7 @@ from shoal.core.losses import decoupled_softmax
 from shoal.core.metrics import evaluate
 from shoal.core.objectives import Objective
 from shoal.core.search import top_k
-from shoal.data.texts import Points
+from shoal.data.texts import Examples
 from shoal.rank.head_job import AllLabels
 from shoal.rank.predictor import BagRows
 from shoal.sample.expand import Chain, Hop
@@ -60,13 +60,13 @@ class Model:
     scores: AllScores
     rows: BagRows
 
-    def rank(self, points: Points, k: int) -> Tensor:
+    def rank(self, points: Examples, k: int) -> Tensor:
         """The best labels of points."""
         bags = self.prepared.lexicon.vocabulary.documents(points.texts)
         classifiers = self.scores.classifiers.detach()
         return top_k(self.rows.embed(bags), classifiers, k, points.drop)[1]
 
-    def precision(self, points: Points) -> float:
+    def precision(self, points: Examples) -> float:
         """P@1."""
         top = self.rank(points, 1)
         return evaluate(top, points.labels, torch.ones(points.labels.n_cols), ks=(1,))["P@1"]
@@ -77,7 +77,7 @@ class Curve:
     """P@1 of held-out points against seconds of training, those of judging left out."""
 
     model: Model
-    points: Points
+    points: Examples
     every: int
     begin: float = field(default_factory=perf_counter)
     taken: int = 0
@@ -123,7 +123,7 @@ def _try(prepared: Prepared, asked: Asked, lr: float, dropout: float) -> float:
     return model.precision(_some(prepared))
 
 
-def _some(prepared: Prepared) -> Points:
+def _some(prepared: Prepared) -> Examples:
     """So many of the points held out."""
     assert prepared.valid is not None  # a share of the points is held out
     order = torch.randperm(len(prepared.valid), generator=torch.Generator().manual_seed(0))

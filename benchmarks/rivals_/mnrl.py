@@ -22,7 +22,7 @@ from rivals_.common import TOP, VALID, Asked, Clock, Outcome, Skipped
 from shoal.core.metrics import evaluate
 from shoal.core.search import top_k
 from shoal.core.sparse import matmul
-from shoal.data.texts import Points
+from shoal.data.texts import Examples
 from shoal.tasks.encoders import bags_of
 from shoal.tasks.prepared import Prepared, prepare
 from shoal.text.vocabulary import Vocabulary, random_rows
@@ -105,7 +105,7 @@ def _train(prepared: Prepared, asked: Asked, lr: float, scale: float, steps: int
     return model
 
 
-def _rank(model: Any, prepared: Prepared, points: Points, k: int) -> torch.Tensor:
+def _rank(model: Any, prepared: Prepared, points: Examples, k: int) -> torch.Tensor:
     """The k labels of highest cosine."""
     points_, names = (
         model.encode(texts, batch_size=1024, normalize_embeddings=True, convert_to_tensor=True)

@@ -28,7 +28,7 @@ from shoal.cli.settings import Train
 from shoal.core.block import Block
 from shoal.core.csr import Csr
 from shoal.core.metrics import evaluate
-from shoal.data.texts import Points
+from shoal.data.texts import Examples
 from shoal.rank.predictor import BagRows, Labeler
 from shoal.sample.expand import Chain, Hop, dst_then_src, expand
 from shoal.sample.seeds import ClusterBatchSampler
@@ -221,7 +221,7 @@ def _try(prepared: Prepared, asked: Asked, make: Make, settings: Train) -> tuple
     return _precision(_labeler(prepared, job), prepared.valid), seconds
 
 
-def _precision(labeler: Labeler, points: Points) -> float:
+def _precision(labeler: Labeler, points: Examples) -> float:
     _, top = labeler.rank(points.texts, 1, points.drop)
     return evaluate(top, points.labels, torch.ones(points.labels.n_cols), ks=(1,))["P@1"]
 

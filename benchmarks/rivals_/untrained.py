@@ -17,7 +17,7 @@ from rivals_.common import DEEP, TOP, Asked, Clock, Outcome, Skipped, threads, t
 from shoal.core.csr import Csr
 from shoal.core.metrics import evaluate
 from shoal.data.npz import write_pecos
-from shoal.data.texts import LabelData, Points
+from shoal.data.texts import LabelData, Examples
 from shoal.rank.lexical import LexicalIndex
 from shoal.rank.neighbors import votes
 from shoal.rank.ranking import Ranking
@@ -90,7 +90,7 @@ class Grams:
         every = [vectorizer.fit_transform(texts).tocsr() for vectorizer in self.vectorizers]
         self.points, self.names = [part[:n] for part in every], [part[n:] for part in every]
 
-    def of(self, points: Points) -> list[Any]:
+    def of(self, points: Examples) -> list[Any]:
         """The same of other points."""
         return [vectorizer.transform(points.texts.all()) for vectorizer in self.vectorizers]
 
@@ -119,7 +119,7 @@ class Index:
         scaled = [(w / total) ** 0.5 * x for w, x in zip(self.weights, parts, strict=True)]
         return Csr.from_scipy(hstack(scaled, format="csr"))
 
-    def vectors(self, points: Points) -> Csr:
+    def vectors(self, points: Examples) -> Csr:
         """Of other points."""
         return self.join(self.grams.of(points))
 
@@ -139,7 +139,7 @@ class Index:
 
 
 def add(
-    names: Ranking, near: Ranking, labels: Csr, power: float, weight: float, points: Points
+    names: Ranking, near: Ranking, labels: Csr, power: float, weight: float, points: Examples
 ) -> torch.Tensor:
     """The best labels by cosine of the text plus `weight` times the share of the votes."""
     cast = votes(near, labels, DEEP, power).matrix(labels.n_cols)

@@ -32,7 +32,7 @@ def kilobytes(field: str) -> int:
     return int(text.split(field + ":")[1].split()[0])
 
 
-def settle() -> int:
+def synchronize() -> int:
     """Give free memory back and forget the peak; what is left, in bytes."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -188,7 +188,7 @@ SYSTEMS = {"curvlinops": Curvlinops, "hessian-eigenthings": Eigenthings, "PyHess
 
 def timed(system: Any, job: str, option: Any) -> dict[str, Any]:
     """One run, with the peak of memory above what stood before it."""
-    base = settle()
+    base = synchronize()
     wall, cpu = time.perf_counter(), time.process_time()
     found = system.run(job, option)
     found["seconds"] = time.perf_counter() - wall

@@ -405,7 +405,7 @@ def test_help_imports_nothing_heavy() -> None:
     """--help lists every verb, and neither torch nor numpy is imported for it."""
     heavy = "{'torch', 'numpy', 'tokenizers', 'jaxtyping', 'typeguard'}"
     code = (
-        "import sys; from shoal import cli; sys.argv = ['shoal', '--help']\n"
+        "import sys; from shoal.cli import main as cli; sys.argv = ['shoal', '--help']\n"
         "try: cli.main()\n"
         f"finally: print(sorted({heavy} & set(sys.modules)), file=sys.stderr)"
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shoal.core.csr import Csr
 from shoal.data import reduce
 from shoal.data.formats import FORMATS
-from shoal.data.texts import LabelData, Points, Texts
+from shoal.data.texts import LabelData, Examples, Texts
 
 SUFFIX = {name: form.suffix for name, form in FORMATS.items()}
 # everything that a line, a cell, JSON or a name might trip over
@@ -31,14 +31,14 @@ def make_data(seed: int = 0, relevance: bool = False, featured: bool = False) ->
     """Random splits of 7 and 5 points over 6 labels, with empty rows, filters and odd texts."""
     generator = torch.Generator().manual_seed(seed)
 
-    def points(prefix: str, n: int) -> Points:
+    def points(prefix: str, n: int) -> Examples:
         dense = torch.rand(n, 6, generator=generator)
         labels = dense * (dense > 0.6) if relevance else dense > 0.6
         labels[0] = 0
         truth = Csr.from_dense(labels)
         spelled = reduce.spelled(features_of(truth, seed))
         texts = spelled if featured else make_texts(prefix, n)
-        return Points(texts, truth, Csr.from_dense(dense < 0.1))
+        return Examples(texts, truth, Csr.from_dense(dense < 0.1))
 
     return LabelData("tiny", points("a", 7), points("b", 5), make_texts("l", 6))
 
@@ -67,12 +67,12 @@ class Drawn:
         splits = (self._points(i, len(labels)) for i in (0, 1))
         return LabelData("tiny", *splits, labels)
 
-    def _points(self, i: int, n_labels: int) -> Points:
+    def _points(self, i: int, n_labels: int) -> Examples:
         dense = torch.tensor(self.values[i]).view(-1, n_labels)
         truth = Csr.from_dense(dense if self.relevance else dense > 0)
         drop = Csr.from_dense(torch.tensor(self.drops[i], dtype=torch.bool).view(-1, n_labels))
         texts = Texts(*self.texts[i])
-        return Points(
+        return Examples(
             reduce.spelled(features_of(truth, i)) if self.featured else texts, truth, drop
         )
 

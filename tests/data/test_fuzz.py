@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from shoal.core.errors import InputError
 from shoal.data import load
 from shoal.data.formats import FORMATS
-from shoal.data.texts import LabelData, Points, Texts, describe, no_pairs
+from shoal.data.texts import LabelData, Examples, Texts, describe, no_pairs
 from tests.data.made import SUFFIX, make_data
 
 # what breaks parsers: signs of every format, numbers out of range, halves of characters, no text
@@ -134,7 +134,7 @@ def test_the_fuzzer_bites(valid: Path) -> None:
 
 def test_nothing_at_all(tmp_path: Path) -> None:
     """Every file emptied at once: an empty data set or an error."""
-    nothing = Points(Texts([], [], []), no_pairs(0, 0), no_pairs(0, 0))
+    nothing = Examples(Texts([], [], []), no_pairs(0, 0), no_pairs(0, 0))
     for name, form in FORMATS.items():
         if not SUFFIX[name] and name != "bow":
             form.write(LabelData("x", nothing, nothing, Texts([], [], [])), tmp_path / name)

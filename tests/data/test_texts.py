@@ -1,4 +1,4 @@
-"""Texts, Points, LabelData: subsets agree with their parts, splits are partitions, counts count."""
+"""Texts, Examples, LabelData: subsets agree with their parts, splits are partitions, counts count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.texts import (
     LabelData,
-    Points,
+    Examples,
     Texts,
     describe,
     no_pairs,
@@ -20,13 +20,13 @@ from shoal.data.texts import (
 )
 
 
-def make_points(n: int = 10, n_labels: int = 4) -> Points:
+def make_points(n: int = 10, n_labels: int = 4) -> Examples:
     """Point i has label i modulo L, and may not be judged by its successor."""
     names = [f"p{i}" for i in range(n)]
     texts = Texts(names, [f"title {i}" for i in range(n)], [f"content {i}" for i in range(n)])
     labels = Csr.from_lists([[i % n_labels] for i in range(n)], n_labels)
     drop = Csr.from_lists([[(i + 1) % n_labels] for i in range(n)], n_labels)
-    return Points(texts, labels, drop)
+    return Examples(texts, labels, drop)
 
 
 def test_words_never_run_together() -> None:
@@ -58,10 +58,10 @@ def test_random_split_is_a_partition(n: int, fraction: float) -> None:
 
 
 def make_data(n: int) -> LabelData:
-    """Points that are labels as well: i and n − 1 − i name each other."""
+    """Examples that are labels as well: i and n − 1 − i name each other."""
     names = Texts([f"p{i}" for i in range(n)], ["t"] * n, [""] * n)
     mirror = Csr.from_lists([[n - 1 - i] for i in range(n)], n)
-    points = Points(names, mirror, no_pairs(n, n))
+    points = Examples(names, mirror, no_pairs(n, n))
     return LabelData("mirror", points, points, names)
 
 
@@ -92,7 +92,7 @@ def test_validation_split_is_seeded_and_no_prefix() -> None:
 def test_describe_counts_by_hand() -> None:
     """A data set small enough to count; the result is JSON."""
     train = make_points(10)
-    test = Points(Texts(["t", "u"], [" ", "x"], ["", ""]), no_pairs(2, 4), no_pairs(2, 4))
+    test = Examples(Texts(["t", "u"], [" ", "x"], ["", ""]), no_pairs(2, 4), no_pairs(2, 4))
     names = Texts(list("abcd"), list("abcd"), [""] * 4)
     about = json.loads(json.dumps(describe(LabelData("tiny", train, test, names))))
     assert about["train"] == {
@@ -117,9 +117,9 @@ def test_parts_that_disagree_are_refused() -> None:
     with pytest.raises(InputError, match="features: expected 1 rows, as uids, got 2"):
         Texts(["a"], ["b"], [""], no_pairs(2, 3))
     with pytest.raises(InputError, match=r"drop: expected a Csr of \(10, 4\)"):
-        Points(points.texts, points.labels, no_pairs(10, 5))
+        Examples(points.texts, points.labels, no_pairs(10, 5))
     with pytest.raises(InputError, match="labels: expected a Csr"):
-        Points(points.texts, no_pairs(9, 4), points.drop)
+        Examples(points.texts, no_pairs(9, 4), points.drop)
     with pytest.raises(InputError, match=r"train\.labels: expected 10 columns"):
         LabelData("x", points, points, points.texts)
     with pytest.raises(InputError, match=r"ids: expected ids in \[0, 10\), got 10"):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data import xc
-from shoal.data.texts import LabelData, Points, Texts, describe, no_pairs
+from shoal.data.texts import LabelData, Examples, Texts, describe, no_pairs
 from tests.data.made import assert_same, make_data
 from tests.strategies import csrs
 
@@ -80,7 +80,7 @@ def test_filters_may_be_missing_empty_or_renamed(folder: Path) -> None:
 
 
 def test_a_published_split_is_read_as_it_stands(folder: Path) -> None:
-    """Points without labels and empty texts stay where they are, and are counted."""
+    """Examples without labels and empty texts stay where they are, and are counted."""
     about = describe(xc.read(folder))
     assert about["train"]["points"] == 7 and about["train"]["unlabeled"] >= 1
     assert about["train"]["empty_texts"] == sum(not x for x in make_data().train.texts.all()) > 0
@@ -201,7 +201,7 @@ def test_unwritable_folder_is_named(tmp_path: Path) -> None:
 def test_a_split_may_be_empty(tmp_path: Path) -> None:
     """No test points at all round-trips: a header and nothing else."""
     data = make_data()
-    nobody = Points(Texts([], [], []), no_pairs(0, 6), no_pairs(0, 6))
+    nobody = Examples(Texts([], [], []), no_pairs(0, 6), no_pairs(0, 6))
     xc.write(LabelData("tiny", data.train, nobody, data.labels), tmp_path)
     assert len(xc.read(tmp_path).test) == 0
 

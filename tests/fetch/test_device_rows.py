@@ -60,7 +60,7 @@ def test_ids_out_of_range_on_a_device_are_an_error_at_the_next_call(driver: Driv
         assert torch.equal(reads.gather(far(IDS)).cpu(), table[IDS])
     reads.gather(far(torch.tensor([7])))
     with pytest.raises(InputError, match="got 7 in an earlier read"):
-        reads.settle(writes=True)  # the host has waited, so it knows
+        reads.synchronize(writes=True)  # the host has waited, so it knows
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -77,14 +77,14 @@ def test_writes_land_in_the_tables_memory(driver: Driver) -> None:
     """A device copies or adds rows; a wrong id writes nothing; the host waits before it looks."""
     table = torch.zeros(5, 2)
     rows = DeviceRows(table)
-    rows.settle()
+    rows.synchronize()
     assert driver.journal == []  # nothing was written, so nobody waits
     assert rows.put(IDS[:2], far(torch.tensor([[1.0, 2], [3, 4]])))
     assert rows.put(far(IDS), far(torch.ones(3, 2)), add=True)
     with pytest.raises(InputError, match=r"\[0, 5\), got 5"):
         rows.put(torch.tensor([0, 5]), far(torch.ones(2, 2)))
-    rows.settle()
-    rows.settle()
+    rows.synchronize()
+    rows.synchronize()
     assert driver.journal == ["register", "synchronize"]
     assert table.tolist() == [[4, 5], [0, 0], [0, 0], [3, 4], [0, 0]]
 
@@ -93,9 +93,9 @@ def test_the_host_waits_for_reads_before_it_writes(driver: Driver) -> None:
     """A read in flight does not hold up the host's reads, but its writes."""
     reads = DeviceRows(torch.ones(5, 2))
     reads.gather(far(IDS))
-    reads.settle()
+    reads.synchronize()
     assert driver.journal == ["register"]
-    reads.settle(writes=True)
+    reads.synchronize(writes=True)
     assert driver.journal == ["register", "synchronize"]
 
 

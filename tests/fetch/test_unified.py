@@ -157,7 +157,7 @@ def test_factories(dtype: torch.dtype) -> None:
     """empty, zeros and full make tables of any dtype and shape, with the door's settings."""
     zeros = UnifiedTensor.zeros(3, 2, dtype=dtype, optimizer=RowSGD(0.5))
     full = UnifiedTensor.full(3, value=7, dtype=dtype, home="meta")
-    assert zeros.learns and zeros.dtype == dtype and zeros.tolist() == [[0, 0]] * 3
+    assert zeros.trainable and zeros.dtype == dtype and zeros.tolist() == [[0, 0]] * 3
     assert full.tolist() == [7, 7, 7] and full.home == torch.device("meta")
     assert UnifiedTensor.empty(0, 5).shape == (0, 5)
     with pytest.raises(InputError, match="shape: expected sizes of at least 0"):
@@ -210,7 +210,7 @@ def test_update_is_the_optimizers_step() -> None:
     """update() moves the table's own memory as its optimizer would, doubles summed."""
     host = torch.ones(4, 2)
     table = unified(host, RowSGD(0.5))
-    assert table.learns and not unified(torch.ones(1)).learns
+    assert table.trainable and not unified(torch.ones(1)).trainable
     table.update(torch.tensor([2, 2]), torch.ones(2, 2))
     assert host.tolist() == [[1, 1], [1, 1], [0, 0], [1, 1]]
     frozen = unified(host)

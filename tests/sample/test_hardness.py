@@ -38,7 +38,7 @@ def test_clustered_batches_hold_all_and_random_ones_their_share() -> None:
 
 
 def test_agrees_with_the_definition() -> None:
-    """Points with several positives, few negatives or none: equal to the sets, point by point."""
+    """Examples with several positives, few negatives or none: equal to the sets, point by point."""
     generator = torch.Generator().manual_seed(1)
     points, labels = (torch.randn(n, 4, generator=generator) for n in (12, 7))
     dense = torch.rand(12, 7, generator=generator) < 0.4

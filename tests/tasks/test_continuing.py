@@ -16,7 +16,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
-from shoal.data.texts import LabelData, Points, Texts
+from shoal.data.texts import LabelData, Examples, Texts
 from shoal.rank.predictor import Labeler
 from shoal.tasks import labels, use
 from shoal.tasks.encoders import labeler_of, learner_of, tokenize_of
@@ -32,9 +32,9 @@ NEW = Texts(["a", "b"], ["w1 w2", "zzz"], ["", ""])
 def with_two_more(data: LabelData) -> LabelData:
     """The same points, and labels that the run does not know behind the others."""
 
-    def wider(points: Points) -> Points:
+    def wider(points: Examples) -> Examples:
         parts = (points.labels, points.drop)
-        return Points(points.texts, *(Csr(x.indptr, x.indices, 14, x.values) for x in parts))
+        return Examples(points.texts, *(Csr(x.indptr, x.indices, 14, x.values) for x in parts))
 
     return LabelData("more", wider(data.train), wider(data.test), data.labels.stack(NEW))
 

@@ -143,7 +143,7 @@ def test_caching_trains_to_the_same_weights(world: Path) -> None:
 
 
 def test_memory_mapped_tokens_are_not_copied(world: Path, tmp_path: Path) -> None:
-    """Points' and labels' token ids are two spans of the one array that is mapped."""
+    """Examples' and labels' token ids are two spans of the one array that is mapped."""
     prepared = labels.prepare(DATA, 0.1, 0, tokenize_of(settings(world), tmp_path / "tokens"))
     start = prepared.tokens.indices.data_ptr()
     bags, label_bags = prepared.bags, prepared.lexicon.label_bags

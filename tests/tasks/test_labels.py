@@ -14,7 +14,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
-from shoal.data.texts import LabelData, Points, Texts, no_pairs
+from shoal.data.texts import LabelData, Examples, Texts, no_pairs
 from shoal.rank.predictor import BagRows, Labeler, embed
 from shoal.tasks import labels
 from shoal.text.vocabulary import random_rows
@@ -94,7 +94,7 @@ def test_validation_points_are_not_trained_on() -> None:
 def test_validation_set_without_any_truth_is_none() -> None:
     """Where every held-out pair is known from its reverse, nothing is left to validate on."""
     texts = Texts(["a", "b"], ["red cup", "blue cup"], ["", ""])
-    points = Points(texts, Csr.from_lists([[1], [0]], n_cols=2), no_pairs(2, 2))
+    points = Examples(texts, Csr.from_lists([[1], [0]], n_cols=2), no_pairs(2, 2))
     prepared = labels.prepare(LabelData("twins", points, points, texts), 0.5, seed=0)
     assert prepared.valid is None and len(prepared.train) == 1
 

@@ -104,7 +104,7 @@ def test_embedding_leaves_the_mode_and_the_random_state(
 
 
 def a_batch(vocabulary: TransformerVocabulary, n: int = 6) -> Batch:
-    """Points 0 … n - 1 and their two labels each, of texts that differ in length."""
+    """Examples 0 … n - 1 and their two labels each, of texts that differ in length."""
     documents = [" ".join(f"w{j}" for j in range(i, 2 * i + 1)) for i in range(n)]
     names = [f"w{i} red" for i in range(n)]
     tokens = vocabulary.bags(documents + names)

@@ -185,7 +185,7 @@ def test_rows_that_stay_are_gathered_ahead() -> None:
 
     class Watched:
         def __init__(self, learns: bool) -> None:
-            self.learns = learns
+            self.trainable = learns
             self.readers: set[str] = set()
 
         def gather(self, ids: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Train(Common):
     seed: int = 0
     """Of everything random."""
     batch_size: int | None = None
-    """Points a batch: 1024 for labels (256 with a transformer), 512 for graphs."""
+    """Examples a batch: 1024 for labels (256 with a transformer), 512 for graphs."""
     lr: float | None = None
     """Peak learning rate: 0.1 for labels (2e-4 with a transformer), 0.03 nodes, 0.01 links."""
     step: Literal["schedule", "spectral"] = "schedule"
@@ -193,13 +193,13 @@ class Cluster(Common):
     run: Path | None = None
     """A trained run whose encoder embeds the points; an untrained bag (tf-idf) without."""
     batch_size: int = 1024
-    """Points a batch."""
+    """Examples a batch."""
     cluster_size: int = 64
-    """Points a cluster; must divide the batch size."""
+    """Examples a cluster; must divide the batch size."""
     dim: int = 256
     """Width of the untrained bag's embeddings."""
     sample: int = 2000
-    """Points whose true hardest negatives are searched for."""
+    """Examples whose true hardest negatives are searched for."""
     seed: int = 0
     """Of everything random."""
 

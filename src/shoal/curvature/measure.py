@@ -244,7 +244,7 @@ def _subject(
     wanted: Callable[[str], bool] | None,
     seed: int,
 ) -> tuple[Subject, list[str]]:
-    learns = bool(getattr(getattr(loader, "table", None), "learns", False))
+    learns = bool(getattr(getattr(loader, "table", None), "trainable", False))
     alone = learns and not any(x.requires_grad for x in objective.model.parameters())
     subject = subject_of(
         objective, loader, max_batches=max_batches, params=wanted, seed=seed, needs_leaves=not alone

@@ -13,7 +13,7 @@ from shoal.core.errors import expect, expect_folder, fail
 from shoal.data import reduce
 from shoal.data.lines import lines, shorten, writer
 from shoal.data.names import names_of, numbered
-from shoal.data.texts import LabelData, Points, Texts, no_pairs, split_at_random
+from shoal.data.texts import LabelData, Examples, Texts, no_pairs, split_at_random
 
 STEPS = (
     reduce.unweigh_points,
@@ -54,16 +54,16 @@ def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
         texts, rows = _read_points(path, encoding)
         names = sorted({uri for row in rows for uri in row})
         labels = numbered(rows, {uri: i for i, uri in enumerate(names)})
-        points = Points(texts, labels, no_pairs(*labels.shape))
+        points = Examples(texts, labels, no_pairs(*labels.shape))
         return split_at_random(path.stem, points, reduce.of_titles(names, names))
     folder = expect_folder(path, "train.tsv, test.tsv and subjects.tsv")
     subjects = _read_subjects(folder / "subjects.tsv", encoding)
     ids = {uri: i for i, uri in enumerate(subjects.uids)}
-    parts: list[Points] = []
+    parts: list[Examples] = []
     for split in ("train", "test"):
         texts, rows = _read_points(folder / f"{split}.tsv", encoding, ids)
         labels = numbered(rows, ids)
-        parts.append(Points(texts, labels, no_pairs(*labels.shape)))
+        parts.append(Examples(texts, labels, no_pairs(*labels.shape)))
     return LabelData(folder.resolve().name, parts[0], parts[1], subjects)
 
 

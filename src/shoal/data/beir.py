@@ -19,7 +19,7 @@ from shoal.core.errors import expect, fail
 from shoal.data import reduce
 from shoal.data.lines import json_object, lines, shorten, writer
 from shoal.data.matrix import Rows
-from shoal.data.texts import LabelData, Points, Texts, no_pairs
+from shoal.data.texts import LabelData, Examples, Texts, no_pairs
 
 STEPS = (
     reduce.unweigh_points,
@@ -106,7 +106,7 @@ def _read_texts(path: Path, encoding: str, title: str, content: str = "") -> Tex
 
 def _read_qrels(
     path: Path, encoding: str, queries: Texts, row: dict[str, int], column: dict[str, int]
-) -> tuple[Points, set[int]]:
+) -> tuple[Examples, set[int]]:
     """The points of a split, and which queries they are."""
     pairs: dict[int, dict[int, float]] = {}
     for number, line in lines(path, encoding):
@@ -121,7 +121,7 @@ def _read_qrels(
         rows.append(list(good), list(good.values()))
     labels = rows.csr(len(column))
     texts = queries.subset(torch.tensor(ids, dtype=torch.int64))
-    return Points(texts, labels, no_pairs(*labels.shape)), set(ids)
+    return Examples(texts, labels, no_pairs(*labels.shape)), set(ids)
 
 
 def _judgement(
@@ -142,7 +142,7 @@ def _judgement(
     return row[query], column[document], value
 
 
-def _write_qrels(points: Points, labels: Texts, path: Path) -> None:
+def _write_qrels(points: Examples, labels: Texts, path: Path) -> None:
     ends, ids, values = points.labels.indptr.tolist(), *_entries(points.labels)
     with writer(path) as file:
         file.write("query-id\tcorpus-id\tscore\n")

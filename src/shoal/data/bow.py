@@ -17,7 +17,7 @@ from shoal.data import reduce
 from shoal.data.filters import read_filter, write_filter
 from shoal.data.lines import lines, shorten, writer
 from shoal.data.matrix import Rows, pair_rows, pairs, read_header
-from shoal.data.texts import LabelData, Points, Texts, no_pairs, split_at_random
+from shoal.data.texts import LabelData, Examples, Texts, no_pairs, split_at_random
 
 STEPS = (
     reduce.respell_points,
@@ -60,7 +60,7 @@ def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
     ):
         expect(n == other, str(path), f"as many {what} in both files, {n}", other, "correct one")
     train, test = (
-        Points(x.texts, x.labels, read_filter(path, split, x.labels.shape))
+        Examples(x.texts, x.labels, read_filter(path, split, x.labels.shape))
         for split, x in (("trn", train), ("tst", test))
     )
     return LabelData(path.resolve().name, train, test, _labels(train))
@@ -102,7 +102,7 @@ def find(folder: Path, end: str) -> Path:
     return found[0]
 
 
-def _read_points(path: Path, encoding: str) -> Points:
+def _read_points(path: Path, encoding: str) -> Examples:
     numbered = lines(path, encoding)
     n, n_features, n_labels = read_header(path, numbered, "points features labels")
     labels, features = Rows(path, 2), Rows(path, 2, features=True)
@@ -115,7 +115,7 @@ def _read_points(path: Path, encoding: str) -> Points:
         features.append(*pairs(name, rest.split()))
     truth = labels.csr(n_labels, n)
     texts = reduce.spelled(features.csr(n_features, n))
-    return Points(texts, truth, no_pairs(*truth.shape))
+    return Examples(texts, truth, no_pairs(*truth.shape))
 
 
 def _read_labels(name: str, text: str) -> tuple[list[int], list[float]]:
@@ -126,11 +126,11 @@ def _read_labels(name: str, text: str) -> tuple[list[int], list[float]]:
     return ids, [1.0] * len(ids)
 
 
-def _labels(points: Points) -> Texts:
+def _labels(points: Examples) -> Texts:
     return reduce.of_titles(reduce.row_names(points.labels.n_cols, "l"))
 
 
-def _width(points: Points) -> int:
+def _width(points: Examples) -> int:
     return points.texts.features.n_cols if points.texts.features is not None else 0
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from shoal.core.csr import Csr
 from shoal.data.reduce import of_titles
-from shoal.data.texts import Points, Texts, no_pairs
+from shoal.data.texts import Examples, Texts, no_pairs
 
 
 def numbered(rows: Sequence[Sequence[str]], ids: dict[str, int]) -> Csr:
@@ -23,8 +23,8 @@ def numbered(rows: Sequence[Sequence[str]], ids: dict[str, int]) -> Csr:
 
 def named_matrix(
     texts: Sequence[Texts], rows: Sequence[Sequence[Sequence[str]]]
-) -> tuple[Points, Points, Texts]:
-    """Points of two splits whose labels are names, and the labels, sorted by name.
+) -> tuple[Examples, Examples, Texts]:
+    """Examples of two splits whose labels are names, and the labels, sorted by name.
 
     Args:
         texts: of the training and the test points.
@@ -34,7 +34,7 @@ def named_matrix(
     ids = {name: i for i, name in enumerate(names)}
     matrices = [numbered(split, ids) for split in rows]
     train, test = (
-        Points(some, labels, no_pairs(*labels.shape))
+        Examples(some, labels, no_pairs(*labels.shape))
         for some, labels in zip(texts, matrices, strict=True)
     )
     return train, test, of_titles(names, names)

@@ -23,7 +23,7 @@ from torch import Tensor
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
 from shoal.data.nodes import NodeData
-from shoal.data.texts import LabelData, Points, Texts, no_pairs, random_split
+from shoal.data.texts import LabelData, Examples, Texts, no_pairs, random_split
 
 # Choices of this module, tried out: labels of one cluster are each other's hard negatives, a point
 # stays nearest its own label, and 12 words leave the neighborhood of a vector recognizable.
@@ -218,11 +218,11 @@ def _spell(
 
 def _points(
     name: str, rows: Float[Tensor, "n d"], labels: Float[Tensor, "l d"], titles: list[str]
-) -> Points:
+) -> Examples:
     n, n_labels = len(rows), len(labels)
     best = (rows @ labels.T).topk(_LABELS_A_POINT, dim=1).indices.sort(dim=1).values
     indptr = torch.arange(n + 1) * _LABELS_A_POINT
-    return Points(
+    return Examples(
         _texts(name, titles), Csr(indptr, best.flatten(), n_labels), no_pairs(n, n_labels)
     )
 

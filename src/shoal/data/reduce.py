@@ -20,7 +20,7 @@ import torch
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
-from shoal.data.texts import LabelData, Points, Texts, no_pairs
+from shoal.data.texts import LabelData, Examples, Texts, no_pairs
 
 Step = Callable[[LabelData], tuple[LabelData, str]]
 
@@ -36,7 +36,7 @@ def reduce(data: LabelData, steps: tuple[Step, ...]) -> tuple[LabelData, list[st
 
     Example:
         >>> texts = Texts(["a"], ["red"], ["mug"])
-        >>> points = Points(texts, Csr.from_lists([[0]], 1), no_pairs(1, 1))
+        >>> points = Examples(texts, Csr.from_lists([[0]], 1), no_pairs(1, 1))
         >>> left, lost = reduce(LabelData("tiny", points, points, texts), (number_points,))
         >>> left.train.texts.uids, lost
         (['0'], ['the uids of 2 points'])
@@ -115,7 +115,7 @@ def _of_points(change: Callable[[Texts], Texts], what: str) -> Step:
 
     def step(data: LabelData) -> tuple[LabelData, str]:
         train, test = (
-            Points(change(points.texts), points.labels, points.drop)
+            Examples(change(points.texts), points.labels, points.drop)
             for points in (data.train, data.test)
         )
         n = _changed(data.train.texts, train.texts) + _changed(data.test.texts, test.texts)
@@ -175,7 +175,7 @@ def unique_points(data: LabelData) -> tuple[LabelData, str]:
     if _all_differ(uids):
         return data, ""
     train, test = (
-        Points(replace(p.texts, uids=row_names(len(p), f"{split}-")), p.labels, p.drop)
+        Examples(replace(p.texts, uids=row_names(len(p), f"{split}-")), p.labels, p.drop)
         for split, p in (("train", data.train), ("test", data.test))
     )
     return LabelData(data.name, train, test, data.labels), f"the uids of {len(uids)} points"
@@ -197,7 +197,7 @@ def drop_relevance(data: LabelData) -> tuple[LabelData, str]:
     """The step that makes every relevance one."""
     n = sum(p.labels.nnz for p in (data.train, data.test) if p.labels.values is not None)
     train, test = (
-        Points(p.texts, p.labels.with_values(None), p.drop) for p in (data.train, data.test)
+        Examples(p.texts, p.labels.with_values(None), p.drop) for p in (data.train, data.test)
     )
     left = LabelData(data.name, train, test, data.labels)
     return left, f"the relevances of {n} pairs" if n else ""
@@ -207,7 +207,7 @@ def drop_filters(data: LabelData) -> tuple[LabelData, str]:
     """The step that forgets which labels predictions must ignore."""
     n = data.train.drop.nnz + data.test.drop.nnz
     train, test = (
-        Points(p.texts, p.labels, no_pairs(*p.labels.shape)) for p in (data.train, data.test)
+        Examples(p.texts, p.labels, no_pairs(*p.labels.shape)) for p in (data.train, data.test)
     )
     return LabelData(data.name, train, test, data.labels), f"{n} filter pairs" if n else ""
 
@@ -220,7 +220,7 @@ def only_full(data: LabelData) -> tuple[LabelData, str]:
     return LabelData(data.name, train, test, data.labels), note
 
 
-def _full(points: Points) -> Points:
+def _full(points: Examples) -> Examples:
     has_text = torch.tensor([bool(x.strip()) for x in points.texts.all()], dtype=torch.bool)
     return points.subset((has_text & (points.labels.degrees() > 0)).nonzero().squeeze(1))
 
@@ -261,10 +261,10 @@ def _names(labels: Texts, clean: Callable[[str], str]) -> list[str]:
     return names
 
 
-def _recolumned(points: Points, column: torch.Tensor, n_labels: int) -> Points:
+def _recolumned(points: Examples, column: torch.Tensor, n_labels: int) -> Examples:
     old = points.labels
     labels = Csr(old.indptr, column[old.indices.long()], n_labels, old.values).coalesce()
-    return Points(points.texts, labels, no_pairs(*labels.shape))
+    return Examples(points.texts, labels, no_pairs(*labels.shape))
 
 
 def _naming_note(old: Texts, new: Texts, order: list[int]) -> str:

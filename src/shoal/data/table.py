@@ -20,7 +20,7 @@ from shoal.data import reduce
 from shoal.data.cells import SEPARATOR, TABLES, Table
 from shoal.data.lines import shorten
 from shoal.data.names import names_of, numbered
-from shoal.data.texts import LabelData, Points, Texts, no_pairs, random_split
+from shoal.data.texts import LabelData, Examples, Texts, no_pairs, random_split
 
 _POINT_STEPS = (
     reduce.unweigh_points,
@@ -175,13 +175,13 @@ def _labels(cell: object, separator: str) -> tuple[str, ...]:
     return tuple(sys.intern(part.strip()) for part in parts if part.strip())
 
 
-def _points(rows: list[_Row]) -> tuple[Points, Texts]:
+def _points(rows: list[_Row]) -> tuple[Examples, Texts]:
     """All rows as points, and the labels in the order of the columns."""
     names = sorted({label for row in rows for label in row.labels})
     ids = {name: i for i, name in enumerate(names)}
     labels = numbered([row.labels for row in rows], ids)
     texts = reduce.of_titles([row.text for row in rows], [row.uid for row in rows])
-    return Points(texts, labels, no_pairs(*labels.shape)), reduce.of_titles(names, names)
+    return Examples(texts, labels, no_pairs(*labels.shape)), reduce.of_titles(names, names)
 
 
 def _split(

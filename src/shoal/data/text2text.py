@@ -17,7 +17,7 @@ from shoal.data.filters import read_filter, write_filter
 from shoal.data.lines import lines, shorten, writer
 from shoal.data.matrix import COLUMNS, Rows, pair_rows
 from shoal.data.npz import write_lines
-from shoal.data.texts import LabelData, Points, Texts, no_pairs, split_at_random
+from shoal.data.texts import LabelData, Examples, Texts, no_pairs, split_at_random
 from shoal.data.xc import TEXTS, find
 
 FILES = {"trn": ("training-data.txt", "train.txt"), "tst": ("test-data.txt", "test.txt")}
@@ -61,12 +61,12 @@ def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
         return split_at_random(path.stem, _points(texts, labels), reduce.of_titles(names))
     label_file = find(path, TEXTS["lbl"]) or path / LABELS
     labels = reduce.of_titles([line for _, line in lines(label_file, encoding)])
-    parts: list[Points] = []
+    parts: list[Examples] = []
     for split, names in FILES.items():
         texts, rows = _read_rows(find(path, names) or path / names[0], encoding)
         points = _points(texts, rows.csr(len(labels)))
         drop = read_filter(path, split, points.labels.shape)
-        parts.append(Points(points.texts, points.labels, drop))
+        parts.append(Examples(points.texts, points.labels, drop))
     return LabelData(path.resolve().name, parts[0], parts[1], labels)
 
 
@@ -113,8 +113,8 @@ def _read_rows(path: Path, encoding: str) -> tuple[Texts, Rows]:
     return reduce.of_titles(titles), rows
 
 
-def _points(texts: Texts, labels: Csr) -> Points:
-    return Points(texts, labels, no_pairs(*labels.shape))
+def _points(texts: Texts, labels: Csr) -> Examples:
+    return Examples(texts, labels, no_pairs(*labels.shape))
 
 
 def _only_used(labels: Csr) -> tuple[Csr, list[str]]:

@@ -91,7 +91,7 @@ class Texts:
 
 
 @dataclass(frozen=True, eq=False)
-class Points:
+class Examples:
     """One split of a data set.
 
     Attributes:
@@ -118,13 +118,13 @@ class Points:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def subset(self, ids: Int[Tensor, " b"]) -> Points:
-        """Points `ids` in that order, repeats allowed.
+    def subset(self, ids: Int[Tensor, " b"]) -> Examples:
+        """Examples `ids` in that order, repeats allowed.
 
         Raises:
             InputError: if an id is out of range.
         """
-        return Points(self.texts.subset(ids), self.labels.rows(ids), self.drop.rows(ids))
+        return Examples(self.texts.subset(ids), self.labels.rows(ids), self.drop.rows(ids))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +139,8 @@ class LabelData:
     """
 
     name: str
-    train: Points
-    test: Points
+    train: Examples
+    test: Examples
     labels: Texts
 
     def __post_init__(self) -> None:
@@ -193,13 +193,13 @@ def random_split(
     return order[held:].sort().values, order[:held].sort().values
 
 
-def split_at_random(name: str, points: Points, labels: Texts) -> LabelData:
+def split_at_random(name: str, points: Examples, labels: Texts) -> LabelData:
     """The data set of one file: a fifth of its points, seeded, is held out for testing."""
     kept, held = random_split(len(points), 0.2, seed=0)
     return LabelData(name, points.subset(kept), points.subset(held), labels)
 
 
-def validation_split(data: LabelData, fraction: float, seed: int) -> tuple[Points, Points]:
+def validation_split(data: LabelData, fraction: float, seed: int) -> tuple[Examples, Examples]:
     """Hold training points out for validation: at random, never a prefix, and as the test split is.
 
     Sources list points in an order that means something (WordNet's by part of speech). Where labels
@@ -223,7 +223,7 @@ def validation_split(data: LabelData, fraction: float, seed: int) -> tuple[Point
 
         >>> texts = Texts(["a", "b", "c"], ["", "", ""], ["", "", ""])
         >>> labels = Csr.from_lists([[1], [0], [0]], n_cols=3)
-        >>> points = Points(texts, labels, no_pairs(3, 3))
+        >>> points = Examples(texts, labels, no_pairs(3, 3))
         >>> train, valid = validation_split(LabelData("tiny", points, points, texts), 0.4, seed=5)
         >>> train.texts.uids, valid.texts.uids
         (['a', 'b'], ['c'])
@@ -243,7 +243,7 @@ def validation_split(data: LabelData, fraction: float, seed: int) -> tuple[Point
     )
     values = None if valid.labels.values is None else valid.labels.values[~known]
     truth = Csr.from_coo(row[~known], col[~known], valid.labels.shape, values)
-    judged = Points(valid.texts, truth, drop.coalesce())
+    judged = Examples(valid.texts, truth, drop.coalesce())
     return train, judged.subset((truth.degrees() > 0).nonzero().squeeze(1))
 
 
@@ -262,7 +262,7 @@ def describe(data: LabelData) -> dict[str, Any]:
 
     Example:
         >>> texts = Texts(["a", "b"], ["red mug", ""], ["", ""])
-        >>> points = Points(texts, Csr.from_lists([[0], []], n_cols=2), no_pairs(2, 2))
+        >>> points = Examples(texts, Csr.from_lists([[0], []], n_cols=2), no_pairs(2, 2))
         >>> about = describe(LabelData("tiny", points, points, texts))
         >>> about["labels"], about["train"]["empty_texts"], about["train"]["unlabeled"]
         (2, 1, 1)
@@ -282,7 +282,7 @@ def describe(data: LabelData) -> dict[str, Any]:
     }
 
 
-def _describe_points(points: Points) -> dict[str, Any]:
+def _describe_points(points: Examples) -> dict[str, Any]:
     degrees = points.labels.degrees()
     return {
         "points": len(points),

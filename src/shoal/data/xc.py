@@ -23,7 +23,7 @@ from shoal.data import reduce
 from shoal.data.filters import read_filter, write_filter
 from shoal.data.lines import json_object, lines, shorten, writer
 from shoal.data.matrix import Rows, read_matrix, write_matrix
-from shoal.data.texts import LabelData, Points, Texts
+from shoal.data.texts import LabelData, Examples, Texts
 
 # names in the order of preference: the XC repository's own, then those of single projects
 _TEXTS = ("{0}.json.gz", "{0}.json", "raw/{0}_X.txt", "{0}_X.txt", "X.{0}.txt")
@@ -114,7 +114,7 @@ def find(folder: Path, names: tuple[str, ...]) -> Path | None:
 # -- parts -------------------------------------------------------------------------------------
 
 
-def _read_points(folder: Path, split: str, n_labels: int | None, encoding: str) -> Points:
+def _read_points(folder: Path, split: str, n_labels: int | None, encoding: str) -> Examples:
     matrix = find(folder, MATRICES[split])
     wants_targets = matrix is None and n_labels is not None
     texts, rows = _read_documents(folder, split, encoding, wants_targets)
@@ -130,7 +130,7 @@ def _read_points(folder: Path, split: str, n_labels: int | None, encoding: str) 
     good = labels.shape == (len(texts), n)
     name = f"{matrix}:1" if matrix and matrix.suffix == ".txt" else str(matrix)
     expect(good, name, want, labels.shape, "take all files from one release")
-    return Points(texts, labels, read_filter(folder, split, labels.shape))
+    return Examples(texts, labels, read_filter(folder, split, labels.shape))
 
 
 def _read_documents(

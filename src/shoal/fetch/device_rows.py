@@ -9,7 +9,7 @@ Where registration is refused (a lock limit, a sandbox, memory that belongs to a
 are gathered on the host into pinned memory and copied, with equal result. Where it is not, the
 faster of the two is measured and taken (:mod:`shoal.fetch.auto`).
 
-Host and device see each other's writes only after a synchronise, so :meth:`DeviceRows.settle` waits
+Host and device see each other's writes only after a synchronise, so :meth:`DeviceRows.synchronize` waits
 for a device before the host looks at what it wrote, or writes where it may still be reading. The
 order of calls is tested against a stand-in, and on a device by ``make test-gpu``.
 """
@@ -196,7 +196,7 @@ class DeviceRows:
         self._busy, self._wrote = True, self._wrote or writes
         return self._views[device]
 
-    def settle(self, writes: bool = False) -> None:
+    def synchronize(self, writes: bool = False) -> None:
         """Wait for what the devices have written and, if the host is about to write, read.
 
         Raises:
@@ -209,7 +209,7 @@ class DeviceRows:
 
     def forget(self) -> None:
         """Let go of all views, as the table's memory is about to move."""
-        self.settle(writes=True)
+        self.synchronize(writes=True)
         for kept in (self._views, self._readers, self._autos):
             kept.clear()
 

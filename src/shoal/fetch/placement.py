@@ -115,7 +115,7 @@ def carry_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         result = _on_device(func, args, kwargs, device, target)
     else:
         for table in tables:
-            table.settle(writes=table is target)
+            table.synchronize(writes=table is target)
         result = func(*args, **kwargs)
     free = at is Place.HOME and target is None and _computes(name) and isinstance(result, Tensor)
     lead = next((x for x in tables if x.propagates), None) if free else None
@@ -161,7 +161,7 @@ def _on_device(
     host_only = writes and target._device_rows.view(device) is None
     if host_only or (writes and target.requires_grad):
         # the host computes: what a device cannot write to, and what autograd must see (and refuse)
-        target.settle(writes=True)
+        target.synchronize(writes=True)
         to_host = functools.partial(_swapped, change=lambda x: x if is_unified(x) else x.cpu())
         return func(*to_host(args), **to_host(kwargs))
 

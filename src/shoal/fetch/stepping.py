@@ -141,7 +141,7 @@ class Rows(ABC):
 
     def _settle(self) -> None:
         for rows in self._shown.values():
-            rows.settle(writes=True)
+            rows.synchronize(writes=True)
 
     def _begin(self, rows: Float[Tensor, "n d"]) -> None:
         if not self.state:

@@ -123,7 +123,7 @@ class TieredTable:
           host       3      40.00     50.00
     """
 
-    learns = False
+    trainable = False
 
     def __init__(
         self,
@@ -334,7 +334,7 @@ def _table(rows: object) -> UnifiedTensor | DiskRows:
         return DiskRows(rows)
     if isinstance(rows, Tensor | np.ndarray):
         rows = unified(rows)
-        still = not rows.learns
+        still = not rows.trainable
         expect(still, "rows", "rows that do not learn", "an optimizer", "leave the tiers out")
     kinds = "a tensor, an array, DiskRows or a path"
     expect(isinstance(rows, UnifiedTensor | DiskRows), "rows", kinds, type(rows), "pass one")

@@ -187,7 +187,7 @@ class UnifiedTensor(Tensor):
             expect_ids("ids", ids, len(self))
         if not ids.is_cpu:
             return self._device_rows.gather(ids, out)
-        self._device_rows.settle()
+        self._device_rows.synchronize()
         if out is None:
             out = self._lent(ids.numel())
         return gather_rows(self._plain, ids, out)
@@ -221,7 +221,7 @@ class UnifiedTensor(Tensor):
         """
         if indices.is_cuda:
             return self._device_rows.gather_mean(indices, offsets, weights).to(self.dtype)
-        self._device_rows.settle()
+        self._device_rows.synchronize()
         return gather_mean(self._plain, indices, offsets, weights)
 
     @property
@@ -243,7 +243,7 @@ class UnifiedTensor(Tensor):
             InputError: if an id is out of range; nothing is written then.
         """
         if rows.is_cpu or not self._device_rows.put(ids, rows, add):
-            self.settle(writes=True)
+            self.synchronize(writes=True)
             ids, rows = ids.cpu(), rows.cpu()
             expect_ids("ids", ids, len(self))
             want, got = (len(ids), *self.shape[1:]), (tuple(rows.shape), rows.dtype)
@@ -260,7 +260,7 @@ class UnifiedTensor(Tensor):
     # -- learning ----------------------------------------------------------------------------
 
     @property
-    def learns(self) -> bool:
+    def trainable(self) -> bool:
         """Whether a step changes the rows, so that none may be read ahead of it."""
         return self.optimizer is not None
 
@@ -285,7 +285,7 @@ class UnifiedTensor(Tensor):
             if rows is not None and reaches(self._plain, device):
                 self._device_rows.view(device, writes=True)
                 return self.optimizer.step(rows, device_rows.to_device(ids, device), grad)
-        self.settle(writes=True)
+        self.synchronize(writes=True)
         self.optimizer.step(self._plain, ids.cpu(), grad.cpu())
 
     # -- being a tensor ----------------------------------------------------------------------
@@ -311,12 +311,12 @@ class UnifiedTensor(Tensor):
         """Tell the system how the rows will be read: see :func:`shoal.fetch.advice.advise`."""
         advise(self._plain, advice, self._mapped)
 
-    def settle(self, writes: bool = False) -> None:
+    def synchronize(self, writes: bool = False) -> None:
         """Wait for what devices wrote and, where the host is about to write, for their reads.
 
         Operations do so by themselves; needed before memory is used in other ways, by numpy say.
         """
-        self._device_rows.settle(writes)
+        self._device_rows.synchronize(writes)
 
     def share_memory_(self) -> UnifiedTensor:
         """Move the rows to memory that other processes see; devices map them anew."""
@@ -341,13 +341,13 @@ class UnifiedTensor(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UnifiedTensor:
         if id(self) not in memo:
-            self.settle()
+            self.synchronize()
             optimizer = copy.deepcopy(self.optimizer, memo)
             memo[id(self)] = _rebuilt(self._plain.clone(), optimizer, self._settings(mapped=False))
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        self.settle()
+        self.synchronize()
         if self._is_face and not getattr(self, "_is_param", False):
             return self._plain.__reduce_ex__(protocol)
         return _rebuilt, (self._plain, self.optimizer, self._settings(mapped=False))

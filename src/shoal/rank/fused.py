@@ -33,7 +33,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
 from shoal.core.metrics import inverse_propensity
 from shoal.core.progress import progress
-from shoal.data.texts import Points, Texts
+from shoal.data.texts import Examples, Texts
 from shoal.rank.fusion import Candidates, Fusion, fit_fusion, join
 from shoal.rank.lexical import LexicalIndex, tf_idf
 from shoal.rank.names import NameIndex
@@ -260,7 +260,7 @@ class FusedLabeler:
 def fuse(
     labeler: Labeler,
     memory: Memory,
-    held_out: Points,
+    held_out: Examples,
     seed: int = 0,
     kind: Literal["network", "tree"] = "network",
     rare: float = 0.0,

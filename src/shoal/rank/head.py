@@ -61,7 +61,7 @@ class Head:
             InputError: if one is out of range or the table does not learn.
         """
         expect(self.table.dim() == 2, "table", "rows [l, d]", tuple(self.table.shape), "reshape it")
-        expect(self.table.learns, "table", "an optimizer", None, "make it with Head.of")
+        expect(self.table.trainable, "table", "an optimizer", None, "make it with Head.of")
         known = self.kind in ("decoupled", "softmax", "binary")
         expect(known, "kind", "decoupled, softmax or binary", self.kind, "choose one")
         good = self.temperature > 0

@@ -1,6 +1,6 @@
 """How accurate in-batch negatives must be, proven from distances alone.
 
-Points x and labels z are unit vectors with scores ``s(x, l) = x · z_l``; point i lies in cluster C,
+Examples x and labels z are unit vectors with scores ``s(x, l) = x · z_l``; point i lies in cluster C,
 whose shortlist are all labels of its points. Two bounds, by Cauchy-Schwarz and the triangle
 inequality:
 

@@ -100,7 +100,7 @@ def with_scored(
 ) -> Float[Tensor, "n d"]:
     """Unit vectors of seeds and of what they are tagged with: of x + the mean of its positives.
 
-    Points that share labels become alike however differently they are worded.
+    Examples that share labels become alike however differently they are worded.
 
     Args:
         seeds: unit vectors x.

@@ -19,7 +19,7 @@ from torch import Tensor
 from shoal.cli.settings import Train
 from shoal.core import checkpoint
 from shoal.core.errors import expect, fail
-from shoal.data.texts import LabelData, Points
+from shoal.data.texts import LabelData, Examples
 from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 from shoal.rank.fusion import Fusion
 from shoal.rank.hnsw import HnswSearch
@@ -89,13 +89,13 @@ def _fusion_of(state: dict[str, Any]) -> Fusion | TreeFusion:
     return fusion
 
 
-def head_ranks(settings: Train, held_out: Points | None) -> bool:
+def head_ranks(settings: Train, held_out: Examples | None) -> bool:
     """Whether a frozen head is asked for, and takes part in ranking: alone, or fused."""
     ranks = settings.rank == "head" or (settings.rank == "fused" and can_fuse(held_out))
     return settings.head == "frozen" and ranks
 
 
-def can_fuse(held_out: Points | None) -> bool:
+def can_fuse(held_out: Examples | None) -> bool:
     """Whether enough points are held out to weigh evidence."""
     return held_out is not None and len(held_out) >= _FEWEST
 
@@ -121,7 +121,7 @@ def fused_state(fused: FusedLabeler) -> dict[str, Any]:
 
 
 def fuse_run(
-    run: Run, data: LabelData, train: Points, held_out: Points | None, settings: Train
+    run: Run, data: LabelData, train: Examples, held_out: Examples | None, settings: Train
 ) -> None:
     """Fuse what the run's best model, its training points and their words know.
 
@@ -152,7 +152,7 @@ def fuse_run(
 
 
 def _memory(
-    labeler: Labeler, data: LabelData, points: Points, words: bool, head: Tensor | None
+    labeler: Labeler, data: LabelData, points: Examples, words: bool, head: Tensor | None
 ) -> Memory:
     lexical = None
     if words:

@@ -27,7 +27,7 @@ from shoal.core.errors import expect
 from shoal.core.losses import lowest_triplets
 from shoal.core.search import top_k
 from shoal.core.sparse import unit
-from shoal.data.texts import Points
+from shoal.data.texts import Examples
 from shoal.fetch.update import RowAdam
 from shoal.rank.head import Head
 from shoal.rank.head_job import AllLabels, head_job, with_label_points
@@ -155,7 +155,7 @@ def frozen_job(
     return replace(job, also={**job.also, **part.also})
 
 
-def _validate(head: Head, by_cosine: bool, x: Tensor, valid: Points) -> dict[str, float]:
+def _validate(head: Head, by_cosine: bool, x: Tensor, valid: Examples) -> dict[str, float]:
     keys = (unit(head.weights) if by_cosine else head.weights).to(x.device)
     return validate(lambda k, drop: top_k(x, keys, k, drop.to(x.device)), valid)
 

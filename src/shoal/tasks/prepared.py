@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shoal.core.csr import Csr
-from shoal.data.texts import LabelData, Points, validation_split
+from shoal.data.texts import LabelData, Examples, validation_split
 from shoal.rank.predictor import Lexicon
 from shoal.tasks.encoders import Tokenize, bags_of
 
@@ -22,8 +22,8 @@ class Prepared:
         tokens: token ids of the training points, then of the labels, one row a text.
     """
 
-    train: Points
-    valid: Points | None
+    train: Examples
+    valid: Examples | None
     lexicon: Lexicon
     tokens: Csr
 

@@ -186,7 +186,7 @@ def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> Evidence:
     plan = learning_rate(found, found.batch_size, optimizer, began=asked.began)
     model, loss_fn, forward = mine.model, mine.loss_fn, mine.forward
     if isinstance(model, Objective):
-        learns = getattr(mine.loader.table, "learns", False)
+        learns = getattr(mine.loader.table, "trainable", False)
         expect(
             not learns, "evidence", "a run whose rows stay as they are", "rows that learn", remedy
         )

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from shoal.core import metrics
 from shoal.core.csr import Csr
-from shoal.data.texts import Points
+from shoal.data.texts import Examples
 
 
-def validate(rank: Callable[[int, Csr], tuple[Tensor, Tensor]], valid: Points) -> dict[str, float]:
+def validate(
+    rank: Callable[[int, Csr], tuple[Tensor, Tensor]], valid: Examples
+) -> dict[str, float]:
     """P@1, P@5 and R@5 (or as many as there are labels), in per cent; the first says what is best.
 
     Args:

@@ -133,7 +133,7 @@ class Job:
     def table(self) -> Any | None:
         """The loader's table, if it learns."""
         table = self.loader.table
-        return table if getattr(table, "learns", False) else None
+        return table if getattr(table, "trainable", False) else None
 
     @property
     def steps_per_epoch(self) -> int:

@@ -56,7 +56,7 @@ BlockSampler = Callable[[Tensor, torch.Generator], Sequence[Block]]
 
 @runtime_checkable
 class Table(Protocol):
-    """How rows arrive. A table with ``learns`` true is read at hand-over, not ahead.
+    """How rows arrive. A table with ``trainable`` true is read at hand-over, not ahead.
 
     Its ``refresh()``, where it has one, is called at the end of each epoch, when nothing is read.
     """
@@ -252,7 +252,7 @@ class Loader:
 
     @property
     def _learns(self) -> bool:
-        return getattr(self.table, "learns", False)
+        return getattr(self.table, "trainable", False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import fail
 from shoal.data.lines import as_tensor, lines, shorten
 from shoal.data.nodes import NodeData, tf_idf
-from shoal.data.texts import LabelData, Points, Texts, random_split
+from shoal.data.texts import LabelData, Examples, Texts, random_split
 
 _SHIPPED = Path(__file__).with_name("synsets.tsv.gz")
 
@@ -102,7 +102,7 @@ def labels() -> LabelData:
 
     Labels are the synsets that a training synset points to. Relations come in pairs, so the reverse
     of most test pairs stands in the training split: such pairs are left out of the test truth and
-    stand in ``drop``, together with each point's own label. Points without a label are left out.
+    stand in ``drop``, together with each point's own label. Examples without a label are left out.
     """
     synsets = read()
     pairs, n = synsets.relations, len(synsets.texts)
@@ -120,7 +120,7 @@ def labels() -> LabelData:
     def matrix(row: Tensor, col: Tensor) -> Csr:
         return Csr.from_coo(row, label_of[col], (n, len(own))).coalesce()
 
-    everyone = Points(synsets.texts, matrix(row[truth], col[truth]), matrix(drop_row, drop_col))
+    everyone = Examples(synsets.texts, matrix(row[truth], col[truth]), matrix(drop_row, drop_col))
     labeled = everyone.labels.degrees() > 0
     train, held = (part.nonzero().flatten() for part in (labeled & ~test, labeled & test))
     texts = synsets.texts.subset(own)
