@@ -38,7 +38,7 @@ from torch import Tensor
 from shoal.core.memory import peak_mib
 from shoal.core.metrics import deciles, evaluate, inverse_propensity
 from shoal.data import load, xc
-from shoal.data.texts import LabelData, Examples
+from shoal.data.texts import Examples, LabelData
 
 # In this order: explicit mining is given the time that shoal-encoder took.
 SYSTEMS: dict[str, Callable[[Asked], Outcome]] = {

@@ -17,7 +17,7 @@ from rivals_.common import DEEP, TOP, Asked, Clock, Outcome, Skipped, threads, t
 from shoal.core.csr import Csr
 from shoal.core.metrics import evaluate
 from shoal.data.npz import write_pecos
-from shoal.data.texts import LabelData, Examples
+from shoal.data.texts import Examples, LabelData
 from shoal.rank.lexical import LexicalIndex
 from shoal.rank.neighbors import votes
 from shoal.rank.ranking import Ranking

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shoal.core.csr import Csr
 from shoal.data import reduce
 from shoal.data.formats import FORMATS
-from shoal.data.texts import LabelData, Examples, Texts
+from shoal.data.texts import Examples, LabelData, Texts
 
 SUFFIX = {name: form.suffix for name, form in FORMATS.items()}
 # everything that a line, a cell, JSON or a name might trip over

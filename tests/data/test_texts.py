@@ -10,8 +10,8 @@ import torch
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.texts import (
-    LabelData,
     Examples,
+    LabelData,
     Texts,
     describe,
     no_pairs,

@@ -16,7 +16,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
-from shoal.data.texts import LabelData, Examples, Texts
+from shoal.data.texts import Examples, LabelData, Texts
 from shoal.rank.predictor import Labeler
 from shoal.tasks import labels, use
 from shoal.tasks.encoders import labeler_of, learner_of, tokenize_of

@@ -14,7 +14,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data import xc
 from shoal.data.planted import planted_labels
-from shoal.data.texts import LabelData, Examples, Texts, no_pairs
+from shoal.data.texts import Examples, LabelData, Texts, no_pairs
 from shoal.rank.predictor import BagRows, Labeler, embed
 from shoal.tasks import labels
 from shoal.text.vocabulary import random_rows

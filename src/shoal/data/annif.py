@@ -13,7 +13,7 @@ from shoal.core.errors import expect, expect_folder, fail
 from shoal.data import reduce
 from shoal.data.lines import lines, shorten, writer
 from shoal.data.names import names_of, numbered
-from shoal.data.texts import LabelData, Examples, Texts, no_pairs, split_at_random
+from shoal.data.texts import Examples, LabelData, Texts, no_pairs, split_at_random
 
 STEPS = (
     reduce.unweigh_points,

@@ -19,7 +19,7 @@ from shoal.core.errors import expect, fail
 from shoal.data import reduce
 from shoal.data.lines import json_object, lines, shorten, writer
 from shoal.data.matrix import Rows
-from shoal.data.texts import LabelData, Examples, Texts, no_pairs
+from shoal.data.texts import Examples, LabelData, Texts, no_pairs
 
 STEPS = (
     reduce.unweigh_points,

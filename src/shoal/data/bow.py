@@ -17,7 +17,7 @@ from shoal.data import reduce
 from shoal.data.filters import read_filter, write_filter
 from shoal.data.lines import lines, shorten, writer
 from shoal.data.matrix import Rows, pair_rows, pairs, read_header
-from shoal.data.texts import LabelData, Examples, Texts, no_pairs, split_at_random
+from shoal.data.texts import Examples, LabelData, Texts, no_pairs, split_at_random
 
 STEPS = (
     reduce.respell_points,

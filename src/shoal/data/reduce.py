@@ -20,7 +20,7 @@ import torch
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
-from shoal.data.texts import LabelData, Examples, Texts, no_pairs
+from shoal.data.texts import Examples, LabelData, Texts, no_pairs
 
 Step = Callable[[LabelData], tuple[LabelData, str]]
 

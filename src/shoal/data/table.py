@@ -20,7 +20,7 @@ from shoal.data import reduce
 from shoal.data.cells import SEPARATOR, TABLES, Table
 from shoal.data.lines import shorten
 from shoal.data.names import names_of, numbered
-from shoal.data.texts import LabelData, Examples, Texts, no_pairs, random_split
+from shoal.data.texts import Examples, LabelData, Texts, no_pairs, random_split
 
 _POINT_STEPS = (
     reduce.unweigh_points,

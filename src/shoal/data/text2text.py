@@ -17,7 +17,7 @@ from shoal.data.filters import read_filter, write_filter
 from shoal.data.lines import lines, shorten, writer
 from shoal.data.matrix import COLUMNS, Rows, pair_rows
 from shoal.data.npz import write_lines
-from shoal.data.texts import LabelData, Examples, Texts, no_pairs, split_at_random
+from shoal.data.texts import Examples, LabelData, Texts, no_pairs, split_at_random
 from shoal.data.xc import TEXTS, find
 
 FILES = {"trn": ("training-data.txt", "train.txt"), "tst": ("test-data.txt", "test.txt")}

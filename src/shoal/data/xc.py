@@ -23,7 +23,7 @@ from shoal.data import reduce
 from shoal.data.filters import read_filter, write_filter
 from shoal.data.lines import json_object, lines, shorten, writer
 from shoal.data.matrix import Rows, read_matrix, write_matrix
-from shoal.data.texts import LabelData, Examples, Texts
+from shoal.data.texts import Examples, LabelData, Texts
 
 # names in the order of preference: the XC repository's own, then those of single projects
 _TEXTS = ("{0}.json.gz", "{0}.json", "raw/{0}_X.txt", "{0}_X.txt", "X.{0}.txt")

@@ -19,7 +19,7 @@ from torch import Tensor
 from shoal.cli.settings import Train
 from shoal.core import checkpoint
 from shoal.core.errors import expect, fail
-from shoal.data.texts import LabelData, Examples
+from shoal.data.texts import Examples, LabelData
 from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 from shoal.rank.fusion import Fusion
 from shoal.rank.hnsw import HnswSearch

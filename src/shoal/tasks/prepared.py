@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shoal.core.csr import Csr
-from shoal.data.texts import LabelData, Examples, validation_split
+from shoal.data.texts import Examples, LabelData, validation_split
 from shoal.rank.predictor import Lexicon
 from shoal.tasks.encoders import Tokenize, bags_of
 
