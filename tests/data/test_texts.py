@@ -1,4 +1,4 @@
-"""Texts, Examples, LabelData: subsets agree with their parts, splits are partitions, counts count."""
+"""Texts, Examples, LabelData: subsets agree with parts, splits are partitions, counts count."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ Where registration is refused (a lock limit, a sandbox, memory that belongs to a
 are gathered on the host into pinned memory and copied, with equal result. Where it is not, the
 faster of the two is measured and taken (:mod:`shoal.fetch.auto`).
 
-Host and device see each other's writes only after a synchronise, so :meth:`DeviceRows.synchronize` waits
-for a device before the host looks at what it wrote, or writes where it may still be reading. The
+Host and device see each other's writes only after a synchronization, so
+:meth:`DeviceRows.synchronize` waits for a device before the host looks at what it wrote, or writes where it may still be reading. The
 order of calls is tested against a stand-in, and on a device by ``make test-gpu``.
 """
 
