@@ -27,7 +27,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
@@ -45,8 +45,12 @@ def _optional(kind: Any, metavar: str) -> Any:
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 if TYPE_CHECKING:
-    Flag, Int, Float, Text, File = bool, int | None, float | None, str | None, Path | None
-    Tracker = Literal["tensorboard", "wandb", "mlflow"] | None
+    Flag: TypeAlias = bool
+    Int: TypeAlias = int | None
+    Float: TypeAlias = float | None
+    Text: TypeAlias = str | None
+    File: TypeAlias = Path | None
+    Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow"] | None
 else:
     # no --no-json beside --json
     Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
