@@ -45,7 +45,7 @@ from shoal import (
     node_cross_entropy,
     unified,
 )
-from shoal.data import arrays
+from shoal.data import graphs
 from shoal.data.graphs import load_nodes
 from shoal.graph.layers import ConvLayer, Layered, full_graph
 from shoal.integrations.pyg import NeighborLoader
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def web_stanford(folder: Path) -> Task:
-    graph = arrays.graph_of(arrays.read(folder / "web-stanford" / "web-stanford.npz"))
+    graph = graphs.read(folder / "web-stanford" / "web-stanford.npz").graph
     generator, n = torch.Generator().manual_seed(0), graph.n_rows
     rows = torch.randn(n, WIDTH, generator=generator)
     target = torch.randint(40, (n,), generator=generator)

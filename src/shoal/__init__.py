@@ -14,6 +14,33 @@ if TYPE_CHECKING:
     from shoal.core.errors import InputError as InputError
     from shoal.core.losses import decoupled_softmax as decoupled_softmax
     from shoal.core.losses import hardest_triplets as hardest_triplets
+    from shoal.core.graph_metrics import link_metrics as link_metrics
+    from shoal.core.graph_metrics import link_ranks as link_ranks
+    from shoal.core.graph_metrics import node_metrics as node_metrics
+    from shoal.core.objectives import link_binary_cross_entropy as link_binary_cross_entropy
+    from shoal.core.objectives import link_softmax as link_softmax
+    from shoal.core.objectives import node_binary_cross_entropy as node_binary_cross_entropy
+    from shoal.data.graph import GraphData as GraphData
+    from shoal.data.graph import graph_format as graph_format
+    from shoal.data.graphs import load_links as load_links
+    from shoal.data.graphs import load_nodes as load_nodes
+    from shoal.data.links import LinkData as LinkData
+    from shoal.data.nodes import NodeData as NodeData
+    from shoal.graph.features import feature_rows as feature_rows
+    from shoal.graph.layers import ConvLayer as ConvLayer
+    from shoal.graph.layers import Layered as Layered
+    from shoal.graph.layers import LinkEncoder as LinkEncoder
+    from shoal.graph.layers import full_graph as full_graph
+    from shoal.graph.layers import stacked as stacked
+    from shoal.graph.gat import GatLayer as GatLayer
+    from shoal.graph.sage import SageLayer as SageLayer
+    from shoal.models.links import LinkModel as LinkModel
+    from shoal.models.nodes import NodeModel as NodeModel
+    from shoal.sample.links import LinkSampler as LinkSampler
+    from shoal.sample.links import PairSampler as PairSampler
+    from shoal.sample.seeds import Subset as Subset
+    from shoal.tasks import settings as settings
+    from shoal.tasks.graphs import GraphSettings as GraphSettings
     from shoal.core.objectives import Objective as Objective
     from shoal.core.objectives import in_batch as in_batch
     from shoal.core.objectives import node_cross_entropy as node_cross_entropy
@@ -52,7 +79,6 @@ if TYPE_CHECKING:
     from shoal.step.rules import rescale as rescale
     from shoal.step.schedule import BatchSizeLR as BatchSizeLR
     from shoal.step.size import learning_rate as learning_rate
-    from shoal.tasks import named as named
     from shoal.tasks import task as task
     from shoal.tasks.fusing import load as load
     from shoal.text.bag import BagEncoder as BagEncoder
@@ -67,14 +93,24 @@ _HOMES = {
     # three models, and how tasks are registered
     "open": "models.base",
     "Result": "models.base",
+    "NodeModel": "models.nodes",
+    "LinkModel": "models.links",
     "task": "tasks",
-    "named": "tasks",
+    "settings": "tasks",
+    "GraphSettings": "tasks.graphs",
     # nouns
     "InputError": "core.errors",
     "Csr": "core.csr",
     "Block": "core.block",
     "Batch": "core.block",
+    "NodeData": "data.nodes",
+    "LinkData": "data.links",
+    "GraphData": "data.graph",
+    "graph_format": "data.graph",
+    "load_nodes": "data.graphs",
+    "load_links": "data.graphs",
     # who is in the batch
+    "Subset": "sample.seeds",
     "RandomBatchSampler": "sample.seeds",
     "ClusterBatchSampler": "sample.seeds",
     "EmbeddingBank": "sample.seeds",
@@ -86,6 +122,8 @@ _HOMES = {
     "Chain": "sample.expand",
     "ShortlistSampler": "sample.expand",
     "NeighborSampler": "sample.expand",
+    "PairSampler": "sample.links",
+    "LinkSampler": "sample.links",
     # how their rows arrive, and learn
     "unified": "fetch.unified",
     "UnifiedTensor": "fetch.unified",
@@ -100,10 +138,24 @@ _HOMES = {
     "BagEncoder": "text.bag",
     "TransformerEncoder": "text.transformer",
     "Sage": "graph.sage",
+    "SageLayer": "graph.sage",
     "Gat": "graph.gat",
+    "GatLayer": "graph.gat",
+    "ConvLayer": "graph.layers",
+    "Layered": "graph.layers",
+    "stacked": "graph.layers",
+    "LinkEncoder": "graph.layers",
+    "full_graph": "graph.layers",
+    "feature_rows": "graph.features",
     "Objective": "core.objectives",
     "in_batch": "core.objectives",
     "node_cross_entropy": "core.objectives",
+    "node_binary_cross_entropy": "core.objectives",
+    "link_softmax": "core.objectives",
+    "link_binary_cross_entropy": "core.objectives",
+    "node_metrics": "core.graph_metrics",
+    "link_metrics": "core.graph_metrics",
+    "link_ranks": "core.graph_metrics",
     "decoupled_softmax": "core.losses",
     "hardest_triplets": "core.losses",
     "Job": "training.job",

@@ -48,6 +48,7 @@ class Result:
         valid: metrics of the best validation, in per cent; empty where nothing is held out.
         test: metrics of the test examples, in per cent; empty after an interrupt.
         size: bytes of the run's folder.
+        details: what else the task has to say, such as what each tier of a table served.
     """
 
     folder: Path | None
@@ -58,6 +59,7 @@ class Result:
     valid: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
     size: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 # -- devices and precision -----------------------------------------------------------------------
