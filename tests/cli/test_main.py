@@ -131,7 +131,7 @@ PROGRESS = re.compile(r"(train: epoch \d+, loss .*\n)*")
 def test_every_verb_speaks_to_people_and_programs(
     name: str, command: Command, tmp_path: Path
 ) -> None:
-    """With --json standard output is one JSON object; without, words; beside progress nothing is said."""
+    """With --json standard output is one JSON object; else words; stderr has progress alone."""
     words, keys = VERBS[name]
     out = ["--out", str(tmp_path / "json")] if words[0] == "train" else []
     told = command(*words, *out, "--json")
