@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shoal.tasks.rows import feature_rows
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch_geometric.data import Data  # pyright: ignore[reportMissingImports]
@@ -50,7 +51,6 @@ from shoal.data.graphs import load_nodes
 from shoal.graph.layers import ConvLayer, Layered, full_graph
 from shoal.integrations.pyg import NeighborLoader
 from shoal.tasks.graphs import Picked
-from shoal.tasks.rows import feature_rows
 
 FANOUTS, HIDDEN, WIDTH, HEADS = [15, 10], 256, 256, 4
 BETWEEN = {"sage": nn.ReLU(), "gat": nn.ELU()}

@@ -12,41 +12,26 @@ if TYPE_CHECKING:
     from shoal.core.block import Block as Block
     from shoal.core.csr import Csr as Csr
     from shoal.core.errors import InputError as InputError
-    from shoal.core.losses import decoupled_softmax as decoupled_softmax
-    from shoal.core.losses import hardest_triplets as hardest_triplets
     from shoal.core.graph_metrics import link_metrics as link_metrics
     from shoal.core.graph_metrics import link_ranks as link_ranks
     from shoal.core.graph_metrics import node_metrics as node_metrics
+    from shoal.core.losses import decoupled_softmax as decoupled_softmax
+    from shoal.core.losses import hardest_triplets as hardest_triplets
+    from shoal.core.objectives import Objective as Objective
+    from shoal.core.objectives import in_batch as in_batch
     from shoal.core.objectives import link_binary_cross_entropy as link_binary_cross_entropy
     from shoal.core.objectives import link_softmax as link_softmax
     from shoal.core.objectives import node_binary_cross_entropy as node_binary_cross_entropy
+    from shoal.core.objectives import node_cross_entropy as node_cross_entropy
+    from shoal.core.search import top_k as top_k
+    from shoal.curvature.measure import spectrum as spectrum
+    from shoal.curvature.spectrum import Spectrum as Spectrum
     from shoal.data.graph import GraphData as GraphData
     from shoal.data.graph import graph_format as graph_format
     from shoal.data.graphs import load_links as load_links
     from shoal.data.graphs import load_nodes as load_nodes
     from shoal.data.links import LinkData as LinkData
     from shoal.data.nodes import NodeData as NodeData
-    from shoal.graph.features import feature_rows as feature_rows
-    from shoal.graph.layers import ConvLayer as ConvLayer
-    from shoal.graph.layers import Layered as Layered
-    from shoal.graph.layers import LinkEncoder as LinkEncoder
-    from shoal.graph.layers import full_graph as full_graph
-    from shoal.graph.layers import stacked as stacked
-    from shoal.graph.gat import GatLayer as GatLayer
-    from shoal.graph.sage import SageLayer as SageLayer
-    from shoal.models.links import LinkModel as LinkModel
-    from shoal.models.nodes import NodeModel as NodeModel
-    from shoal.sample.links import LinkSampler as LinkSampler
-    from shoal.sample.links import PairSampler as PairSampler
-    from shoal.sample.seeds import Subset as Subset
-    from shoal.tasks import settings as settings
-    from shoal.tasks.graphs import GraphSettings as GraphSettings
-    from shoal.core.objectives import Objective as Objective
-    from shoal.core.objectives import in_batch as in_batch
-    from shoal.core.objectives import node_cross_entropy as node_cross_entropy
-    from shoal.core.search import top_k as top_k
-    from shoal.curvature.measure import spectrum as spectrum
-    from shoal.curvature.spectrum import Spectrum as Spectrum
     from shoal.fetch.quantized import QuantizedRows as QuantizedRows
     from shoal.fetch.tiered import TieredTable as TieredTable
     from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
@@ -54,10 +39,20 @@ if TYPE_CHECKING:
     from shoal.fetch.update import RowAdagrad as RowAdagrad
     from shoal.fetch.update import RowAdam as RowAdam
     from shoal.fetch.update import RowSGD as RowSGD
+    from shoal.graph.features import feature_rows as feature_rows
     from shoal.graph.gat import Gat as Gat
+    from shoal.graph.gat import GatLayer as GatLayer
+    from shoal.graph.layers import ConvLayer as ConvLayer
+    from shoal.graph.layers import Layered as Layered
+    from shoal.graph.layers import LinkEncoder as LinkEncoder
+    from shoal.graph.layers import full_graph as full_graph
+    from shoal.graph.layers import stacked as stacked
     from shoal.graph.sage import Sage as Sage
+    from shoal.graph.sage import SageLayer as SageLayer
     from shoal.models.base import Result as Result
     from shoal.models.base import open as open
+    from shoal.models.links import LinkModel as LinkModel
+    from shoal.models.nodes import NodeModel as NodeModel
     from shoal.rank.new_labels import with_labels as with_labels
     from shoal.rank.predictor import Labeler as Labeler
     from shoal.sample.clusters import balanced_clusters as balanced_clusters
@@ -67,27 +62,38 @@ if TYPE_CHECKING:
     from shoal.sample.expand import ShortlistSampler as ShortlistSampler
     from shoal.sample.expand import expand as expand
     from shoal.sample.hardness import hard_negative_recall as hard_negative_recall
+    from shoal.sample.links import LinkSampler as LinkSampler
+    from shoal.sample.links import PairSampler as PairSampler
     from shoal.sample.seeds import ClusterBatchSampler as ClusterBatchSampler
     from shoal.sample.seeds import EmbeddingBank as EmbeddingBank
     from shoal.sample.seeds import RandomBatchSampler as RandomBatchSampler
+    from shoal.sample.seeds import Subset as Subset
     from shoal.sample.touch import touch_probability as touch_probability
     from shoal.step.damped import DampedDiagonal as DampedDiagonal
     from shoal.step.evidence import evidence as evidence
+    from shoal.step.job import spectral_step as spectral_step
     from shoal.step.learner import StepLearner as StepLearner
     from shoal.step.learner import learner_for as learner_for
     from shoal.step.rules import rates as rates
     from shoal.step.rules import rescale as rescale
     from shoal.step.schedule import BatchSizeLR as BatchSizeLR
     from shoal.step.size import learning_rate as learning_rate
+    from shoal.tasks import settings as settings
     from shoal.tasks import task as task
     from shoal.tasks.fusing import load as load
+    from shoal.tasks.graphs import GraphSettings as GraphSettings
     from shoal.text.bag import BagEncoder as BagEncoder
     from shoal.text.transformer import TransformerEncoder as TransformerEncoder
+    from shoal.training.callbacks import Callback as Callback
+    from shoal.training.callbacks import EarlyStopping as EarlyStopping
+    from shoal.training.callbacks import ShowProgress as ShowProgress
+    from shoal.training.gradients import Gradients as Gradients
     from shoal.training.job import Budget as Budget
     from shoal.training.job import Job as Job
     from shoal.training.loader import Loader as Loader
     from shoal.training.loop import fit as fit
     from shoal.training.run import Run as Run
+    from shoal.training.track import Tracker as Tracker
 
 _HOMES = {
     # three models, and how tasks are registered
@@ -159,7 +165,12 @@ _HOMES = {
     "decoupled_softmax": "core.losses",
     "hardest_triplets": "core.losses",
     "Job": "training.job",
+    "Gradients": "training.gradients",
     "Budget": "training.job",
+    "Callback": "training.callbacks",
+    "EarlyStopping": "training.callbacks",
+    "ShowProgress": "training.callbacks",
+    "Tracker": "training.track",
     "fit": "training.loop",
     # how far
     "spectrum": "curvature.measure",
@@ -170,6 +181,7 @@ _HOMES = {
     "rates": "step.rules",
     "evidence": "step.evidence",
     "BatchSizeLR": "step.schedule",
+    "spectral_step": "step.job",
     "StepLearner": "step.learner",
     "learner_for": "step.learner",
     "DampedDiagonal": "step.damped",

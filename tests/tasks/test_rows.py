@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from shoal.tasks.rows import feature_rows
 
 from shoal.cli import bandwidth
 from shoal.cli.bandwidth import gather
@@ -29,7 +30,6 @@ from shoal.fetch.tiered import TieredTable
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.touch import touch_probability
 from shoal.tasks import links, nodes, rows
-from shoal.tasks.rows import feature_rows
 from shoal.training.run import Run
 from tests.tasks.test_nodes import write as write_graph
 from tests.training.test_loop import interrupted

@@ -87,7 +87,9 @@ class NodeData:
         return self.target.dim() == 2
 
 
-def node_data(graph: GraphData, *, valid: float = 0.2, test: float = 0.2, seed: int = 0) -> NodeData:
+def node_data(
+    graph: GraphData, *, valid: float = 0.2, test: float = 0.2, seed: int = 0
+) -> NodeData:
     """The nodes of a graph with the source's own split, or one drawn at random.
 
     Args:

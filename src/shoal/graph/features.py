@@ -77,7 +77,12 @@ def _maker(features: Csr | Tensor, seed: int) -> Callable[[Any], Tensor]:
         values = None if some.values is None else some.values.float()
         columns, ends = some.indices.long(), some.indptr
         return embedding_bag(
-            columns, directions, ends, mode="sum", per_sample_weights=values, include_last_offset=True
+            columns,
+            directions,
+            ends,
+            mode="sum",
+            per_sample_weights=values,
+            include_last_offset=True,
         )
 
     return projected

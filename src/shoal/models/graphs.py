@@ -34,7 +34,6 @@ from shoal.models import base
 from shoal.models.base import Fitting, Result
 from shoal.sample.touch import touch_probability
 from shoal.training.job import Job
-from shoal.training.run import Run
 
 EPOCHS = 10
 """Passes over the seeds where no limit is asked for."""
@@ -219,7 +218,9 @@ class GraphModel:
         seeds, fanouts = self._seeds(data)
         size = min(self.batch_size, len(seeds))
         if size < self.batch_size:
-            _log.info("batches of %d shrink to the %d seeds of %s", self.batch_size, size, data.name)
+            _log.info(
+                "batches of %d shrink to the %d seeds of %s", self.batch_size, size, data.name
+            )
         graph = data.graph
 
         def scores() -> Tensor:

@@ -112,7 +112,9 @@ class LinkModel(GraphModel):
             least = -torch.inf if threshold is None else threshold
             for values, others in zip(*(x.tolist() for x in best), strict=True):
                 pairs = zip(others, values, strict=True)
-                found.append([LinkPrediction(v, s) for v, s in pairs if s > -torch.inf and s >= least])
+                found.append(
+                    [LinkPrediction(v, s) for v, s in pairs if s > -torch.inf and s >= least]
+                )
         return flat_if(one, found)
 
     def score(self, pairs: Any, data: Any = None) -> Float[Tensor, " p"]:
