@@ -24,7 +24,7 @@ import torch
 from shoal.core import checkpoint
 from shoal.core.errors import InputError, expect, expect_device, expect_folder, fail
 from shoal.core.files import file_aside
-from shoal.training.callbacks import EarlyStopping, RunLog
+from shoal.training.callbacks import EarlyStopping, RunLog, ShowProgress
 from shoal.training.job import Budget, Job, Progress
 from shoal.training.loop import fit
 from shoal.training.run import Run
@@ -48,7 +48,7 @@ class Result:
         loss: of the last step.
         valid: metrics of the best validation, in per cent; empty where nothing is held out.
         test: metrics of the test examples, in per cent; empty after an interrupt.
-        size: bytes of the run's folder.
+        size: bytes of the run's folder; 0 where there is none.
         details: what else the task has to say, such as what each tier of a table served.
     """
 
@@ -352,22 +352,29 @@ class Fitting:
         return run
 
     def train(
-        self, job: Job, run: Run, epochs: int, step: Callable[[Job], Any] | None = None
+        self,
+        job: Job,
+        run: Run,
+        epochs: int,
+        step: Callable[[Job], Any] | None = None,
+        name: str = "train",
     ) -> Progress:
-        """Train a job in a run.
+        """Train a job in a run, and show how far it is.
 
         Args:
             job: what is trained.
             run: of :meth:`run`, or one inside it where a model has several stages.
             epochs: the budget where none is asked for.
             step: makes the job's step rule; None for the schedule alone.
+            name: of what is trained, before its progress.
 
         Raises:
             InputError: if the loss is not finite or the checkpoint is that of another job.
         """
         rule = None if step is None else step(job)
         stopping = [] if self.patience is None else [EarlyStopping(self.patience)]
-        callbacks, resume = [*stopping, *self.callbacks], self.resume and run.last.exists()
+        callbacks = [ShowProgress(name), *stopping, *self.callbacks]
+        resume = self.resume and run.last.exists()
         return fit(job, self.budget(epochs), run, resume=resume, step=rule, callbacks=callbacks)
 
     def finish(
@@ -402,7 +409,8 @@ class Fitting:
     def result(self, run: Run, progress: Progress, test: dict[str, float]) -> Result:
         """The result of a run, finished or interrupted."""
         here = None if self.out is None else run.folder
-        size = sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
+        files = [] if here is None else [path for path in here.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
         where = progress.stopped, progress.step, round(progress.seconds, 3), progress.loss
         return Result(here, *where, best_validation(run), test, size)
 

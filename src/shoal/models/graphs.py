@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -44,7 +44,7 @@ _P = TypeVar("_P")
 
 @dataclass(eq=False, kw_only=True)
 class GraphModel:
-    """The base of :class:`~shoal.models.nodes.NodeModel` and :class:`~shoal.models.links.LinkModel`.
+    """The base of :class:`shoal.NodeModel` and :class:`shoal.LinkModel`.
 
     Attributes:
         layer: ``"sage"``, ``"gat"``, or what makes a layer from the widths of its input and output:
@@ -119,7 +119,10 @@ class GraphModel:
         raise NotImplementedError
 
     def _facts(self, data: Any) -> dict[str, Any]:
-        """What predicting needs to know of the data, as JSON; ``features`` is their width."""
+        """What predicting needs to know of the data, as JSON.
+
+        Such as ``features``, how wide they are (None: rows are trained), and ``width`` of rows.
+        """
         raise NotImplementedError
 
     def _made(self, width: int) -> nn.Module:
@@ -188,7 +191,7 @@ class GraphModel:
             self._folder = None if out is None else run.folder
             rows = self._rows_of(loaded)
             self._data = self._slim(loaded, rows)
-            self._model = self._made(rows.shape[1])
+            self._model = self._made(self._about["width"])
             job = self._job_of(rows, {"valid_every": valid_every})
             seconds = round(time.monotonic() - begin, 3)
             run.start({"data": loaded.name, **self._about, "prepare_seconds": seconds})
@@ -375,7 +378,9 @@ class GraphModel:
         base.save(folder, base.header(self.task, self.arguments(), **self._about), state)
 
     @classmethod
-    def restore(cls, folder: Path, about: Mapping[str, Any], objects: Mapping[str, Any]) -> Self:
+    def restore(
+        cls, folder: Path, about: Mapping[str, Any], objects: Mapping[str, Any]
+    ) -> GraphModel:
         """The model in a folder; called by :func:`shoal.open`.
 
         Args:
@@ -404,21 +409,11 @@ class GraphModel:
         """
         self._folder, self._about, self._source = folder, dict(facts), facts.get("source")
         try:
-            width = self._row_width(state)
-            self._model = self._made(width)
+            self._model = self._made(facts["width"])
             self._take(state)
         except (KeyError, AttributeError, TypeError, IndexError) as error:
             remedy = "restore it or train again"
             fail(str(folder), f"the tensors of a {type(self).__name__}", error, remedy)
-
-    def _row_width(self, state: Mapping[str, Any]) -> int:
-        """How wide the rows are that the first layer reads."""
-        from shoal.graph.features import WIDTH
-
-        if self._about.get("features") is None:
-            return state["rows"].shape[1]
-        sparse = self._about.get("sparse", True)
-        return min(self._about["features"], WIDTH) if sparse else self._about["features"]
 
     def _state(self) -> dict[str, Any]:
         rows = {} if self._rows is None else {"rows": self._rows}

@@ -14,6 +14,8 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids, expect_positive, fail
 from shoal.data.graphs import load_links
 from shoal.data.links import LinkData
+from shoal.fetch.unified import UnifiedTensor
+from shoal.graph.features import row_width
 from shoal.graph.layers import LinkEncoder
 from shoal.models.graphs import GraphModel, flat_if, one_or_many
 from shoal.tasks import links
@@ -179,8 +181,8 @@ class LinkModel(GraphModel):
             ):
                 want = "a graph with features: trained rows stay in host memory"
                 expect(value is None, name, want, f"{data.name} without", "leave it out")
-            return {"features": None}
-        return {"features": data.features.shape[1], "sparse": isinstance(data.features, Csr)}
+            return {"features": None, "width": self.hidden}
+        return {"features": data.features.shape[1], "width": row_width(data.features)}
 
     def _rows_of(self, data: LinkData) -> Any:
         if data.features is not None:
@@ -196,6 +198,8 @@ class LinkModel(GraphModel):
     def _job(self, data: LinkData, rows: Any, table: Any, options: Mapping[str, Any]) -> Job:
         encoder: Any = self._fitted()
         options = {**options, "negatives": self.negatives}
+        if data.features is None and not isinstance(rows, UnifiedTensor):  # trained before
+            rows = table = links.trained_rows(rows.clone(), self._rule())
         return links.build(data, encoder, rows, table=table, **options)
 
     def _seeds(self, data: LinkData) -> tuple[Tensor, Any]:

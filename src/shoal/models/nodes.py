@@ -14,6 +14,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect_positive
 from shoal.data.graphs import load_nodes, read
 from shoal.data.nodes import NodeData
+from shoal.graph.features import row_width
 from shoal.graph.layers import Layered, full_graph
 from shoal.models.graphs import GraphModel, flat_if, one_or_many
 from shoal.tasks import nodes
@@ -46,7 +47,7 @@ class NodeModel(GraphModel):
         >>> n = torch.arange(40)
         >>> edges = torch.stack([n, (n + 2) % 40])
         >>> data = SimpleNamespace(edge_index=edges, x=torch.eye(2)[n % 2], y=n % 2, num_nodes=40)
-        >>> model = NodeModel(hidden=8, fanouts=(2,), device="cpu")
+        >>> model = NodeModel(hidden=8, fanouts=(2,), batch_size=8, device="cpu")
         >>> model.fit(data, epochs=30).test
         {'accuracy': 100.0}
         >>> model.predict(7)[0].label, [row[0].label for row in model.predict([2, 3])]
@@ -81,7 +82,11 @@ class NodeModel(GraphModel):
                 range or k is below 1.
         """
         expect_positive("k", k)
-        shares, ids, one = self._probabilities(nodes, data)
+        network = self._fitted()
+        graph, rows = self._graph(data)
+        ids, one = one_or_many(nodes, graph.n_rows)
+        logits = full_graph(network, graph, rows, ids)  # pyright: ignore[reportArgumentType]
+        shares = logits.sigmoid() if self._about["several"] else logits.softmax(1)
         names = self._about["classes"]
         best = shares.topk(min(k, len(names)), dim=1)
         rows = [
@@ -114,13 +119,6 @@ class NodeModel(GraphModel):
             hidden = full_graph(Layered(layers, between), graph, rows, ids)
             return between(hidden.to(device)).to(hidden.device)
 
-    def _probabilities(self, nodes: Any, data: Any) -> tuple[Tensor, Tensor, bool]:
-        network = self._fitted()
-        graph, rows = self._graph(data)
-        ids, one = one_or_many(nodes, graph.n_rows)
-        logits = full_graph(network, graph, rows, ids)  # pyright: ignore[reportArgumentType]
-        return logits.sigmoid() if self._about["several"] else logits.softmax(1), ids, one
-
     def _graph(self, data: Any) -> tuple[Csr, Any]:
         """A graph to predict on, which needs no classes, and its rows."""
         if data is None:
@@ -133,8 +131,8 @@ class NodeModel(GraphModel):
         return load_nodes(source)
 
     def _facts(self, data: NodeData) -> dict[str, Any]:
-        facts = {"features": data.features.shape[1], "sparse": isinstance(data.features, Csr)}
-        return facts | {"classes": list(data.class_names), "several": data.multi_label}
+        width = {"features": data.features.shape[1], "width": row_width(data.features)}
+        return width | {"classes": list(data.class_names), "several": data.multi_label}
 
     def _made(self, width: int) -> nn.Module:
         return self._network(width, len(self._about["classes"]))

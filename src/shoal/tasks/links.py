@@ -113,7 +113,12 @@ def new_rows(n: int, width: int, rule: Any = None, seed: int = 0) -> shoal.Unifi
     import torch
 
     rows = torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
-    return shoal.unified(rows / width**0.5, rule or shoal.RowAdam(lr=0.01))
+    return trained_rows(rows / width**0.5, rule)
+
+
+def trained_rows(rows: Tensor, rule: Any = None) -> shoal.UnifiedTensor:
+    """Rows with an optimizer of their own, as :func:`new_rows` makes them."""
+    return shoal.unified(rows, rule or shoal.RowAdam(lr=0.01))
 
 
 def metrics(embedded: Tensor, data: shoal.LinkData, part: str) -> dict[str, float]:
