@@ -1,9 +1,9 @@
 """Floyd's algorithm on a device: the subsets of all rows in one launch.
 
 A program holds the subsets of some rows in registers, one lane a slot, and compares each new number
-with all slots at once. The numbers are those of :class:`~shoal.sample.counter.CounterRandom`, so the result
-is that of :func:`~shoal.sample.fanout.by_columns`, bit by bit, in
-Triton's interpreter and on an H200.
+with all slots at once. The numbers are those of :class:`~shoal.sample.counter.CounterRandom`, so
+the result is that of :func:`~shoal.sample.fanout.by_columns`, bit by bit, in Triton's interpreter
+and on an H200.
 """
 
 from __future__ import annotations
