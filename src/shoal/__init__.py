@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from shoal.step.rules import rescale as rescale
     from shoal.step.schedule import BatchSizeLR as BatchSizeLR
     from shoal.step.size import learning_rate as learning_rate
-    from shoal.tasks import settings as settings
+    from shoal.tasks import named as named
     from shoal.tasks import task as task
     from shoal.tasks.fusing import load as load
     from shoal.tasks.graphs import GraphSettings as GraphSettings
@@ -102,7 +102,7 @@ _HOMES = {
     "NodeModel": "models.nodes",
     "LinkModel": "models.links",
     "task": "tasks",
-    "settings": "tasks",
+    "named": "tasks",
     "GraphSettings": "tasks.graphs",
     # nouns
     "InputError": "core.errors",

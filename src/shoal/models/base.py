@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +33,7 @@ from shoal.training.run import Run
 HEADER, TENSORS, FORMAT = "model.json", "model.safetensors", "shoal.model/1"
 # What a resumed run may be asked for anew: how long, and what changes nothing but time.
 _FREE = {"steps", "epochs", "minutes", "patience", "device", "device_rows", "host_rows", "command"}
+_OWN_TASKS = ("labels", "nodes", "links")
 
 _log = logging.getLogger(__name__)
 
@@ -237,7 +239,9 @@ def open(folder: str | Path, **objects: Any) -> Any:
     from shoal.tasks import TASKS
 
     about = read_header(folder)
-    task = TASKS.get(about.get("task", ""))
+    if about.get("task") in _OWN_TASKS:  # their pages register them
+        import_module(f"shoal.tasks.{about['task']}")
+    task = TASKS.get(str(about.get("task")))
     if task is None:
         where, known = f"{folder / HEADER}: task", f"one of {', '.join(TASKS)}"
         fail(where, known, about.get("task"), "import the module that registers it")

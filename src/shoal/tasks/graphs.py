@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from shoal.tasks import settings
+from shoal.tasks import named, settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +62,10 @@ class GraphSettings(settings.Training):
         """
         values = {x.name: getattr(y, x.name) for y in (self.network, self.rows) for x in fields(y)}
         layer = values.pop("model")
-        values["layer"] = layer if layer in ("sage", "gat") else settings.named(layer, "model")
+        values["layer"] = layer if layer in ("sage", "gat") else named(layer, "model")
         for option in fields(self.own):
             given = getattr(self.own, option.name)
-            values[option.name] = None if given is None else settings.named(given, option.name)
+            values[option.name] = None if given is None else named(given, option.name)
         values |= {name: getattr(self, name) for name in ("batch_size", "lr", "seed", "device")}
         values["step"] = step_of(self.step)
         return {name: value for name, value in values.items() if value is not None}
@@ -81,4 +81,4 @@ def step_of(name: str) -> Any:
         import shoal
 
         return shoal.spectral_step if name == "spectral" else None
-    return settings.named(name, "step")
+    return named(name, "step")

@@ -142,8 +142,8 @@ def metrics(embedded: Tensor, data: shoal.LinkData, part: str) -> dict[str, floa
 class LinkSettings(shoal.GraphSettings):
     """Train an encoder of nodes that predicts the links of a graph."""
 
-    row_rule: shoal.settings.Text = None
-    """What makes the row optimizer of nodes without features, as module:name."""
+    row_rule: str = "adam"
+    """Row optimizer of nodes without features: adam, or module:name of what makes one."""
 
 
 @shoal.task("links", LinkSettings, model="shoal.models.links:LinkModel")
@@ -154,6 +154,6 @@ def model_of(asked: LinkSettings) -> shoal.LinkModel:
         InputError: if an object of the user's is not found.
     """
     arguments = asked.arguments()
-    if asked.row_rule is not None:
-        arguments["row_rule"] = shoal.settings.named(asked.row_rule, "row_rule")
+    if asked.row_rule != "adam":
+        arguments["row_rule"] = shoal.named(asked.row_rule, "row_rule")
     return shoal.LinkModel(**arguments)

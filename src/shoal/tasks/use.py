@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from shoal.cli import graphs as of_graphs
 from shoal.cli import settings as asked
 from shoal.core.errors import expect, expect_folder, expect_positive, fail
 from shoal.core.progress import progress
-from shoal.data import is_graph, load
+from shoal.data import graphs, is_graph, load
 from shoal.data.lines import lines, shorten, write_whole
 from shoal.data.texts import describe
 from shoal.rank.predictor import Prediction
-from shoal.tasks import graphs, labels, links, nodes
+from shoal.tasks import labels
 from shoal.tasks.fusing import Predictor, predictor_of
 from shoal.training.run import Run
 
@@ -45,18 +45,13 @@ def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
     same = is_graph(source) == is_graph(trained_on)
     expect(same, source, f"data of the kind of {trained_on}", "another", "evaluate on its own data")
     if is_graph(source):
-        test = _job_of(run).judge(run, source, settings.device)
+        test = of_graphs.opened(run, settings.device).evaluate(source)
     else:
         labeler, loaded = predictor_of(run, settings.device, settings.search), load(source)
         same = loaded.labels.uids == labeler.lexicon.labels.uids
         expect(same, source, "the labels of the run", "others", "evaluate on its own data")
         test = labels.judge(labeler, loaded)
     return {"run": str(run.folder), "data": source, "test": test}
-
-
-def _job_of(run: Run) -> ModuleType:
-    """The job of a run on a graph."""
-    return links if run.settings.get("task") == "links" else nodes
 
 
 def predict(settings: asked.Predict) -> dict[str, Any]:
@@ -72,7 +67,7 @@ def predict(settings: asked.Predict) -> dict[str, Any]:
         InputError: if the run is not whole, or the file is missing or damaged.
     """
     run = Run.open(settings.run)
-    what = "nodes" if graphs.on_graph(run) else "texts"
+    what = "nodes" if is_graph(str(run.settings.get("source"))) else "texts"
     count, found = _of_nodes(run, settings) if what == "nodes" else _of_texts(run, settings)
     if settings.out is not None:
         write_whole(settings.out, (json.dumps(line) + "\n" for line in found))
@@ -96,9 +91,9 @@ def _of_nodes(run: Run, settings: asked.Predict) -> tuple[int, Iterator[dict[str
     exact = settings.search == "exact"
     expect(exact, "search", "exact for a run on a graph", settings.search, "leave it out")
     source = settings.source or str(run.settings["source"])
-    ids = graphs.read_ids(settings.texts)
+    ids = of_graphs.read_ids(settings.texts)
     asked_for = settings.k, settings.threshold, settings.device
-    return len(ids), _job_of(run).predictions(run, source, ids, *asked_for)
+    return len(ids), of_graphs.predictions(run, source, ids, *asked_for)
 
 
 def query(settings: asked.Query) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def unpickle(path: str | Path) -> Any:
         return found
     try:
         with naming(path):
-            return found.graph()
+            return found.csr()
     except InputError:
         raise
     except (AttributeError, TypeError, ValueError) as error:
