@@ -28,7 +28,7 @@ from shoal.data.planted import planted_graph, planted_labels
 from shoal.tasks.common import OPTIONS_OF
 from shoal.training.callbacks import RunLog
 from shoal.training.run import Run
-from tests.tasks.test_nodes import write as write_graph
+from tests.graphs import write_graph
 from tests.training.test_loop import last_of
 
 SMALL = "--batch-size 12 --cluster-size 4 --dim 8".split()

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
+from shoal.cli.graphs import train
 from shoal.cli.settings import Report, Train
 from shoal.core.errors import InputError
 from shoal.data.planted import planted_graph, planted_labels
 from shoal.data.xc import write as write_labels
 from shoal.report import report
-from shoal.tasks import labels, nodes
+from shoal.tasks import labels
 from shoal.training.run import Run
-from tests.tasks.test_nodes import write as write_graph
+from tests.graphs import write_graph
 
 VOID = {"meta"}
 
@@ -60,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels.train(
         Train(source=str(folder / "planted"), out=folder / "labels", dim=8, cluster_size=4, **small)
     )
-    nodes.train(
+    train(
         Train(
             source=str(folder / "graph.npz"), out=folder / "nodes", hidden=4, fanouts=(2,), **small
         )

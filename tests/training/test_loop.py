@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from shoal.tasks.rows import feature_rows
 from torch import Tensor
 
 from shoal.cli.settings import Train
@@ -24,6 +23,8 @@ from shoal.core.objectives import Objective
 from shoal.data.planted import planted_graph, planted_labels
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowSGD
+from shoal.graph.features import feature_rows
+from shoal.graph.sage import Sage
 from shoal.sample.expand import NeighborSampler
 from shoal.tasks import labels, nodes
 from shoal.text.bag import BagEncoder
@@ -53,9 +54,17 @@ def label_job(**options: Any) -> Job:
 def node_job(**options: Any) -> Job:
     """GraphSAGE with dropout on 108 planted training nodes."""
     data = planted_graph(n=180, classes=3, dim=12)
-    options = {"batch_size": 18, "fanouts": (3, 2), "hidden": 8, "valid_every": 1} | options
-    settings = Train(source="planted.npz", **options)
-    return nodes.make_job(data, feature_rows(data.features, settings.seed), settings)
+    options = {"batch_size": 18, "fanouts": (3, 2), "valid_every": 1} | options
+    prefetch, gradients = (
+        options.pop("prefetch", 2),
+        Gradients(accumulate=options.pop("accumulate", 1), clip=options.pop("clip", None)),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(options.get("seed", 0))
+        network = Sage(12, options.pop("hidden", 8), 3)
+    job = nodes.build(data, network, feature_rows(data.features), **options)
+    job.loader.prefetch = prefetch
+    return replace(job, gradients=gradients)
 
 
 def interrupted(job: Job, step: int) -> Job:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shoal.data.texts import LabelData
 
 
-def is_graph(source: str) -> bool:
+def is_graph(source: str | Path) -> bool:
     """Whether `source` is a graph, rather than texts with labels (:mod:`shoal.data.graphs`)."""
     from shoal.data import graphs
 

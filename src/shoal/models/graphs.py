@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError, expect, expect_ids, fail
+from shoal.data.graph import GraphData
 from shoal.data.links import LinkData
 from shoal.data.nodes import NodeData
 from shoal.fetch.disk import DiskRows
@@ -315,7 +316,7 @@ class GraphModel:
             return None
         return own if own.dtype == torch.float32 else None
 
-    def _rows_for(self, data: NodeData | LinkData) -> Float[Tensor, "n d"] | DiskRows:
+    def _rows_for(self, data: GraphData | NodeData | LinkData) -> Float[Tensor, "n d"] | DiskRows:
         """Rows of a graph as the fitted model reads them: of its features, or trained.
 
         Raises:
