@@ -392,7 +392,12 @@ class GraphModel:
         Raises:
             InputError: if the folder is damaged, or a layer of the user's is missing.
         """
-        model = cls(**base.expect_arguments(str(folder), about, objects, needed=("layer",)))
+        given = base.expect_arguments(str(folder), about, objects, needed=("layer",))
+        try:
+            model = cls(**given)
+        except TypeError as error:
+            remedy = "restore model.json or train again"
+            fail(str(folder), f"the arguments of a {cls.__name__}", error, remedy)
         facts = {name: x for name, x in about.items() if name not in base.header("", {})}
         model.fill(folder, facts, base.read_state(folder))
         return model
