@@ -24,7 +24,7 @@ def open_run(folder: Path, **objects: Any) -> Any:
         InputError: if the folder holds no run, or one that is damaged.
     """
     run = Run.open(folder)
-    start = next((event for event in run.record() if event["event"] == "start"), {})
+    start = next((event for event in run.log() if event["event"] == "start"), {})
     if "features" in start:  # the first line of a run on a graph says how wide they are
         return open_graph_run(run, start, **objects)
     fail(str(folder), "a run on a graph", "one on texts", "wait for its reader")
