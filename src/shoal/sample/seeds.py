@@ -122,6 +122,11 @@ class ClusterBatchSampler:
         self.size = 1
         self.order = torch.arange(n, dtype=torch.int32)
 
+    @property
+    def sampling(self) -> str:
+        """How examples of a batch are drawn, which the noise of curvature depends on."""
+        return "clustered" if self.size > 1 else "independent"
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields."""
         self.epoch = epoch

@@ -16,7 +16,7 @@ from shoal.cli.recipes import RECIPES
 from shoal.cli.settings import Train
 from shoal.core.errors import expect, expect_positive
 from shoal.data import is_graph
-from shoal.step.job import spectral
+from shoal.step.job import spectral_step
 from shoal.training.callbacks import Callback, EarlyStopping, RunLog, ShowProgress
 from shoal.training.job import Budget, Job, Progress
 from shoal.training.run import Run
@@ -261,7 +261,7 @@ def callbacks_of(settings: Train, run: Run) -> list[Callback]:
 
 def step_rule_of(settings: Train, job: Job) -> Any:
     """The rule that sets the learning rate beside the schedule; None for the schedule alone."""
-    return spectral(job) if settings.step == "spectral" else None
+    return spectral_step(job) if settings.step == "spectral" else None
 
 
 def finish(
