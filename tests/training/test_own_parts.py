@@ -129,10 +129,8 @@ def test_a_sampler_says_how_its_batches_are_drawn() -> None:
     mine = job(Signed(0.1))
     found = shoal.spectrum(mine.objective, loader=mine.loader, steps=3, probes=1)
     assert found.noise.sampling == "clustered" and found.sampler == "EvenThenOdd"
-    sampler = shoal.ClusterBatchSampler(8, 4, 2, seed=0)
-    assert sampler.sampling == "independent"  # until there are clusters
-    sampler.refresh(torch.eye(2).repeat(4, 1))
-    assert sampler.sampling == "clustered"
+    assert shoal.ClusterBatchSampler(8, 4, 2, seed=0).sampling == "clustered"
+    assert shoal.RandomBatchSampler(8, 4, seed=0).sampling == "independent"
 
 
 def test_an_own_step_rule_multiplies_the_schedule() -> None:
