@@ -35,7 +35,7 @@ def expect_size(size: int | None, problem: Problem) -> None:
 
 def sampling_of(loader: Any, problem: Problem) -> Sampling:
     """How samples of a batch were drawn, as far as the batch sampler and the blocks say."""
-    drawn = getattr(_batch_sampler(loader), "sampling", "independent")
+    drawn: Sampling = getattr(_batch_sampler(loader), "sampling", "independent")
     batch = problem.batches[0]
     if drawn == "independent" and isinstance(batch, Batch) and batch.blocks:
         return "neighborhoods" if batch.blocks[-1].dst_in_src else "in-batch"

@@ -119,7 +119,7 @@ class CurvatureEstimator:
         if ids is None or self.table is None:
             return dense
         info = optimizer_info(self.table.optimizer, ids)
-        if info.divisor is None:
+        if info.divisor is None or info.lr is None:
             return dense
         lr = 0.0 if self.optimizer is None else self.optimizer.param_groups[0]["lr"]
         share = info.lr / lr if lr > 0 else 1.0

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import chain, islice, repeat, takewhile
 from typing import Any
 
 import torch
@@ -121,7 +121,8 @@ def trial_runs(
     expect(good, "factors", "numbers above 0", factors, "leave them out")
     device = next(model.parameters()).device
     with preserve_state(model, loader, "train", seed):
-        batches = [moved(batch, device) for batch in islice(_forever(loader), steps)]
+        passes = chain.from_iterable(repeat(loader, steps))  # enough, unless it is empty
+        batches = [moved(batch, device) for batch in islice(passes, steps)]
     expect(len(batches) > 0, "loader", "at least one batch", "none", "check the data set")
     objective = Supervised(model, loss_fn, forward)
     runs = []
@@ -135,7 +136,7 @@ def trial_runs(
         for factor in sorted(factors):
             again()
             torch.manual_seed(seed)
-            runs.append(_trained(objective, optimizer, batches, factor, plan.safe, limit))
+            runs.append(_run(objective, optimizer, batches, factor, plan.safe, limit))
     return TrialRuns(plan, before, limit, tuple(runs))
 
 
@@ -148,7 +149,7 @@ def _limit(before: float, initial_loss: float | None) -> float:
     return min(WORSE * before, (before + initial_loss) / 2)
 
 
-def _trained(
+def _run(
     objective: Supervised,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Any],
@@ -180,21 +181,6 @@ def _tail(losses: Sequence[float]) -> float:
 
 def _loss(objective: Supervised, batch: Any) -> Tensor:
     return objective.loss(objective.outputs({}, batch), batch)
-
-
-def _forever(loader: Any) -> Iterator[Any]:
-    """Batch after batch, epoch after epoch, unless there are none.
-
-    Yields:
-        batches.
-    """
-    while True:
-        empty = True
-        for batch in loader:
-            empty = False
-            yield batch
-        if empty:
-            return
 
 
 @contextmanager
