@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from shoal.step.schedule import BatchSizeLR as BatchSizeLR
     from shoal.step.size import learning_rate as learning_rate
     from shoal.tasks.fusing import load as load
-    from shoal.text.bag import BagEncoder as BagEncoder
-    from shoal.text.transformer import TransformerEncoder as TransformerEncoder
+    from shoal.text.bag import BagSum as BagSum
+    from shoal.text.transformer import TokenTransformer as TokenTransformer
     from shoal.training.job import Budget as Budget
     from shoal.training.job import Job as Job
     from shoal.training.loader import Loader as Loader
@@ -88,8 +88,8 @@ _HOMES = {
     "RowAdagrad": "fetch.update",
     "RowSGD": "fetch.update",
     # the joint, and one step
-    "BagEncoder": "text.bag",
-    "TransformerEncoder": "text.transformer",
+    "BagSum": "text.bag",
+    "TokenTransformer": "text.transformer",
     "Sage": "graph.sage",
     "Gat": "graph.gat",
     "Objective": "core.objectives",

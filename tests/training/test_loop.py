@@ -26,7 +26,7 @@ from shoal.fetch.update import RowSGD
 from shoal.sample.expand import NeighborSampler
 from shoal.tasks import labels, nodes
 from shoal.tasks.rows import feature_rows
-from shoal.text.bag import BagEncoder
+from shoal.text.bag import BagSum
 from shoal.training.interrupts import interrupts
 from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
@@ -301,7 +301,7 @@ def test_checkpoint_of_another_job_is_refused(tmp_path: Path) -> None:
 def test_jobs_that_cannot_train_are_refused() -> None:
     """Numbers out of range, a model without optimizer, nothing that learns: InputError names it."""
     job = node_job()
-    frozen = Objective(BagEncoder(), job.objective.criterion)
+    frozen = Objective(BagSum(), job.objective.criterion)
     bad: list[tuple[dict[str, Any], str]] = [
         ({"accumulate": 0}, "accumulate"),
         ({"evaluate_every": 0}, "evaluate_every"),

@@ -4,7 +4,7 @@ Up to thirteen rankings of a text's labels:
 
     text        cosine of the embeddings of text and label
     plain       the same without the rows of roles, where there are any: it knows less of what was
-                seen and more of what was not (:mod:`shoal.text.roles`)
+                seen and more of what was not (:mod:`shoal.text.fields`)
     head        inner product of the text's embedding and the label's classifier, if there is a head
     neighbors   votes of the training points whose embeddings are nearest
     words       tf-idf cosine of text and label

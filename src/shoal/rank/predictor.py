@@ -27,8 +27,8 @@ from shoal.core.search import Search, top_k
 from shoal.core.sparse import matmul
 from shoal.data.texts import Texts
 from shoal.data.xc import read_texts, write_texts
+from shoal.text.fields import FieldVocabulary
 from shoal.text.pretrained import TransformerVocabulary, open_vocabulary
-from shoal.text.roles import RoleVocabulary
 from shoal.text.vocabulary import Vocabulary
 
 # bags embedded at a time: the sums of a chunk stay in the cache until they are normalized
@@ -106,7 +106,7 @@ class Lexicon:
         label_bags: their token ids, one row a label.
     """
 
-    vocabulary: Vocabulary | RoleVocabulary | TransformerVocabulary
+    vocabulary: Vocabulary | FieldVocabulary | TransformerVocabulary
     labels: Texts
     label_bags: Csr
 
@@ -122,7 +122,9 @@ class Lexicon:
     def read(self, texts: Sequence[str]) -> Texts:
         """Plain texts as documents: titles, or what the roles of their words make them."""
         vocabulary = self.vocabulary
-        return vocabulary.read(texts) if isinstance(vocabulary, RoleVocabulary) else Texts.of(texts)
+        return (
+            vocabulary.read(texts) if isinstance(vocabulary, FieldVocabulary) else Texts.of(texts)
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the labels, the vocabulary and, as ``matrices.safetensors``, what is of numbers.
@@ -142,7 +144,7 @@ class Lexicon:
                 vocabulary.save(folder / "encoder")
             else:
                 words = vocabulary
-                if isinstance(vocabulary, RoleVocabulary):
+                if isinstance(vocabulary, FieldVocabulary):
                     words, matrices["roles"] = vocabulary.words, vocabulary.state_dict()
                 assert isinstance(words, Vocabulary)
                 matrices["pieces"] = words.pieces.state_dict()
@@ -175,14 +177,14 @@ class Lexicon:
             fail(str(path), "the matrices of a lexicon", repr(error), "train the model again")
 
 
-def _of_bag(folder: Path, state: dict[str, Any]) -> Vocabulary | RoleVocabulary:
+def _of_bag(folder: Path, state: dict[str, Any]) -> Vocabulary | FieldVocabulary:
     path = expect_file(folder / "tokenizer.json", "a tokenizer")
     try:
         tokenizer = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         fail(str(path), "the JSON of a tokenizer", error, "train the model again")
     words = Vocabulary.load(tokenizer, Csr.of_state(state["pieces"]))
-    return RoleVocabulary(words, **state["roles"]) if "roles" in state else words
+    return FieldVocabulary(words, **state["roles"]) if "roles" in state else words
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,7 @@ class Labeler:
     def plain(self) -> Labeler | None:
         """The labeler that is left without the rows of roles; None where there are none."""
         vocabulary, encoder = self.lexicon.vocabulary, self.encoder
-        if not isinstance(vocabulary, RoleVocabulary) or not isinstance(encoder, BagRows):
+        if not isinstance(vocabulary, FieldVocabulary) or not isinstance(encoder, BagRows):
             return None
         words, bags = vocabulary.words, vocabulary.without_roles(self.lexicon.label_bags)
         rows = BagRows(encoder.rows[: len(words)])

@@ -25,7 +25,8 @@ from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam
 from shoal.rank.predictor import BagRows, Encoder, Labeler, Lexicon
 from shoal.tasks.common import settings_of
-from shoal.text.bag import BagEncoder
+from shoal.text.bag import BagSum
+from shoal.text.fields import FieldVocabulary
 from shoal.text.pretrained import (
     TransformerVocabulary,
     add_lora,
@@ -33,9 +34,8 @@ from shoal.text.pretrained import (
     open_backbone,
     open_vocabulary,
 )
-from shoal.text.roles import RoleVocabulary
 from shoal.text.sentence import without_adapters
-from shoal.text.transformer import TransformerEncoder, TwoEncoders
+from shoal.text.transformer import TokenTransformer, TwoTransformers
 from shoal.text.vocabulary import Vocabulary, learn
 from shoal.training.run import Run
 
@@ -89,7 +89,7 @@ def _begun(settings: Train) -> Run | None:
 
 # -- texts to token ids ------------------------------------------------------------------------
 
-AnyVocabulary = Vocabulary | RoleVocabulary | TransformerVocabulary
+AnyVocabulary = Vocabulary | FieldVocabulary | TransformerVocabulary
 
 Tokenize = Callable[[Texts, Texts], tuple[AnyVocabulary, Csr]]
 """(documents, labels) → a vocabulary, and the token ids of all documents, then of all labels."""
@@ -98,7 +98,7 @@ Tokenize = Callable[[Texts, Texts], tuple[AnyVocabulary, Csr]]
 def bags_of(documents: Texts, labels: Texts, roles: bool = True) -> tuple[AnyVocabulary, Csr]:
     """Learn words and pieces from the texts, and make their bags."""
     words = learn(documents.all() + labels.all())
-    vocabulary = RoleVocabulary.of(words, documents, labels) if roles else words
+    vocabulary = FieldVocabulary.of(words, documents, labels) if roles else words
     return vocabulary, vocabulary.documents(documents).stack(vocabulary.labels(labels))
 
 
@@ -117,7 +117,7 @@ def tokenize_of(settings: Train, folder: Path | None = None) -> Tokenize:
     """
     run = _begun(settings)
     begun = None if run is None else Lexicon.open(run.folder / "lexicon").vocabulary
-    if isinstance(begun, Vocabulary | RoleVocabulary):
+    if isinstance(begun, Vocabulary | FieldVocabulary):
         return lambda documents, labels: (
             begun,
             begun.documents(documents).stack(begun.labels(labels)),
@@ -181,7 +181,7 @@ def learner_of(
             first = vocabulary.first_rows(tokens, settings.dim, settings.seed)
         table = unified(first, RowAdam(lr=lr))
         rows = BagRows(table.as_subclass(Tensor))
-        return Learner(BagEncoder(), (rows,), settings.dim, table)
+        return Learner(BagSum(), (rows,), settings.dim, table)
     if begun is None:
         backbones = [open_backbone(settings.encoder)]
     else:
@@ -197,7 +197,7 @@ def learner_of(
 
 def _transformer(
     backbones: Sequence[nn.Module], n_documents: int, asked: dict[str, Any]
-) -> tuple[nn.Module, tuple[TransformerEncoder, ...]]:
+) -> tuple[nn.Module, tuple[TokenTransformer, ...]]:
     """A model around one backbone, or two, as the settings `asked` want it, and its encoders."""
     for backbone in backbones:
         with torch.random.fork_rng():
@@ -206,11 +206,11 @@ def _transformer(
                 add_lora(backbone, asked["lora"])
         if asked["gradient_checkpointing"]:
             checkpoint_gradients(backbone)
-    documents, *others = (TransformerEncoder(x, asked["pooling"]) for x in backbones)
+    documents, *others = (TokenTransformer(x, asked["pooling"]) for x in backbones)
     if asked["label_encoder"] == "shared":
         return documents, (documents,)
     labels = others[0] if others else copy.deepcopy(documents)
-    return TwoEncoders(documents, labels, n_documents), (documents, labels)
+    return TwoTransformers(documents, labels, n_documents), (documents, labels)
 
 
 def labeler_of(run: Run, device: str = "cpu") -> Labeler:
@@ -230,7 +230,7 @@ def labeler_of(run: Run, device: str = "cpu") -> Labeler:
         paths = [run.folder / name for name in ("encoder", "label_encoder")]
         backbones = [open_backbone(str(path)) for path in paths if path.is_dir()]
         expect(bool(backbones), str(paths[0]), "a transformer", "none", "export it anew")
-        encoders = tuple(TransformerEncoder(x, asked.pooling).to(device).eval() for x in backbones)
+        encoders = tuple(TokenTransformer(x, asked.pooling).to(device).eval() for x in backbones)
         return Labeler(lexicon, *encoders)
     state = run.load_model()
     model, encoders = _transformer([lexicon.vocabulary.backbone()], 0, vars(asked))

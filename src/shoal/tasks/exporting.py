@@ -31,10 +31,10 @@ from shoal.rank.new_labels import with_labels
 from shoal.rank.predictor import BagRows, Labeler, embed
 from shoal.tasks.card import LONG, Exported, card
 from shoal.tasks.fusing import Predictor, fused_state, predictor_of
+from shoal.text.fields import FIELDS, FieldVocabulary
 from shoal.text.pretrained import TransformerVocabulary
-from shoal.text.roles import ROLES, RoleVocabulary
 from shoal.text.sentence import mixed_vectors, save_bag, save_transformer, token_vectors
-from shoal.text.transformer import TransformerEncoder
+from shoal.text.transformer import TokenTransformer
 from shoal.training.run import EXPORT, EXPORT_FORMAT, Run
 
 # texts on which the difference to shoal's vectors is measured
@@ -152,7 +152,7 @@ def _save_encoders(labeler: Labeler, run: Run, folder: Path) -> list[Exported]:
         return _save_transformers(labeler, vocabulary, folder)
     assert isinstance(encoder, BagRows)
     rows = encoder.rows.cpu()
-    if isinstance(vocabulary, RoleVocabulary):
+    if isinstance(vocabulary, FieldVocabulary):
         return _save_roles(labeler, vocabulary, rows, run, folder)
     save_bag(folder / "encoder", vocabulary, token_vectors(vocabulary, rows, 0))
     return [Exported("encoder", "any text")]
@@ -164,24 +164,24 @@ def _save_transformers(
     found = []
     sides = {"encoder": labeler.encoder, "label_encoder": labeler.label_encoder}
     for name, encoder in sides.items():
-        if isinstance(encoder, TransformerEncoder):
+        if isinstance(encoder, TokenTransformer):
             save_transformer(folder / name, vocabulary, encoder)
             found.append(Exported(name, "any text"))
     return found
 
 
 def _save_roles(
-    labeler: Labeler, vocabulary: RoleVocabulary, rows: Tensor, run: Run, folder: Path
+    labeler: Labeler, vocabulary: FieldVocabulary, rows: Tensor, run: Run, folder: Path
 ) -> list[Exported]:
     """Titles as they are, and what comes nearest to a title and a content in one string."""
     seen, texts, sample = _documents(labeler, run)
-    labels, title = labeler.lexicon.labels, len(ROLES) // 2
+    labels, title = labeler.lexicon.labels, len(FIELDS) // 2
     bags = {"labels": vocabulary.labels(_some(labels)), sample: vocabulary.documents(_some(texts))}
     plain = {"labels": _some(labels).all(), sample: _some(texts).all()}
     made = [
-        ("encoder", ROLES[0], sample, token_vectors(vocabulary, rows, 0)),
+        ("encoder", FIELDS[0], sample, token_vectors(vocabulary, rows, 0)),
         ("long_encoder", LONG, sample, mixed_vectors(vocabulary, rows, seen)),
-        ("label_encoder", ROLES[title], "labels", token_vectors(vocabulary, rows, title)),
+        ("label_encoder", FIELDS[title], "labels", token_vectors(vocabulary, rows, title)),
     ]
     found = []
     for name, reads, where, vectors in made:

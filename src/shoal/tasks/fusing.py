@@ -27,7 +27,7 @@ from shoal.rank.predictor import Labeler
 from shoal.rank.tree import TreeFusion
 from shoal.tasks.encoders import labeler_of
 from shoal.tasks.heads import classifiers_of
-from shoal.text.roles import RoleVocabulary
+from shoal.text.fields import FieldVocabulary
 from shoal.text.vocabulary import Vocabulary, learn
 from shoal.training.run import Run
 
@@ -157,7 +157,7 @@ def _memory(
     lexical = None
     if words:
         vocabulary = labeler.lexicon.vocabulary
-        if isinstance(vocabulary, RoleVocabulary):
+        if isinstance(vocabulary, FieldVocabulary):
             vocabulary = vocabulary.words
         elif not isinstance(vocabulary, Vocabulary):
             vocabulary = learn(points.texts.all() + data.labels.all())

@@ -1,14 +1,14 @@
-"""Rows for roles: a word in a document's title is not quite the word in a label's content.
+"""Field embeddings: a word in a document's title is not quite the word in a label's content.
 
-One row a word makes documents and labels look alike: their cosine says that they speak of the same
-thing, never which of two is the more general, or which label is given more often. So each token
-has, beside its own row, one for each role that it was seen in: title, opening (the first six tokens
-of a content, which often say what the thing is) or rest, of a document or of a label. A text adds
-both up::
+One row per word makes documents and labels look alike: their cosine says that they speak of the
+same thing, never which of two is the more general, or which label is given more often. So each
+token has, beside its own row, one for each field that it was seen in: title, opening (the first six
+tokens of a content, which often say what the thing is) or rest, of a document or of a label. A text
+adds both up::
 
-    bag(text) = Σ rows of its words and pieces  +  Σ rows of (role, token)
+    bag(text) = Σ rows of its words and pieces  +  Σ rows of (field, token)
 
-Rows of roles start at zero. A token that was never seen in a role is itself there, so the rows of
+Rows of fields start at zero. A token that was never seen in a field is itself there, so the rows of
 rare words stay shared, and labels without training points are found by their text as before.
 """
 
@@ -29,7 +29,7 @@ from shoal.core.errors import expect
 from shoal.data.texts import Texts
 from shoal.text.vocabulary import Vocabulary, random_rows
 
-ROLES = (
+FIELDS = (
     "document title", "document opening", "document rest",
     "label title", "label opening", "label rest",
 )  # fmt: skip
@@ -39,12 +39,12 @@ _OWN = ("seen", "counts", "documents_seen")
 
 
 @dataclass(frozen=True, eq=False)
-class RoleVocabulary:
-    """A vocabulary whose tokens have rows for roles behind their own.
+class FieldVocabulary:
+    """A vocabulary whose tokens have rows for fields behind their own.
 
     Attributes:
         words: finds tokens and their pieces.
-        seen: int64 ``[m]``, rising: the (role, token) pairs that have a row, as role · V + token.
+        seen: int64 ``[m]``, rising: the (field, token) pairs that have a row, as field · V + token.
         counts: how often each of them was seen.
         documents_seen: how many there were.
 
@@ -53,10 +53,10 @@ class RoleVocabulary:
 
         >>> from shoal.text.vocabulary import learn
         >>> words = learn(["red cup", "red cup"], n_pieces=30)
-        >>> roles = RoleVocabulary.of(words, Texts.of(["red cup"]), Texts.of(["red"]), least=1)
-        >>> len(roles) - len(words)
+        >>> fields = FieldVocabulary.of(words, Texts.of(["red cup"]), Texts.of(["red"]), least=1)
+        >>> len(fields) - len(words)
         3
-        >>> label, document = roles.labels(Texts.of(["red"])), roles.documents(Texts.of(["red"]))
+        >>> label, document = fields.labels(Texts.of(["red"])), fields.documents(Texts.of(["red"]))
         >>> shared = set(label.indices.tolist()) & set(document.indices.tolist())
         >>> sorted(shared) == sorted(set(words.bags(["red"]).indices.tolist()))
         True
@@ -73,7 +73,7 @@ class RoleVocabulary:
         Raises:
             InputError: if they are those of another, or not one count each.
         """
-        most = len(ROLES) * len(self.words)
+        most = len(FIELDS) * len(self.words)
         good = self.seen.numel() == 0 or bool((self.seen.diff() > 0).all())
         good = good and (
             self.seen.numel() == 0 or 0 <= int(self.seen[0]) <= int(self.seen[-1]) < most
@@ -83,29 +83,30 @@ class RoleVocabulary:
         expect(same, "counts", f"{len(self.seen)}, as seen", len(self.counts), "train again")
 
     @staticmethod
-    def of(words: Vocabulary, documents: Texts, labels: Texts, least: int = 3) -> RoleVocabulary:
-        """Give a row to each (role, token) that the training texts hold at least `least` times.
+    def of(words: Vocabulary, documents: Texts, labels: Texts, least: int = 3) -> FieldVocabulary:
+        """Give a row to each (field, token) that the training texts hold at least `least` times.
 
         Of 350,000 rows for every pair, pieces included, 174,000 are left at the same accuracy
         (WordNet, docs/LOG.md).
         """
         pairs = (_pairs(words, texts, first) for texts, first in ((documents, 0), (labels, 3)))
-        most = len(ROLES) * len(words)
+        most = len(FIELDS) * len(words)
         count = torch.stack([torch.bincount(part.indices, minlength=most) for part in pairs]).sum(0)
         seen = (count >= least).nonzero().squeeze(1)
-        return RoleVocabulary(words, seen, count[seen], len(documents))
+        return FieldVocabulary(words, seen, count[seen], len(documents))
 
     def __len__(self) -> int:
         return len(self.words) + len(self.seen)
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the words, for a checkpoint."""
-        return {name: value for name, value in vars(self).items() if name in _OWN}
+        """Tensors and numbers for a checkpoint."""
+        own = {name: value for name, value in vars(self).items() if name in _OWN}
+        return self.words.state_dict() | {"fields": own}
 
     @cached_property
     def _row(self) -> Int[Tensor, " r"]:
-        # of each (role, token), or -1
-        row = torch.full((len(ROLES) * len(self.words),), -1)
+        # of each (field, token), or -1
+        row = torch.full((len(FIELDS) * len(self.words),), -1)
         row[self.seen] = torch.arange(len(self.words), len(self))
         return row
 
@@ -125,8 +126,8 @@ class RoleVocabulary:
             >>> from shoal.text.vocabulary import learn
             >>> documents = Texts(["a", "b"], ["cup", "hat"], ["the one with tea", "the other one"])
             >>> words = learn(documents.all() * 2, n_pieces=60)
-            >>> roles = RoleVocabulary.of(words, documents, Texts.of([]), least=1)
-            >>> read = roles.read(["hat", "one with the hat"])
+            >>> fields = FieldVocabulary.of(words, documents, Texts.of([]), least=1)
+            >>> read = fields.read(["hat", "one with the hat"])
             >>> read.titles, read.contents
             (['hat', ''], ['', 'one with the hat'])
         """
@@ -144,9 +145,9 @@ class RoleVocabulary:
     @cached_property
     def _leaning(self) -> Float[Tensor, " v_plus_1"]:
         """How much likelier in a content, ln p − ln p, each token of a document is, and its end."""
-        count = torch.zeros(len(ROLES) * len(self.words), dtype=torch.float64)
+        count = torch.zeros(len(FIELDS) * len(self.words), dtype=torch.float64)
         count[self.seen] = self.counts.double()
-        title, opening, rest = count.view(len(ROLES), -1)[:3]
+        title, opening, rest = count.view(len(FIELDS), -1)[:3]
         if not bool((opening + rest).any()):
             return torch.zeros(len(title) + 1, dtype=title.dtype)
         title, content = (
@@ -164,49 +165,49 @@ class RoleVocabulary:
 
     def _bags(self, texts: Texts, first: int) -> Csr:
         pairs = _pairs(self.words, texts, first)
-        roles = _renumbered(pairs, self._row[pairs.indices.long()], len(self))
+        fields = _renumbered(pairs, self._row[pairs.indices.long()], len(self))
         words = self.words.bags(texts.all())
-        return Csr(words.indptr, words.indices, len(self)).beside(roles)
+        return Csr(words.indptr, words.indices, len(self)).beside(fields)
 
-    def without_roles(self, bags: Csr) -> Csr:
+    def without_fields(self, bags: Csr) -> Csr:
         """Bags of documents or labels as :attr:`words` alone makes them."""
         size = len(self.words)
         return _renumbered(bags, bags.indices.masked_fill(bags.indices >= size, -1), size)
 
-    def pieces_in(self, role: int) -> Csr:
-        """Rows that each token adds up in a role, ``[V, rows]``: its pieces' and the role's.
+    def pieces_in(self, field: int) -> Csr:
+        """Rows that each token adds up in a field, ``[V, rows]``: its pieces' and the field's.
 
         Args:
-            role: position in :data:`ROLES`.
+            field: position in :data:`FIELDS`.
         """
         size = len(self.words)
-        row = self._row[role * size : (role + 1) * size]
+        row = self._row[field * size : (field + 1) * size]
         kept = row >= 0
         own = Csr(pad(kept.cumsum(0), (1, 0)), row[kept].int(), len(self))
         pieces = self.words.pieces
         return Csr(pieces.indptr, pieces.indices, len(self)).beside(own)
 
     def shares(self, documents: Texts) -> Float[Tensor, "r v"]:
-        """How often each token plays each role of documents, in shares of its occurrences.
+        """How often each token plays each field of documents, in shares of its occurrences.
 
         Each token counts as seen once more, as all of them are together.
 
         Example:
             >>> from shoal.text.vocabulary import learn
             >>> words = learn(["red", "red"], n_pieces=4)
-            >>> roles = RoleVocabulary.of(words, Texts.of([]), Texts.of([]))
+            >>> fields = FieldVocabulary.of(words, Texts.of([]), Texts.of([]))
             >>> red = words.tokenizer.token_to_id("red")
-            >>> roles.shares(Texts(["a"], ["red"], ["red red"]))[:, red]
+            >>> fields.shares(Texts(["a"], ["red"], ["red red"]))[:, red]
             tensor([0.3333, 0.6667, 0.0000])
         """
-        size, half = len(self.words), len(ROLES) // 2
+        size, half = len(self.words), len(FIELDS) // 2
         pairs = _pairs(self.words, documents, 0).indices
         seen = torch.bincount(pairs, minlength=half * size)[: half * size].view(half, size).float()
         once = seen.sum(1, keepdim=True) / seen.sum().clamp(min=1)
         return (seen + once) / (seen.sum(0) + 1)
 
     def first_rows(self, bags: Csr, dim: int, seed: int) -> Float[Tensor, "v d"]:
-        """Rows to start from: :func:`~shoal.text.vocabulary.random_rows`, and zeros for roles."""
+        """Rows to start from: :func:`~shoal.text.vocabulary.random_rows`, and zeros for fields."""
         rows = random_rows(bags, dim, seed)
         rows[len(self.words) :] = 0
         return rows
@@ -220,12 +221,14 @@ def _renumbered(csr: Csr, columns: Int[Tensor, " e"], n_cols: int) -> Csr:
 
 
 def _pairs(words: Vocabulary, texts: Texts, first: int) -> Csr:
-    """(role, token) pairs of texts whose titles have role `first` and contents the next two."""
+    """(field, token) pairs of texts whose titles have field `first` and contents the next two."""
     titles, contents = words.tokens(texts.titles), words.tokens(texts.contents)
     place = torch.arange(contents.nnz) - contents.indptr[contents.row_ids()]
 
-    def of_role(tokens: Csr, role: int | Int[Tensor, " e"]) -> Csr:
-        pairs = tokens.indices.long() + role * len(words)
-        return Csr(tokens.indptr, pairs, len(ROLES) * len(words))
+    def of_field(tokens: Csr, field: int | Int[Tensor, " e"]) -> Csr:
+        pairs = tokens.indices.long() + field * len(words)
+        return Csr(tokens.indptr, pairs, len(FIELDS) * len(words))
 
-    return of_role(titles, first).beside(of_role(contents, first + 1 + (place >= _OPENING).long()))
+    return of_field(titles, first).beside(
+        of_field(contents, first + 1 + (place >= _OPENING).long())
+    )
