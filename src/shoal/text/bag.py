@@ -178,6 +178,11 @@ class Bag:
         rows = self.rows.detach().cpu().clone()
         return replace(self, rows=rows, table=unified(rows, RowAdam(lr=self.spec.lr))), tokens
 
+    @property
+    def words(self) -> Vocabulary:
+        """Words and pieces, which lexical rankers match."""
+        return self.vocabulary.words
+
     def read(self, texts: Sequence[str]) -> Texts:
         """Plain texts as titles or contents, whichever their words are likelier in."""
         return self.vocabulary.read(texts)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
 from shoal.data.texts import Texts
+from shoal.text.vocabulary import Vocabulary
 
 
 @runtime_checkable
@@ -60,6 +61,11 @@ class TextEncoder(Protocol):
         self, documents: Texts, labels: Texts, *, seed: int, device: str, folder: Path | None
     ) -> tuple[TextEncoder, Csr]:
         """A copy to train further, and token ids: see :meth:`EncoderSpec.begin`."""
+        ...
+
+    @property
+    def words(self) -> Vocabulary | None:
+        """Words that lexical rankers match; None where its tokens are of another kind."""
         ...
 
     def read(self, texts: Sequence[str]) -> Texts:

@@ -255,6 +255,7 @@ class Transformer:
     module: nn.Module
     optimizer: torch.optim.Optimizer | None = None
     table = None
+    words = None
 
     @property
     def dim(self) -> int:

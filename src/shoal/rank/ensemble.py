@@ -1,25 +1,28 @@
-"""Fusion: several rankings of the same queries, joined into one by what each is worth.
+"""An ensemble: the rankings of several rankers, combined by what each is worth.
 
 The candidates of a query are the union of its rankings. A candidate's features are, for each
 ranking, its score, its share of the query's best score and the reciprocal of its rank, all zero
 where the ranking does not have it, and once ln(1 + frequency of the label in training). A network
 of one hidden layer turns them into a logit z, fitted by the decoupled softmax over candidates
-(:mod:`shoal.core.losses`) on points that nothing else was trained on. Its probability that label l
-is true is calibrated on a fifth of those points that the network did not see, by the logistic of
-Platt ("Probabilistic outputs for support vector machines", 1999):
+(:mod:`shoal.core.losses`) on examples that nothing else was trained on. Its probability that label
+l is true is calibrated on a fifth of those examples that the network did not see, by the logistic
+of Platt ("Probabilistic outputs for support vector machines", 1999):
 
     P(l is true) = σ(a · ln softmax(z)_l + b)
 
 Why the frequency: in-batch negatives come as often as their labels do, so an encoder trained on
 them approaches ln p(l | x) − ln p(l) (Yi et al., "Sampling-bias-corrected neural modeling", RecSys
-2019, section 3), and ln p(l) must come back. NGAME fuses with a decision tree on the scores of its
-two stages and the propensity (its published code); what measured better is in docs/LOG.md.
+2019, section 3), and ln p(l) must come back. NGAME combines by a decision tree on the scores of its
+two stages and the propensity (:mod:`shoal.rank.tree`); what measured better is in docs/LOG.md.
+
+A combiner of your own is a frozen dataclass with ``fit``, registered by :func:`combiner_kind`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -27,7 +30,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect
+from shoal.core.errors import expect, fail
+from shoal.core.metrics import inverse_propensity
 from shoal.core.progress import progress
 from shoal.rank.ranking import Ranking, member
 
@@ -56,7 +60,7 @@ def join(rankings: Sequence[Ranking], frequency: Shaped[Tensor, " l"]) -> Candid
 
     Args:
         rankings: at least one.
-        frequency: training points of each label.
+        frequency: training examples of each label.
 
     Raises:
         InputError: if rankings differ in their queries.
@@ -102,8 +106,64 @@ def _features(ranking: Ranking, ids: Int[Tensor, "n c"]) -> list[Float[Tensor, "
     return [score, (score / best).clamp(min=0), found / (rank + 1.0)]
 
 
-class Fusion(nn.Module):
-    """The network that weighs features, and the calibration of what it says.
+class TrainedCombiner(Protocol):
+    """Chooses among candidates.
+
+    Attributes:
+        kind: the name under which its class is registered.
+        probabilities: whether its scores are probabilities.
+    """
+
+    kind: str
+    probabilities: bool
+
+    def rank(self, candidates: Candidates, k: int, drop: Csr | None = None) -> Ranking:
+        """The k best candidates of each query; `drop` are pairs that may not be returned."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint; the class's ``of_state`` reads them."""
+        ...
+
+
+class Combiner(Protocol):
+    """How to learn what rankings are worth."""
+
+    def fit(
+        self, candidates: Candidates, truth: Csr, drop: Csr, known: Csr, seed: int
+    ) -> TrainedCombiner:
+        """Learn from held-out examples.
+
+        Args:
+            candidates: of n examples that no ranker was trained on.
+            truth: their labels, ``[n, l]``.
+            drop: pairs that are neither true nor false, and count for nothing.
+            known: labels of the training examples.
+            seed: of everything random in it.
+        """
+        ...
+
+
+KINDS: dict[str, Any] = {}
+"""Classes of trained combiners by the name that a saved model records."""
+
+_C = TypeVar("_C", bound=type)
+
+
+def combiner_kind(name: str) -> Callable[[_C], _C]:
+    """Register the class of trained combiners that saved models call `name`."""
+
+    def register(kind: _C) -> _C:
+        kind.kind = name  # pyright: ignore[reportAttributeAccessIssue]
+        KINDS[name] = kind
+        return kind
+
+    return register
+
+
+@combiner_kind("network")
+class TrainedNetwork(nn.Module):
+    """The network that weighs features, and the calibration of its probabilities.
 
     Args:
         rankings: how many are joined.
@@ -114,6 +174,7 @@ class Fusion(nn.Module):
         rankings: as given.
     """
 
+    probabilities = True
     mean: Tensor
     scale: Tensor
     slope: Tensor
@@ -142,6 +203,22 @@ class Fusion(nn.Module):
         # a query without candidates has no share to give: -inf minus -inf
         return z.masked_fill(candidates.ids < 0, -torch.inf).log_softmax(1).nan_to_num(-torch.inf)
 
+    @staticmethod
+    def of_state(state: Mapping[str, Any]) -> TrainedNetwork:
+        """The network whose ``state_dict()`` this is.
+
+        Raises:
+            InputError: if it is another network's.
+        """
+        try:
+            width, hidden = state["mean"].numel(), state["layers.0.weight"].shape[0]
+            network = TrainedNetwork((width - 1) // _PER_RANKING, hidden)
+            network.load_state_dict(dict(state))
+        except (KeyError, AttributeError, IndexError, RuntimeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            fail("combiner", "the weights of a network", reason, "train the model again")
+        return network
+
     def rank(self, candidates: Candidates, k: int, drop: Csr | None = None) -> Ranking:
         """The k most probable candidates of each query, with their probabilities in [0, 1].
 
@@ -153,6 +230,75 @@ class Fusion(nn.Module):
         best, ids = chosen(self.log_shares(candidates), candidates, k, drop)
         scores = (self.slope * best + self.offset).sigmoid().masked_fill(ids < 0, -torch.inf)
         return Ranking(scores, ids)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Combine rankings by a network, fitted by AdamW at a rate that falls linearly to zero.
+
+    Attributes:
+        rare: weigh the losses of a label by its inverse propensity to this power: 0 is best for
+            P@k; 1 for PSP@k, whose expectation does not depend on which labels were noted (Jain et
+            al., KDD 2016), and rare labels come up more.
+        hidden: width of the hidden layer.
+        epochs: passes over the held-out examples.
+        lr: the first rate.
+        batch_size: examples per step.
+    """
+
+    rare: float = 0.0
+    hidden: int = 32
+    epochs: int = 20
+    lr: float = 0.01
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        """Check the power.
+
+        Raises:
+            InputError: if it is negative or not a number.
+        """
+        good = 0 <= self.rare < float("inf")
+        expect(good, "rare", "a power of at least 0", self.rare, "try 1")
+
+    def fit(
+        self, candidates: Candidates, truth: Csr, drop: Csr, known: Csr, seed: int
+    ) -> TrainedNetwork:
+        """Learn what each ranking is worth: see :class:`Combiner`.
+
+        Raises:
+            InputError: if no true label is among the candidates.
+        """
+        real = (candidates.ids >= 0) & ~member(candidates.ids, drop)
+        true = member(candidates.ids, truth) & real
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(true), generator=generator)
+        unseen, seen = order.tensor_split([len(true) // 5])
+        expect(bool(true[seen].any()), "candidates", "some true ones", "none", "hold out more")
+        rankings = (candidates.features.shape[2] - 1) // _PER_RANKING
+        network = TrainedNetwork(rankings, self.hidden, seed)
+        weights = true.float()
+        if self.rare:
+            inverse = (inverse_propensity(known) ** self.rare).float()
+            weights *= inverse[candidates.ids.clamp(min=0)]
+        features = candidates.features[real]
+        network.mean.copy_(features.mean(0))
+        network.scale.copy_(features.std(0, correction=0).clamp(min=1e-6))
+        optimizer = torch.optim.AdamW(network.layers.parameters(), lr=self.lr, weight_decay=1e-3)
+        steps = self.epochs * -(-len(seen) // self.batch_size)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+        for _ in progress(range(self.epochs), "combine rankers"):
+            for at in torch.randperm(len(seen), generator=generator).split(self.batch_size):
+                ids = seen[at]
+                logits = network(candidates.features[ids])
+                loss = _softmax_loss(logits, true[ids], real[ids], weights[ids])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        shares = network.log_shares(candidates.rows(unseen))
+        _calibrate(network, shares[real[unseen]], true[unseen][real[unseen]])
+        return network
 
 
 def chosen(
@@ -175,66 +321,7 @@ def chosen(
     return pad(best, more, value=-torch.inf), pad(ids, more, value=-1)
 
 
-def fit_fusion(
-    candidates: Candidates,
-    truth: Csr,
-    drop: Csr | None = None,
-    *,
-    weight: Shaped[Tensor, " l"] | None = None,
-    epochs: int = 20,
-    lr: float = 0.01,
-    batch_size: int = 128,
-    seed: int = 0,
-) -> Fusion:
-    """Learn what each ranking is worth, on points that none of them was trained on.
-
-    Args:
-        candidates: of n held-out points.
-        truth: their labels, ``[n, l]``.
-        drop: pairs that are neither true nor false, and count for nothing.
-        weight: of each label's losses where it is true; inverse propensities make the loss one
-            whose expectation does not depend on which labels were noted (Jain et al., KDD 2016).
-        epochs: passes over them; AdamW, the rate falling linearly to zero.
-        lr: its first rate.
-        batch_size: points a step.
-        seed: of first weights and order.
-
-    Raises:
-        InputError: if there are no candidates to learn from.
-    """
-    real = candidates.ids >= 0
-    if drop is not None:
-        real &= ~member(candidates.ids, drop)
-    true = member(candidates.ids, truth) & real
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(true), generator=generator)
-    unseen, seen = order.tensor_split([len(true) // 5])
-    expect(bool(true[seen].any()), "candidates", "some true ones", "none", "hold out more points")
-    fusion = Fusion((candidates.features.shape[2] - 1) // _PER_RANKING, seed=seed)
-    weights = true.float()
-    if weight is not None:
-        weights *= weight.float()[candidates.ids.clamp(min=0)]
-    features = candidates.features[real]
-    fusion.mean.copy_(features.mean(0))
-    fusion.scale.copy_(features.std(0, correction=0).clamp(min=1e-6))
-    optimizer = torch.optim.AdamW(fusion.layers.parameters(), lr=lr, weight_decay=1e-3)
-    steps = epochs * -(-len(seen) // batch_size)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-    for _ in progress(range(epochs), "fuse"):
-        for at in torch.randperm(len(seen), generator=generator).split(batch_size):
-            ids = seen[at]
-            logits = fusion(candidates.features[ids])
-            loss = _softmax_loss(logits, true[ids], real[ids], weights[ids])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    shares = fusion.log_shares(candidates.rows(unseen))
-    _calibrate(fusion, shares[real[unseen]], true[unseen][real[unseen]])
-    return fusion
-
-
-def _calibrate(fusion: Fusion, shares: Float[Tensor, " m"], true: Bool[Tensor, " m"]) -> None:
+def _calibrate(network: TrainedNetwork, shares: Float[Tensor, " m"], true: Bool[Tensor, " m"]) -> None:
     """Fit the logistic from shares to truth by Newton's method; it is convex in two numbers."""
     if not (bool(true.any()) and bool((~true).any())):
         return  # one class alone has no finite optimum: the share itself stays the estimate
@@ -247,8 +334,8 @@ def _calibrate(fusion: Fusion, shares: Float[Tensor, " m"], true: Bool[Tensor, "
         step = torch.linalg.solve(curvature + ridge, x.T @ (p - y))
         # damped: a full step from far away may overshoot
         w -= step / max(1.0, float(step.abs().max()))
-    fusion.slope.copy_(w[0])
-    fusion.offset.copy_(w[1])
+    network.slope.copy_(w[0])
+    network.offset.copy_(w[1])
 
 
 def _softmax_loss(

@@ -1,0 +1,383 @@
+"""One-vs-all classifiers: one trainable row per label, trained after the encoder.
+
+Row l of W ``[l, d]`` is the classifier of label l, and an example with embedding x ranks labels by
+``x · W_l``. The rows are those of a :class:`~shoal.fetch.unified.UnifiedTensor`, in host memory
+with their optimizer's state beside them, so labels × width may exceed a device's memory;
+:mod:`shoal.rank.loss_skip` trains them. Classifiers are not normalized: their lengths learn how
+common labels are, which cosines cannot say (docs/LOG.md).
+
+:class:`Classifiers` is what NGAME calls its fourth module (Dahiya et al., WSDM 2023): the encoder
+is frozen, examples and labels are embedded once, and classifiers that begin as label embeddings
+learn to rank. Which labels a batch scores is its block sampler's business alone: all of them
+(:class:`AllLabels`), or a shortlist. The loader gathers no rows (:class:`NoGather`), since the loss
+reads its own, chunk by chunk; but it holds the table, so that learning rate, checkpoint and resume
+are those of any trainable table. A loss of cosines, such as NGAME's triplets, gets the rows of a
+shortlist, which the loader gathers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from shoal.core.block import Batch, Block
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_finite, expect_positive
+from shoal.core.objectives import Objective
+from shoal.core.search import top_k
+from shoal.core.sparse import unit
+from shoal.data.texts import Examples
+from shoal.fetch.unified import UnifiedTensor, unified
+from shoal.fetch.update import RowAdam, RowOptimizer
+from shoal.rank.evaluate import validate
+from shoal.rank.loss_skip import one_vs_all_loss
+from shoal.sample.expand import ShortlistSampler
+from shoal.training.job import Budget, Job
+from shoal.training.loader import BatchSampler, BlockSampler, Loader
+from shoal.training.loop import fit
+
+Kind = Literal["decoupled", "softmax", "binary"]
+Loss = Callable[[Tensor, Block], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class OneVsAll:
+    """One classifier per label, as trainable rows.
+
+    Attributes:
+        table: W ``[l, d]`` with its optimizer.
+        kind: which loss of :mod:`shoal.rank.loss_skip` trains it.
+        temperature: τ of that loss; 0.1 by default, as for the encoder.
+        chunk: labels whose logits exist at a time; None for as many as make 8 MiB.
+        dtype: of the three products; None for the table's own. torch.bfloat16 pays on accelerators;
+            logits, their gradient and the rows stay as wide as the table.
+
+    Example:
+        >>> from shoal.fetch.update import RowSGD
+        >>> head = OneVsAll.of(torch.eye(3), RowSGD(lr=1.0))
+        >>> scores, labels = head.rank(torch.tensor([[0.0, 2.0, 1.0]]), k=2)
+        >>> scores.tolist(), labels.tolist()
+        ([[2.0, 1.0]], [[1, 2]])
+    """
+
+    table: UnifiedTensor
+    kind: Kind = "decoupled"
+    temperature: float = 0.1
+    chunk: int | None = None
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            InputError: if one is out of range or the table is not trainable.
+        """
+        expect(self.table.dim() == 2, "table", "rows [l, d]", tuple(self.table.shape), "reshape it")
+        expect(self.table.trainable, "table", "an optimizer", None, "make it with OneVsAll.of")
+        known = self.kind in ("decoupled", "softmax", "binary")
+        expect(known, "kind", "decoupled, softmax or binary", self.kind, "choose one")
+        good = self.temperature > 0
+        expect(good, "temperature", "a number above 0", self.temperature, "try 0.1")
+        expect_positive("chunk", self.chunk) if self.chunk is not None else None
+
+    @staticmethod
+    def of(
+        label_rows: Float[Tensor, "l d"],
+        optimizer: RowOptimizer,
+        kind: Kind = "decoupled",
+        **settings: Any,
+    ) -> OneVsAll:
+        """Make classifiers that begin as a copy of `label_rows`.
+
+        Args:
+            label_rows: embeddings of the label texts, as NGAME begins; zeros where there are none.
+            optimizer: moves the rows; RowAdagrad keeps one number per label beside them.
+            kind: which loss.
+            settings: further attributes.
+
+        Raises:
+            InputError: if a row is not finite or a setting is out of range.
+        """
+        expect_finite("label_rows", label_rows)
+        rows = label_rows.detach().to("cpu", copy=True).contiguous()
+        return OneVsAll(unified(rows, optimizer), kind, **settings)
+
+    @property
+    def weights(self) -> Float[Tensor, "l d"]:
+        """W as a plain tensor, in the same memory."""
+        return self.table.as_subclass(Tensor)
+
+    def rank(
+        self, x: Float[Tensor, "n d"], k: int, drop: Csr | None = None
+    ) -> tuple[Float[Tensor, "n {k}"], Int[Tensor, "n {k}"]]:
+        """The k labels of largest inner product with each x, exactly: scores (without τ) and ids.
+
+        In bounded memory beside the classifiers; on another device than the host's they are copied
+        there. The arguments are those of :func:`shoal.core.search.top_k`.
+
+        Raises:
+            InputError: if k is out of range or x does not fit.
+        """
+        return top_k(x, self.weights.to(x.device), k, drop)
+
+    def rows(self, ids: Int[Tensor, " c"], device: torch.device) -> Float[Tensor, "c d"]:
+        """Classifiers of labels `ids`: the table's own memory where ids are consecutive."""
+        first = int(ids[0])
+        if torch.equal(ids, torch.arange(first, first + len(ids), device=ids.device)):
+            return self.weights[first : first + len(ids)].to(device, non_blocking=True)
+        return self.table.gather(ids.to(device))
+
+
+@dataclass(frozen=True)
+class Classifiers:
+    """How to train classifiers after the encoder.
+
+    The defaults are by WordNet's validation split, where 3 and 10 epochs, a rate of 0.03 and other
+    losses were tried (docs/LOG.md).
+
+    Attributes:
+        epochs: passes over the examples.
+        lr: peak learning rate of the rows.
+        loss: ``decoupled``, ``softmax`` or ``binary`` of :mod:`shoal.rank.loss_skip`; or a function
+            of the cosines of examples and a shortlist's classifiers, which then rank by cosine.
+        dropout: share of each embedding's entries that are zeroed while training, in [0, 1); 0.5 as
+            in NGAME's published configuration of this stage.
+        temperature: of the loss, where it is named.
+        label_texts: take the labels' own texts as further examples (Jain et al., "Renée", MLSys
+            2023).
+        shortlist: makes the block sampler from the label matrix: by default all positives of a
+            batch; :class:`AllLabels` scores every label.
+    """
+
+    epochs: int = 5
+    lr: float = 0.01
+    loss: Kind | Loss = "decoupled"
+    dropout: float = 0.5
+    temperature: float = 0.1
+    label_texts: bool = True
+    shortlist: Callable[[Csr], BlockSampler] = partial(ShortlistSampler, positives=None)
+
+    def fit(
+        self,
+        x: Float[Tensor, "n d"],
+        labels: Float[Tensor, "l d"],
+        truth: Csr,
+        batches: Callable[[int, int], Any],
+        *,
+        held_out: tuple[Float[Tensor, "m d"], Examples] | None = None,
+        evaluate_every: int = 1,
+        warmup: int = 50,
+        seed: int = 0,
+        device: str | None = None,
+        run: Run | None = None,
+        resume: bool = False,
+        callbacks: Sequence[Callback] = (),
+    ) -> tuple[Float[Tensor, "l d"], Progress]:
+        """Train classifiers that begin as label embeddings.
+
+        Args:
+            x: unit vectors of the training examples.
+            labels: unit vectors of the labels.
+            truth: ``[n, l]``, labels of the examples.
+            batches: ``(n, seed)`` → a batch sampler, refreshed with the embeddings each epoch.
+            held_out: embeddings of held-out examples, and these: what decides which epoch's
+                classifiers are kept.
+            evaluate_every: epochs between two evaluations.
+            warmup: steps until the full learning rate.
+            seed: of dropout, shortlists and batches.
+            device: where products are computed; None stays in host memory.
+            run: a folder of its own for checkpoints; None keeps none, and the last classifiers.
+            resume: continue the run.
+            callbacks: as for :func:`shoal.fit`.
+
+        Returns:
+            the classifiers, and how far training came.
+        """
+        if self.label_texts:
+            x, truth = torch.cat([x, labels.to(x)]), with_label_examples(truth)
+        named = isinstance(self.loss, str)
+        kind: Any = self.loss if named else "decoupled"
+        table = OneVsAll.of(labels, RowAdam(lr=self.lr), kind, temperature=self.temperature)
+        seeds = batches(len(x), seed)
+        evaluate = None
+        if held_out is not None:
+
+            def evaluate() -> dict[str, float]:
+                keys = table.weights if named else unit(table.weights)
+                keys = keys.to(held_out[0].device)
+                rank = partial(_rank, held_out[0], keys)
+                return validate(rank, held_out[1])
+
+        job = classifier_job(
+            table,
+            x,
+            seeds,
+            self.shortlist(truth),
+            loss=None if named else self.loss,  # pyright: ignore[reportArgumentType]
+            dropout=self.dropout,
+            warmup=warmup,
+            seed=seed,
+            refresh=lambda epoch: refreshed(seeds, lambda: x, epoch, batches, warm=0),
+            evaluate=evaluate,
+            evaluate_every=evaluate_every,
+            device=device,
+        )
+        progress = fit(job, Budget(epochs=self.epochs), run, resume=resume, callbacks=callbacks)
+        best = table.weights if run is None else run.load_model()["rows"]
+        return best if named else unit(best), progress
+
+
+def _rank(
+    x: Float[Tensor, "n d"], keys: Float[Tensor, "l d"], k: int, drop: Csr
+) -> tuple[Float[Tensor, "n {k}"], Int[Tensor, "n {k}"]]:
+    return top_k(x, keys, k, drop.to(x.device))
+
+
+@dataclass(frozen=True, eq=False)
+class AllLabels:
+    """A block sampler: seeds against all labels, with every known positive marked.
+
+    Attributes:
+        labels: points x labels, each pair once.
+
+    Example:
+        >>> labels = Csr.from_lists([[0, 3], [3], []], n_cols=4)
+        >>> (block,) = AllLabels(labels)(torch.tensor([1, 2]), torch.Generator())
+        >>> block.src.tolist(), block.mask().int().tolist()
+        ([0, 1, 2, 3], [[0, 0, 0, 1], [0, 0, 0, 0]])
+    """
+
+    labels: Csr
+
+    def __call__(self, seeds: Int[Tensor, " b"], generator: Generator) -> list[Block]:
+        """Return one block."""
+        edges, indptr = self.labels.edges(seeds)
+        every = torch.arange(self.labels.n_cols, device=seeds.device)
+        return [Block(seeds, every, indptr, self.labels.indices[edges].long(), edges)]
+
+
+@dataclass(frozen=True, eq=False)
+class NoGather:
+    """A block sampler behind an empty input hop, so that a loader gathers no rows for it.
+
+    Attributes:
+        inner: whose blocks follow the empty one.
+    """
+
+    inner: BlockSampler
+
+    def __call__(self, seeds: Int[Tensor, " b"], generator: Generator) -> list[Block]:
+        """Return an empty block, then those of the inner sampler."""
+        none, zero = seeds[:0], seeds.new_zeros(1)
+        return [Block(none, none, zero, none, none), *self.inner(seeds, generator)]
+
+
+def with_label_examples(labels: Csr) -> Csr:
+    """The labels of points, then of the labels' own texts, each of which has that label alone.
+
+    Label-text augmentation (Jain et al., "Renée", MLSys 2023): row ``n + l`` is label l seen as a
+    point; put the label embeddings under those of the points.
+
+    Example:
+        >>> with_label_examples(Csr.from_lists([[1], [0, 1]], n_cols=2)).to_dense().tolist()
+        [[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+    """
+    each = torch.arange(labels.n_cols, device=labels.device)
+    values = None
+    if labels.values is not None:
+        values = torch.ones(labels.n_cols, dtype=labels.values.dtype, device=labels.device)
+    indptr = torch.arange(labels.n_cols + 1, device=labels.device)
+    return labels.stack(Csr(indptr, each.to(labels.indices.dtype), labels.n_cols, values))
+
+
+def classifier_job(
+    classifiers: OneVsAll,
+    x: Float[Tensor, "n d"],
+    seeds: BatchSampler,
+    blocks: BlockSampler,
+    *,
+    loss: Callable[[Tensor, Block], Tensor] | None = None,
+    dropout: float = 0.5,
+    warmup: int = 50,
+    seed: int = 0,
+    refresh: Callable[[int], dict[str, Any]] | None = None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int = 1,
+    prefetch: int = 2,
+    device: torch.device | str | None = None,
+) -> Job:
+    """Make the job that trains a head on fixed embeddings; :func:`shoal.training.loop.fit` runs it.
+
+    Args:
+        head: what is trained, in place.
+        x: embeddings of the points, in the order of the label matrix that `blocks` reads.
+        seeds: chooses points.
+        blocks: chooses the labels that they score: :class:`AllLabels` or a shortlist.
+        loss: of the cosines of points and classifiers in a shortlist, such as
+            :func:`~shoal.core.losses.lowest_triplets`; None trains by the head's own loss.
+        dropout: share of each embedding's entries that are zeroed while training, in [0, 1); 0.5
+            as in NGAME's published configuration of the classifiers' stage.
+        warmup: steps until the full learning rate.
+        seed: of dropout and the shortlists.
+        refresh: see :class:`~shoal.training.job.Job`, as `evaluate` and `evaluate_every`.
+        evaluate: the validation metrics.
+        evaluate_every: epochs between two of them.
+        prefetch: batches of seeds and labels made ahead of the step.
+        device: where products are computed; None stays in host memory.
+
+    Raises:
+        InputError: if a setting is out of range or widths differ.
+    """
+    expect(0 <= dropout < 1, "dropout", "a share in [0, 1)", dropout, "try 0.5")
+    width = classifiers.table.shape[1]
+    got = tuple(x.shape)
+    expect(x.dim() == 2 and x.shape[1] == width, "x", f"rows of {width}", got, "align it")
+    points = x if x.is_cuda else unified(x)
+    hops = NoGather(blocks) if loss is None else blocks
+    criterion = partial(_criterion, classifiers) if loss is None else partial(_by_cosine, loss)
+    loader = Loader(seeds, hops, classifiers.table, seed=seed, prefetch=prefetch, device=device)
+    state: dict[str, Any] = {"batch_sampler": seeds} if hasattr(seeds, "state_dict") else {}
+    return Job(
+        Objective(_Rows(), partial(criterion, points, dropout)),
+        loader,
+        warmup=warmup,
+        seed=seed,
+        refresh=refresh,
+        evaluate=evaluate,
+        evaluate_every=evaluate_every,
+        state=state,
+    )
+
+
+class _Rows(nn.Module):
+    """Hands on the rows that were gathered; nothing dense is trained."""
+
+    def forward(self, blocks: Sequence[Block], rows: Tensor) -> Tensor:
+        return rows
+
+
+def _criterion(classifiers: OneVsAll, points: Tensor, dropout: float, rows: Tensor, batch: Batch) -> Tensor:
+    return one_vs_all_loss(classifiers, _seen(points, dropout, batch), batch.blocks[-1], rows)
+
+
+def _by_cosine(
+    loss: Callable[[Tensor, Block], Tensor],
+    points: Tensor,
+    dropout: float,
+    rows: Tensor,
+    batch: Batch,
+) -> Tensor:
+    scores = unit(_seen(points, dropout, batch)) @ unit(rows).T
+    return loss(scores, batch.blocks[-1])
+
+
+def _seen(points: Tensor, dropout: float, batch: Batch) -> Tensor:
+    x = points[batch.seeds]
+    return functional.dropout(x, dropout) if dropout else x
