@@ -333,7 +333,7 @@ def test_longer_budget_continues_a_run(world: Path, command: Command, tmp_path: 
     words = ["train", world / "planted", "--out", tmp_path / "run", *SMALL, "--resume", "--json"]
     result = json.loads(command(*words, "--steps", "5").out)
     assert result["steps"] == 5 and result["stopped"] == "steps"
-    events = [event["event"] for event in Run.open(tmp_path / "run").record()]
+    events = [event["event"] for event in Run.open(tmp_path / "run").log()]
     assert events.count("resume") == 1 and events.count("test") == 2
 
 

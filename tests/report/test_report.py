@@ -75,7 +75,7 @@ def test_a_whole_run_misses_nothing(runs: Path) -> None:
     assert "Not recorded" not in said and "There is none" not in said
     for title in ("Loss", "Validation", "Rare and frequent labels", "Hardness of in-batch"):
         assert title in said
-    test = [x for x in Run.open(runs / "labels").record() if x["event"] == "test"][-1]
+    test = [x for x in Run.open(runs / "labels").log() if x["event"] == "test"][-1]
     for name in ("P@1", "R@5"):
         assert f"{test[name]:.2f}" in said
     assert sum(tag == "svg" and about.get("role") == "img" for tag, about in read.tags) == 4

@@ -21,7 +21,7 @@ def test_created_run_is_opened_again(tmp_path: Path) -> None:
     assert run.load_model() == {"step": 2}
     run.save_best({"step": 1})
     again = Run.open(tmp_path / "a" / "b")
-    assert again.settings == ASKED and again.record()[0]["event"] == "start"
+    assert again.settings == ASKED and again.log()[0]["event"] == "start"
     assert again.load_last() == {"step": 2} and again.load_model() == {"step": 1}
 
 
@@ -40,7 +40,7 @@ def test_run_without_a_checkpoint_is_begun_anew(tmp_path: Path) -> None:
     run.write("start", {})
     run.save_best({"step": 1})
     again = Run.create(tmp_path, {"dim": 4})
-    assert again.record() == [] and not again.best.exists()
+    assert again.log() == [] and not again.best.exists()
     with pytest.raises(InputError, match="a file with a checkpoint, got nothing there"):
         again.load_last()
 
@@ -82,9 +82,9 @@ def test_record_leaves_out_a_line_cut_short(tmp_path: Path) -> None:
     """A process that was killed in mid-line costs that line only."""
     run = Run.create(tmp_path, ASKED)
     run.write("step", {"step": 1})
-    with (tmp_path / "record.jsonl").open("a") as file:
+    with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"event": "st')
-    assert [event["step"] for event in run.record()] == [1]
+    assert [event["step"] for event in run.log()] == [1]
 
 
 def test_checkpoints_are_due_by_the_clock(tmp_path: Path) -> None:

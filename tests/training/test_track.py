@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from shoal.core.errors import InputError
-from shoal.training import track
 from shoal.training.run import Run
+from shoal.training.track import Tracker
 
 LINES: list[tuple[str, dict[str, Any]]] = [
     ("start", {"data": "planted", "prepare_seconds": 1.5}),
@@ -23,10 +23,9 @@ LAST = ("test", {"step": 20, "P@1": 31.0})
 
 
 def tell(run: Run, name: str, *lines: tuple[str, dict[str, Any]]) -> None:
-    track.listen(run, name)
-    for event, facts in lines:
-        run.write(event, facts)
-    run.listeners.clear()
+    tracker = Tracker(name, run)
+    for event, metrics in lines:
+        tracker.write(event, metrics)
 
 
 class Service:
@@ -152,7 +151,7 @@ def test_a_missing_tracker_is_named(
     for module in ("torch.utils.tensorboard.writer", "wandb", "mlflow.tracking"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=rf"pip install 'shoal\[track-{name}\]'"):
-        track.listen(Run.create(tmp_path, {}), name)
+        Tracker(name, Run.create(tmp_path, {}))
 
 
 def test_a_tracker_in_trouble_ends_no_training(
@@ -161,11 +160,10 @@ def test_a_tracker_in_trouble_ends_no_training(
     """It is told no more, with a warning; the record goes on. One that cannot begin is refused."""
     name, played = service
     run = Run.create(tmp_path, {"dim": 8})
-    track.listen(run, name)
+    tracker = Tracker(name, run)
     played.runs.clear()  # every further call fails
-    with pytest.warns(UserWarning, match=f"{name} is told no more"):
-        run.write(*LINES[1])
-    run.write(*LINES[3])
-    assert [x["event"] for x in run.record()] == ["step", "validate"] and not run.listeners
+    with pytest.warns(UserWarning, match=f"logging to {name} stopped"):
+        tracker.write(*LINES[1])
+    tracker.write(*LINES[3])
     with pytest.raises(InputError, match=f"expected {name} to begin a run"):
-        track.listen(Run.create(tmp_path / "b", {"other": 1}), name)
+        Tracker(name, Run.create(tmp_path / "b", {"other": 1}))

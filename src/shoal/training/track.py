@@ -1,10 +1,9 @@
-"""Trackers: what a run's record is told, TensorBoard, Weights & Biases or MLflow is told too.
+"""Trackers: the lines of a run's log also go to TensorBoard, Weights & Biases or MLflow.
 
-A tracker is a function of an event and its facts (:data:`shoal.training.run.Listener`). Every
-number becomes a value named ``event/fact`` at the run's step: ``step/loss``,
-``validate/valid_P@1``, ``test/R@5``. The run's last line (``test``, or ``end`` of an interrupted
-run) closes it. Which run of the tracker it is stands in ``tracked.json`` in the run's folder, so
-that a resumed run continues it.
+Every number becomes a value named ``event/metric`` at the run's step: ``step/loss``,
+``validate/valid_P@1``, ``test/R@5``. The last line (``test``, or ``end`` of an interrupted run)
+closes the tracker's run. Which one it is stands in ``tracked.json`` in the run's folder, so that a
+resumed run continues it.
 """
 
 from __future__ import annotations
@@ -17,42 +16,49 @@ from typing import Any, NoReturn
 
 from shoal.core.errors import InputError, fail
 from shoal.core.files import file_aside
-from shoal.training.run import Listener, Run
+from shoal.training.callbacks import Log
+from shoal.training.run import Run
 
 _PROJECT = "shoal"
 _NOT_VALUES = ("step", "epoch")
 
 
-def listen(run: Run, name: str) -> None:
-    """Tell a tracker all that the run's record is told from now on.
+class Tracker(Log):
+    """Logs a run to a tracker too; a resumed run continues the tracker's.
 
     Args:
-        run: a new one, or one that is resumed.
         name: tensorboard, wandb or mlflow.
+        run: a new one, or one that is resumed.
 
     Raises:
         InputError: if that tracker is not installed, or refuses to begin.
     """
-    try:
-        tracker = _TRACKERS[name](run)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        fail("track", f"{name} to begin a run", reason, "see to its settings or leave --track out")
 
-    def tell(event: str, facts: dict[str, Any]) -> None:
+    def __init__(self, name: str, run: Run) -> None:
+        self.name = name
+        self._write: Callable[[str, dict[str, Any]], None] | None = None
         try:
-            tracker(event, facts)
+            self._write = _TRACKERS[name](run)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            remedy = "see to its settings or leave --track out"
+            fail("track", f"{name} to begin a run", reason, remedy)
+
+    def write(self, event: str, metrics: dict[str, Any]) -> None:
+        """Log the numbers of one line; after an error of the tracker, no more."""
+        if self._write is None:
+            return
+        try:
+            self._write(event, metrics)
         except Exception as error:  # a tracker's trouble must not end a training run
-            run.listeners.remove(tell)
-            warnings.warn(f"{name} is told no more: {error}", stacklevel=2)
-
-    run.listeners.append(tell)
+            self._write = None
+            warnings.warn(f"logging to {self.name} stopped: {error}", stacklevel=2)
 
 
-def values(event: str, facts: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among an event's facts, named ``event/fact``.
+def values(event: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among an event's metrics, named ``event/metric``.
 
     Example:
         >>> values("step", {"step": 10, "loss": 2.5, "data": "wordnet"})
@@ -60,15 +66,15 @@ def values(event: str, facts: Mapping[str, Any]) -> dict[str, float]:
     """
     numbers = {
         f"{event}/{name}": float(value)
-        for name, value in facts.items()
+        for name, value in metrics.items()
         if isinstance(value, int | float) and name not in _NOT_VALUES
     }
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def is_last(event: str, facts: Mapping[str, Any]) -> bool:
-    """Whether nothing follows this line in the record of one start."""
-    return event == "test" or (event == "end" and facts.get("stopped") == "interrupt")
+def is_last(event: str, metrics: Mapping[str, Any]) -> bool:
+    """Whether this is the last line until a run is resumed."""
+    return event == "test" or (event == "end" and metrics.get("stopped") == "interrupt")
 
 
 class _TensorBoard:
@@ -82,17 +88,17 @@ class _TensorBoard:
         self.open, self.folder = SummaryWriter, run.folder / "tensorboard"
         self.writer: Any = None
 
-    def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        if self.writer is None and "step" in facts:
+    def __call__(self, event: str, metrics: dict[str, Any]) -> None:
+        if self.writer is None and "step" in metrics:
             # what was written beyond the step that a resumed run goes on from did not happen
-            purge = facts["step"] + 1 if event == "resume" else 0
+            purge = metrics["step"] + 1 if event == "resume" else 0
             self.writer = self.open(str(self.folder), purge_step=purge)
         if self.writer is None:
             return
-        for name, value in values(event, facts).items():
-            self.writer.add_scalar(name, value, facts.get("step"))
+        for name, value in values(event, metrics).items():
+            self.writer.add_scalar(name, value, metrics.get("step"))
         self.writer.flush()
-        if is_last(event, facts):
+        if is_last(event, metrics):
             self.writer.close()
 
 
@@ -117,11 +123,11 @@ class _Wandb:
         # steps are values: wandb refuses its own ones where a resumed run goes back
         self.run.define_metric("*", step_metric="at_step")
 
-    def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        found = values(event, facts)
+    def __call__(self, event: str, metrics: dict[str, Any]) -> None:
+        found = values(event, metrics)
         if found:
-            self.run.log(found | {"at_step": facts.get("step", 0)})
-        if is_last(event, facts):
+            self.run.log(found | {"at_step": metrics.get("step", 0)})
+        if is_last(event, metrics):
             self.run.finish()
 
 
@@ -146,16 +152,16 @@ class _Mlflow:
             self.client.log_param(self.id, key, value)
         _remember(run, "mlflow", self.id)
 
-    def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        for name, value in values(event, facts).items():
+    def __call__(self, event: str, metrics: dict[str, Any]) -> None:
+        for name, value in values(event, metrics).items():
             # its names have no @
             at = name.replace("@", "_at_")
-            self.client.log_metric(self.id, at, value, step=facts.get("step", 0))
-        if is_last(event, facts):
+            self.client.log_metric(self.id, at, value, step=metrics.get("step", 0))
+        if is_last(event, metrics):
             self.client.set_terminated(self.id, "FINISHED" if event == "test" else "KILLED")
 
 
-_TRACKERS: dict[str, Callable[[Run], Listener]] = {
+_TRACKERS: dict[str, Callable[[Run], Callable[[str, dict[str, Any]], None]]] = {
     "tensorboard": _TensorBoard,
     "wandb": _Wandb,
     "mlflow": _Mlflow,
@@ -163,7 +169,7 @@ _TRACKERS: dict[str, Callable[[Run], Listener]] = {
 
 
 def _known(run: Run, tracker: str) -> str | None:
-    """The tracker's name of this run, if it was told of it before."""
+    """The tracker's id of this run, if it has been logged there before."""
     path = run.folder / "tracked.json"
     return json.loads(path.read_text()).get(tracker) if path.exists() else None
 
