@@ -153,7 +153,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         '{"no": 1}',
         '{"event": "examples", "right": [1]}',
     ):
-        (tmp_path / "record.jsonl").write_text(line + "\n")
+        (tmp_path / "log.jsonl").write_text(line + "\n")
         with pytest.raises(InputError, match="a record as shoal train writes it"):
             report(Report(run=tmp_path))
         assert not (tmp_path / "report.html").exists()

@@ -183,6 +183,18 @@ def test_record_tells_the_run(tmp_path: Path) -> None:
     assert events[-1]["event"] == "end" and events[-1]["stopped"] == "steps"
 
 
+def test_resuming_what_has_no_checkpoint_yet_begins(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run killed before its first checkpoint is trained from the start, with a warning."""
+    whole, run = new_run(tmp_path / "whole"), new_run(tmp_path / "run")
+    fit(node_job(), Budget(steps=3), whole)
+    fit(node_job(), Budget(steps=3), run, resume=True)
+    assert "no checkpoint in" in caplog.text and "starts anew" in caplog.text
+    assert same_tensors(last_of(run), last_of(whole))
+    assert "resume" not in [x["event"] for x in run.log()]
+
+
 def scripted(scores: list[float]) -> Job:
     """A job whose rounds of validation end in `scores`."""
     rounds = iter(scores)

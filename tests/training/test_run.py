@@ -92,3 +92,22 @@ def test_checkpoints_are_due_by_the_clock(tmp_path: Path) -> None:
     now = time.monotonic()
     assert Run(tmp_path, {}, save_seconds=0.0).save_due(now)
     assert not Run(tmp_path, {}).save_due(now) and Run(tmp_path, {}).save_due(now - 61)
+
+
+def test_a_run_of_an_earlier_version_keeps_its_log(tmp_path: Path) -> None:
+    """``record.jsonl``, the log's name in 0.1, is read and written on."""
+    run = Run.create(tmp_path, ASKED)
+    (tmp_path / "record.jsonl").write_text('{"event": "step", "step": 1}\n')
+    run.write("step", {"step": 2})
+    assert [event["step"] for event in run.log()] == [1, 2]
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_the_start_says_where_a_run_was_made(tmp_path: Path) -> None:
+    """Versions, threads and the machine, beside what the caller says."""
+    run = Run.create(tmp_path, ASKED)
+    run.start({"data": "planted", "settings": ASKED})
+    (start,) = run.log()
+    assert start["event"] == "start" and start["data"] == "planted" and start["settings"] == ASKED
+    assert set(start["versions"]) == {"shoal", "torch", "python"} and start["threads"] > 0
+    assert start["machine"] and "processor" in start

@@ -255,7 +255,7 @@ def callbacks_of(settings: Train, run: Run) -> list[Callback]:
         InputError: if the tracker is not installed, or a number is out of range.
     """
     stopping = [] if settings.patience is None else [EarlyStopping(settings.patience)]
-    trackers = [] if settings.track is None else [Tracker(settings.track, run)]
+    trackers = [] if settings.track is None else [Tracker(settings.track, run.folder)]
     return [ShowProgress("train"), *stopping, *trackers]
 
 
