@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from shoal.core.search import top_k as top_k
     from shoal.curvature.measure import spectrum as spectrum
     from shoal.curvature.spectrum import Spectrum as Spectrum
+    from shoal.data import load as load
+    from shoal.data.texts import Examples as Examples
+    from shoal.data.texts import LabelData as LabelData
+    from shoal.data.texts import Texts as Texts
     from shoal.fetch.quantized import QuantizedRows as QuantizedRows
     from shoal.fetch.tiered import TieredTable as TieredTable
     from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
@@ -31,14 +35,37 @@ if TYPE_CHECKING:
     from shoal.graph.sage import Sage as Sage
     from shoal.models.base import Result as Result
     from shoal.models.base import open as open
-    from shoal.rank.new_labels import with_labels as with_labels
-    from shoal.rank.predictor import Labeler as Labeler
+    from shoal.models.labels import LabelModel as LabelModel
+    from shoal.rank.classifiers import Classifiers as Classifiers
+    from shoal.rank.classifiers import OneVsAll as OneVsAll
+    from shoal.rank.ensemble import Network as Network
+    from shoal.rank.ensemble import combiner_kind as combiner_kind
+    from shoal.rank.evaluate import validate as validate
+    from shoal.rank.hnsw import HnswSearch as HnswSearch
+    from shoal.rank.predictor import Prediction as Prediction
+    from shoal.rank.predictor import Predictor as Predictor
+    from shoal.rank.predictor import fit_ensemble as fit_ensemble
+    from shoal.rank.predictor import with_known as with_known
+    from shoal.rank.rankers import RANKERS as RANKERS
+    from shoal.rank.rankers import ClassifierRanker as ClassifierRanker
+    from shoal.rank.rankers import EncoderRanker as EncoderRanker
+    from shoal.rank.rankers import NameRanker as NameRanker
+    from shoal.rank.rankers import NeighborRanker as NeighborRanker
+    from shoal.rank.rankers import PlainRanker as PlainRanker
+    from shoal.rank.rankers import WordRanker as WordRanker
+    from shoal.rank.rankers import ranker_kind as ranker_kind
+    from shoal.rank.tree import DecisionTree as DecisionTree
+    from shoal.sample.batches import Clustered as Clustered
+    from shoal.sample.batches import Random as Random
+    from shoal.sample.batches import refreshed as refreshed
     from shoal.sample.clusters import balanced_clusters as balanced_clusters
     from shoal.sample.expand import Chain as Chain
     from shoal.sample.expand import Hop as Hop
     from shoal.sample.expand import NeighborSampler as NeighborSampler
     from shoal.sample.expand import ShortlistSampler as ShortlistSampler
+    from shoal.sample.expand import dst_then_src as dst_then_src
     from shoal.sample.expand import expand as expand
+    from shoal.sample.hardness import batch_hardness as batch_hardness
     from shoal.sample.hardness import hard_negative_recall as hard_negative_recall
     from shoal.sample.seeds import ClusterBatchSampler as ClusterBatchSampler
     from shoal.sample.seeds import EmbeddingBank as EmbeddingBank
@@ -55,9 +82,12 @@ if TYPE_CHECKING:
     from shoal.step.size import learning_rate as learning_rate
     from shoal.tasks import named as named
     from shoal.tasks import task as task
-    from shoal.tasks.fusing import load as load
+    from shoal.text.bag import BagEncoder as BagEncoder
     from shoal.text.bag import BagSum as BagSum
+    from shoal.text.encoder import TextEncoder as TextEncoder
+    from shoal.text.encoder import encoder_kind as encoder_kind
     from shoal.text.transformer import TokenTransformer as TokenTransformer
+    from shoal.text.transformer import TransformerEncoder as TransformerEncoder
     from shoal.training.callbacks import Callback as Callback
     from shoal.training.callbacks import EarlyStopping as EarlyStopping
     from shoal.training.callbacks import ShowProgress as ShowProgress
@@ -75,6 +105,42 @@ _HOMES = {
     "Result": "models.base",
     "task": "tasks",
     "named": "tasks",
+    # labels
+    "LabelModel": "models.labels",
+    "load": "data",
+    "BagEncoder": "text.bag",
+    "BagSum": "text.bag",
+    "TransformerEncoder": "text.transformer",
+    "TokenTransformer": "text.transformer",
+    "TextEncoder": "text.encoder",
+    "encoder_kind": "text.encoder",
+    "Clustered": "sample.batches",
+    "Random": "sample.batches",
+    "refreshed": "sample.batches",
+    "dst_then_src": "sample.expand",
+    "batch_hardness": "sample.hardness",
+    "Classifiers": "rank.classifiers",
+    "OneVsAll": "rank.classifiers",
+    "EncoderRanker": "rank.rankers",
+    "ClassifierRanker": "rank.rankers",
+    "NeighborRanker": "rank.rankers",
+    "PlainRanker": "rank.rankers",
+    "WordRanker": "rank.rankers",
+    "NameRanker": "rank.rankers",
+    "RANKERS": "rank.rankers",
+    "ranker_kind": "rank.rankers",
+    "Network": "rank.ensemble",
+    "DecisionTree": "rank.tree",
+    "combiner_kind": "rank.ensemble",
+    "Predictor": "rank.predictor",
+    "Prediction": "rank.predictor",
+    "fit_ensemble": "rank.predictor",
+    "with_known": "rank.predictor",
+    "validate": "rank.evaluate",
+    "HnswSearch": "rank.hnsw",
+    "Examples": "data.texts",
+    "LabelData": "data.texts",
+    "Texts": "data.texts",
     # nouns
     "InputError": "core.errors",
     "Csr": "core.csr",
@@ -103,8 +169,6 @@ _HOMES = {
     "RowAdagrad": "fetch.update",
     "RowSGD": "fetch.update",
     # the joint, and one step
-    "BagSum": "text.bag",
-    "TokenTransformer": "text.transformer",
     "Sage": "graph.sage",
     "Gat": "graph.gat",
     "Objective": "core.objectives",
@@ -135,9 +199,6 @@ _HOMES = {
     "DampedDiagonal": "step.damped",
     # what came of it
     "Run": "training.run",
-    "load": "tasks.fusing",
-    "with_labels": "rank.new_labels",
-    "Labeler": "rank.predictor",
     "top_k": "core.search",
 }
 

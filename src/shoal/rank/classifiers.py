@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -38,10 +38,13 @@ from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam, RowOptimizer
 from shoal.rank.evaluate import validate
 from shoal.rank.loss_skip import one_vs_all_loss
+from shoal.sample.batches import refreshed
 from shoal.sample.expand import ShortlistSampler
-from shoal.training.job import Budget, Job
+from shoal.training.callbacks import Callback
+from shoal.training.job import Budget, Job, Progress
 from shoal.training.loader import BatchSampler, BlockSampler, Loader
 from shoal.training.loop import fit
+from shoal.training.run import Run
 
 Kind = Literal["decoupled", "softmax", "binary"]
 Loss = Callable[[Tensor, Block], Tensor]
@@ -316,7 +319,7 @@ def classifier_job(
     """Make the job that trains a head on fixed embeddings; :func:`shoal.training.loop.fit` runs it.
 
     Args:
-        head: what is trained, in place.
+        classifiers: what is trained, in place.
         x: embeddings of the points, in the order of the label matrix that `blocks` reads.
         seeds: chooses points.
         blocks: chooses the labels that they score: :class:`AllLabels` or a shortlist.
@@ -363,7 +366,9 @@ class _Rows(nn.Module):
         return rows
 
 
-def _criterion(classifiers: OneVsAll, points: Tensor, dropout: float, rows: Tensor, batch: Batch) -> Tensor:
+def _criterion(
+    classifiers: OneVsAll, points: Tensor, dropout: float, rows: Tensor, batch: Batch
+) -> Tensor:
     return one_vs_all_loss(classifiers, _seen(points, dropout, batch), batch.blocks[-1], rows)
 
 

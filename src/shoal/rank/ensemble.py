@@ -321,7 +321,9 @@ def chosen(
     return pad(best, more, value=-torch.inf), pad(ids, more, value=-1)
 
 
-def _calibrate(network: TrainedNetwork, shares: Float[Tensor, " m"], true: Bool[Tensor, " m"]) -> None:
+def _calibrate(
+    network: TrainedNetwork, shares: Float[Tensor, " m"], true: Bool[Tensor, " m"]
+) -> None:
     """Fit the logistic from shares to truth by Newton's method; it is convex in two numbers."""
     if not (bool(true.any()) and bool((~true).any())):
         return  # one class alone has no finite optimum: the share itself stays the estimate

@@ -1,4 +1,4 @@
-"""How well labels are ranked: validation while training, metrics of test examples, examples of both.
+"""How well labels are ranked: validation during training, test metrics, and examples of them.
 
 All in per cent, as the field prints them; filter pairs are taken out of the predictions.
 """
@@ -53,9 +53,9 @@ def evaluate(
         how well rare and frequent labels are found, and ``examples`` (:func:`examples`).
     """
     k = min(KS[-1], len(predictor.labels))
-    wide, drop = test.labels.n_cols, test.drop
-    own = drop if wide == len(predictor.labels) else drop.rows(torch.arange(len(test)))
-    scores, top = (x.cpu() for x in predictor.rank(test.texts, k, own))
+    wide = test.labels.n_cols
+    drop = test.drop if wide == len(predictor.labels) else _narrow(test.drop, len(predictor.labels))
+    scores, top = (x.cpu() for x in predictor.rank(test.texts, k, drop))
     seen = known.with_values(None).coalesce()
     seen = Csr(seen.indptr, seen.indices, wide)
     inverse = metrics.inverse_propensity(seen)
@@ -116,6 +116,13 @@ def examples(
         }
 
     return {kind: [one(i) for i in ids[:_EXAMPLES].tolist()] for kind, ids in kinds.items()}
+
+
+def _narrow(csr: Csr, n_cols: int) -> Csr:
+    """The first columns of a matrix without values."""
+    row, column = csr.row_ids(), csr.indices.long()
+    kept = column < n_cols
+    return Csr.from_coo(row[kept], column[kept], (csr.n_rows, n_cols))
 
 
 def _cut(text: str, width: int) -> str:

@@ -37,7 +37,6 @@ from torch.nn import functional
 from shoal.core.block import Block
 from shoal.core.errors import expect
 
-
 if TYPE_CHECKING:
     from shoal.rank.classifiers import OneVsAll
 
@@ -49,7 +48,10 @@ _MIN_CHUNK = 256
 
 
 def one_vs_all_loss(
-    classifiers: OneVsAll, x: Float[Tensor, "b d"], block: Block, rows: Float[Tensor, "0 d"] | None = None
+    classifiers: OneVsAll,
+    x: Float[Tensor, "b d"],
+    block: Block,
+    rows: Float[Tensor, "0 d"] | None = None,
 ) -> Float[Tensor, ""]:
     """The loss of a batch, whose backward pass moves the classifiers.
 
@@ -98,7 +100,9 @@ class _Loss(torch.autograd.Function):
     """The two passes as one node: the first in forward, the second in backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor | None, classifiers: OneVsAll, block: Block) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, rows: Tensor | None, classifiers: OneVsAll, block: Block
+    ) -> Tensor:
         ctx.batch, ctx.rows = _Scored(classifiers, x.detach(), block), rows
         ctx.survey = ctx.batch.survey(with_loss=True)
         return ctx.survey.loss

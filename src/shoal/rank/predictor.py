@@ -19,9 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shoal.core import checkpoint
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_positive, fail
+from shoal.core.errors import InputError, expect, expect_positive, fail
 from shoal.core.progress import progress
 from shoal.core.search import Search, top_k
 from shoal.data.texts import Examples, Texts
@@ -251,62 +250,69 @@ class Predictor:
         keeps = self.truth is not None
         expect(keeps, "examples", "a model that keeps examples", "none", "fit it with the ensemble")
         assert self.truth is not None
-        known = Known(texts, self.encode(texts))
+        known = Known(self, texts)
         more = tuple(ranker.with_examples(self, known) for ranker in self.rankers)
         quotes = [*self.quotes, *_quotes(texts)] if self.quotes else ()
         truth = self.truth.with_values(None).stack(labels.with_values(None))
         return replace(self, rankers=more, truth=truth, quotes=quotes)
 
-    def save(self, folder: Path) -> dict[str, Any]:
-        """Write all parts into a folder; return what :meth:`open` is called with."""
+    def save(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Write encoder, labels and quotes into a folder.
+
+        Returns:
+            what :meth:`open` is called with besides: plain facts, and a tree of tensors.
+        """
         about: dict[str, Any] = {"encoder": self.encoder.save(folder)}
+        about["rankers"] = [ranker.kind for ranker in self.rankers]
+        about["combiner"] = None if self.combiner is None else self.combiner.kind
         write_texts(self.labels, folder / "labels.json.gz")
-        own = self.encoder.words is self.words
+        with gzip.open(folder / "examples.json.gz", "wt", encoding="utf-8") as file:
+            json.dump(list(self.quotes), file, ensure_ascii=False)
+        own = self.words is None or self.encoder.words is self.words
         state: dict[str, Any] = {
             "label_tokens": self.label_tokens.state_dict(),
             "truth": None if self.truth is None else self.truth.with_values(None).state_dict(),
-            "words": None if self.words is None or own else self.words.state_dict(),
+            "words": None if own else self.words.state_dict(),
             "rankers": [ranker.state_dict() for ranker in self.rankers],
             "combiner": None if self.combiner is None else self.combiner.state_dict(),
         }
-        checkpoint.save(folder / "rankers.safetensors", state)
-        about["rankers"] = [ranker.kind for ranker in self.rankers]
-        about["combiner"] = None if self.combiner is None else self.combiner.kind
-        if self.quotes:
-            with gzip.open(folder / "examples.json.gz", "wt", encoding="utf-8") as file:
-                json.dump(list(self.quotes), file, ensure_ascii=False)
-        return about
+        return about, state
 
     @staticmethod
-    def open(folder: Path, about: Mapping[str, Any], device: str, search: Search) -> Predictor:
+    def open(
+        folder: Path,
+        about: Mapping[str, Any],
+        state: Mapping[str, Any],
+        device: str = "cpu",
+        search: Search = top_k,
+    ) -> Predictor:
         """Read what :meth:`save` wrote.
 
         Raises:
             InputError: if a part is missing, damaged or of a kind that is not registered.
         """
-        path = folder / "rankers.safetensors"
-        encoder = open_encoder(folder, about["encoder"], device)
-        state = checkpoint.load(path)
         try:
-            truth = None if state["truth"] is None else Csr.of_state(state["truth"])
+            encoder = open_encoder(folder, about["encoder"], device)
             own = state["words"]
             words = encoder.words if own is None else Vocabulary.of_state(own)
+            truth = None if state["truth"] is None else Csr.of_state(state["truth"])
             labels = read_texts(folder / "labels.json.gz")
             tokens = Csr.of_state(state["label_tokens"])
             base = Predictor(encoder, labels, tokens, (), None, truth, words, (), search)
-            found = []
-            for kind, part in zip(about["rankers"], state["rankers"], strict=True):
-                found.append(_kind(rankers.KINDS, kind, folder).of_state(part, base))
+            found = tuple(
+                _kind(rankers.KINDS, kind, folder).of_state(part, base)
+                for kind, part in zip(about["rankers"], state["rankers"], strict=True)
+            )
             combiner = None
             if about["combiner"] is not None:
-                combiner = _kind(ensemble.KINDS, about["combiner"], folder)
-                combiner = combiner.of_state(state["combiner"])
+                kind = _kind(ensemble.KINDS, about["combiner"], folder)
+                combiner = kind.of_state(state["combiner"])
+        except InputError:
+            raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
-                raise
-            fail(str(path), "the rankers of a model", repr(error), "train the model again")
+            fail(str(folder), "the parts of a label model", repr(error), "train the model again")
         quotes = _read_quotes(folder / "examples.json.gz")
-        return replace(base, rankers=tuple(found), combiner=combiner, quotes=quotes)
+        return replace(base, rankers=found, combiner=combiner, quotes=quotes)
 
 
 def fit_ensemble(
@@ -336,22 +342,31 @@ def fit_ensemble(
     """
     order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))
     held_out = held_out.subset(order[:_TAUGHT])
-    first = _with_known(base, wanted, train, classifiers)
+    first = with_known(base, wanted, train, classifiers)
     found = first.candidates(held_out.texts, held_out.drop)
     trained = combiner.fit(found, held_out.labels, held_out.drop, train.labels, seed)
-    return replace(_with_known(base, wanted, every, classifiers), combiner=trained)
+    return replace(with_known(base, wanted, every, classifiers), combiner=trained)
 
 
-def _with_known(
+def with_known(
     base: Predictor,
     wanted: Sequence[Ranker],
     examples: Examples,
-    classifiers: Float[Tensor, "l d"] | None,
+    classifiers: Float[Tensor, "l d"] | None = None,
 ) -> Predictor:
+    """A predictor that knows some examples, and ranks by what its rankers make of them.
+
+    Args:
+        base: encoder and labels.
+        wanted: rankers to be fitted; those with nothing to offer are left out.
+        examples: to be known.
+        classifiers: one per label, or None.
+    """
     words = base.encoder.words
-    words = words or learn(examples.texts.all() + base.labels.all())
+    if words is None and any(ranker.lexical for ranker in wanted):
+        words = learn(examples.texts.all() + base.labels.all())
     model = replace(base, truth=examples.labels, words=words, quotes=_quotes(examples.texts))
-    known = Known(examples.texts, model.encode(examples.texts), classifiers)
+    known = Known(model, examples.texts, classifiers)
     fitted = (ranker.fitted(model, known) for ranker in wanted)
     return replace(model, rankers=tuple(ranker for ranker in fitted if ranker is not None))
 

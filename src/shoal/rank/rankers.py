@@ -88,14 +88,19 @@ class Known:
     """What rankers are fitted on.
 
     Attributes:
+        model: embeds the examples.
         texts: of the training examples.
-        embedded: their unit vectors.
         classifiers: one per label, or None.
     """
 
+    model: Predictor
     texts: Texts
-    embedded: Float[Tensor, "n d"]
     classifiers: Float[Tensor, "l d"] | None = None
+
+    @cached_property
+    def embedded(self) -> Float[Tensor, "n d"]:
+        """Unit vectors of the examples."""
+        return self.model.encode(self.texts)
 
 
 class Ranker(Protocol):
@@ -104,10 +109,12 @@ class Ranker(Protocol):
     Attributes:
         kind: the name under which its class is registered.
         features: a name per ranking that :meth:`rank` returns.
+        lexical: whether it matches words, and so needs the model's.
     """
 
     kind: str
     features: tuple[str, ...]
+    lexical: bool
 
     def fitted(self, model: Predictor, known: Known) -> Ranker | None:
         """This ranker with its index of labels and examples; None if it has nothing to offer."""
@@ -158,6 +165,8 @@ def ranker_kind(name: str) -> Callable[[_C], _C]:
 
 class Scores:
     """What rankers have in common that say nothing beside their scores."""
+
+    lexical = False
 
     def reasons(self, query: Query, ids: Int[Tensor, "n k"]) -> dict[str, list[list[Any]]]:
         """Nothing."""
@@ -235,7 +244,7 @@ class PlainRanker(Stateless):
 
     def with_labels(self, old: Predictor, new: Predictor, texts: Texts) -> PlainRanker:
         """The same for all labels of `new`."""
-        fitted = self.fitted(new, Known(texts, torch.empty(0, 0)))
+        fitted = self.fitted(new, Known(new, texts))
         assert fitted is not None  # the encoder has fields still
         return fitted
 
@@ -246,7 +255,7 @@ class PlainRanker(Stateless):
         Raises:
             InputError: if that has no field embeddings.
         """
-        made = PlainRanker().fitted(model, Known(model.labels, torch.empty(0, 0)))
+        made = PlainRanker().fitted(model, Known(model, model.labels))
         want = "an encoder with field embeddings"
         expect(made is not None, "rankers", want, "one without", "train the model again")
         assert made is not None
@@ -316,6 +325,7 @@ class NeighborRanker:
     power: float = 4.0
     rows: Float[Tensor, "n d"] | None = None
 
+    lexical = False
     kind = "neighbors"
     features = ("neighbors",)
 
@@ -342,7 +352,10 @@ class NeighborRanker:
             found = near.ids[i][near.ids[i] >= 0].cpu()
             has, _ = model.truth.find(found, torch.full_like(found, label))
             return [
-                {"text": model.quotes[int(found[at])], "cosine": round(float(near.scores[i, at]), 4)}
+                {
+                    "text": model.quotes[int(found[at])],
+                    "cosine": round(float(near.scores[i, at]), 4),
+                }
                 for at in has.nonzero().flatten()[:3].tolist()
             ]
 
@@ -386,6 +399,7 @@ class WordRanker:
     titles: LexicalIndex | None = None
     examples: LexicalIndex | None = None
 
+    lexical = True
     kind = "words"
     features = (
         "words of text and label",
@@ -478,6 +492,7 @@ class NameRanker(Scores):
 
     index: NameIndex | None = None
 
+    lexical = True
     kind = "names"
     features = (
         "label named in title",

@@ -28,8 +28,8 @@ from shoal.core.errors import expect, expect_positive
 from shoal.rank.ensemble import Candidates, chosen, combiner_kind
 from shoal.rank.ranking import Ranking, member
 
-# columns of the features that shoal.rank.ensemble.join makes: score of the encoder, of the classifiers, and
-# last the frequency
+# columns of the features that shoal.rank.ensemble.join makes: score of the encoder, score of the
+# classifiers, and last the frequency
 _KNN, _CLF, _RARITY = 0, 3, -1
 _DEPTH = 7
 

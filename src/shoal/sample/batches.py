@@ -130,4 +130,8 @@ def refreshed(
     if due and refresh is not None:
         refresh(embed())
     size, n = getattr(sampler, "size", 1), getattr(sampler, "n", 0)
-    return {"cluster_size": size, "clusters": -(-n // size), "refreshed": due and refresh is not None}
+    return {
+        "cluster_size": size,
+        "clusters": -(-n // size),
+        "refreshed": due and refresh is not None,
+    }

@@ -1,7 +1,8 @@
 """Batch samplers: who is in the batch.
 
 A batch sampler yields seeds ``[b]``, batch by batch, for the current epoch. It is any object with
-``__iter__``, ``__len__``, ``set_epoch``, ``refresh``, ``state_dict`` and ``load_state_dict``. The
+``__iter__``, ``__len__``, ``set_epoch``, ``state_dict`` and ``load_state_dict``; one that reads
+embeddings has ``refresh``. The
 law: batch k of epoch e is a pure function of (seed, e, k) and of the saved state, so a run that is
 resumed by ``load_state_dict`` and ``itertools.islice(sampler, k, None)`` sees the batches that the
 uninterrupted run would have seen.
@@ -55,9 +56,6 @@ class RandomBatchSampler:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields."""
         self.epoch = epoch
-
-    def refresh(self, embeddings: Float[Tensor, "n d"]) -> None:
-        """Do nothing: random batches read no embeddings."""
 
     def __len__(self) -> int:
         """Batches an epoch."""
