@@ -37,14 +37,15 @@ if TYPE_CHECKING:
     from shoal.models.base import open as open
     from shoal.models.labels import LabelModel as LabelModel
     from shoal.rank.classifiers import Classifiers as Classifiers
-    from shoal.rank.classifiers import OneVsAll as OneVsAll
     from shoal.rank.ensemble import Network as Network
     from shoal.rank.ensemble import combiner_kind as combiner_kind
     from shoal.rank.evaluate import validate as validate
     from shoal.rank.hnsw import HnswSearch as HnswSearch
+    from shoal.rank.one_vs_all import OneVsAll as OneVsAll
     from shoal.rank.predictor import Prediction as Prediction
     from shoal.rank.predictor import Predictor as Predictor
     from shoal.rank.predictor import fit_ensemble as fit_ensemble
+    from shoal.rank.predictor import ranker_kind as ranker_kind
     from shoal.rank.predictor import with_known as with_known
     from shoal.rank.rankers import RANKERS as RANKERS
     from shoal.rank.rankers import ClassifierRanker as ClassifierRanker
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from shoal.rank.rankers import NeighborRanker as NeighborRanker
     from shoal.rank.rankers import PlainRanker as PlainRanker
     from shoal.rank.rankers import WordRanker as WordRanker
-    from shoal.rank.rankers import ranker_kind as ranker_kind
     from shoal.rank.tree import DecisionTree as DecisionTree
     from shoal.sample.batches import Clustered as Clustered
     from shoal.sample.batches import Random as Random
@@ -120,7 +120,7 @@ _HOMES = {
     "dst_then_src": "sample.expand",
     "batch_hardness": "sample.hardness",
     "Classifiers": "rank.classifiers",
-    "OneVsAll": "rank.classifiers",
+    "OneVsAll": "rank.one_vs_all",
     "EncoderRanker": "rank.rankers",
     "ClassifierRanker": "rank.rankers",
     "NeighborRanker": "rank.rankers",
@@ -128,7 +128,7 @@ _HOMES = {
     "WordRanker": "rank.rankers",
     "NameRanker": "rank.rankers",
     "RANKERS": "rank.rankers",
-    "ranker_kind": "rank.rankers",
+    "ranker_kind": "rank.predictor",
     "Network": "rank.ensemble",
     "DecisionTree": "rank.tree",
     "combiner_kind": "rank.ensemble",

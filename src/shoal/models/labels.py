@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -402,16 +402,23 @@ class LabelModel:
                 predictor = predictor.with_labels(data.labels.subset(torch.tensor(new)))
             added = _over(data.train, data.labels, predictor.labels)
             predictor = predictor.with_examples(self._read(added.texts), added.labels)
-        return self._with(predictor)
+        added = len(predictor.labels) - len(self.labels)
+        about = self._about | {"added": self._about.get("added", 0) + added}
+        return self.with_predictor(predictor, about)
 
-    def _with(self, predictor: Predictor) -> LabelModel:
+    def with_predictor(
+        self, predictor: Predictor, about: Mapping[str, Any] | None = None
+    ) -> LabelModel:
+        """This model with other trained parts.
+
+        Args:
+            predictor: the parts.
+            about: where they come from: ``source``, ``test`` metrics; by default this model's.
+        """
         model = LabelModel.__new__(LabelModel)
         model.__dict__.update(self.__dict__)
         model._predictor = predictor
-        model._about = dict(self._about)
-        added = len(predictor.labels) - len(self.labels)
-        if added:
-            model._about["added"] = self._about.get("added", 0) + added
+        model._about = dict(self._about if about is None else about)
         return model
 
     # -- folders -------------------------------------------------------------------------------

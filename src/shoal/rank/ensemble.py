@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -106,6 +106,7 @@ def _features(ranking: Ranking, ids: Int[Tensor, "n c"]) -> list[Float[Tensor, "
     return [score, (score / best).clamp(min=0), found / (rank + 1.0)]
 
 
+@runtime_checkable
 class TrainedCombiner(Protocol):
     """Chooses among candidates.
 
@@ -126,6 +127,7 @@ class TrainedCombiner(Protocol):
         ...
 
 
+@runtime_checkable
 class Combiner(Protocol):
     """How to learn what rankings are worth."""
 

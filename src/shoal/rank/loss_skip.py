@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -36,9 +36,7 @@ from torch.nn import functional
 
 from shoal.core.block import Block
 from shoal.core.errors import expect
-
-if TYPE_CHECKING:
-    from shoal.rank.classifiers import OneVsAll
+from shoal.rank.one_vs_all import OneVsAll
 
 # Logits or rows of a chunk, whichever are more: few enough to stay near the cache between the
 # product that writes them and those that read them, enough for these to run at their full rate. 4

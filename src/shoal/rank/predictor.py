@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -23,11 +23,11 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError, expect, expect_positive, fail
 from shoal.core.progress import progress
 from shoal.core.search import Search, top_k
+from shoal.data.formats.xc import read_texts, write_texts
 from shoal.data.texts import Examples, Texts
-from shoal.data.xc import read_texts, write_texts
-from shoal.rank import ensemble, rankers
+from shoal.rank import ensemble
 from shoal.rank.ensemble import Candidates, Combiner, TrainedCombiner, join
-from shoal.rank.rankers import Known, Query, Ranker
+from shoal.rank.ranking import Ranking
 from shoal.text.encoder import TextEncoder, open_encoder
 from shoal.text.vocabulary import Vocabulary, learn
 
@@ -59,6 +59,119 @@ class Prediction:
     score: float
     position: int
     explanation: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """Texts whose labels are wanted, and what rankers share about them.
+
+    Attributes:
+        model: encoder, labels and known examples.
+        texts: n of them.
+        drop: ``[n, l]``, pairs that need not be found; None for none.
+    """
+
+    model: Predictor
+    texts: Texts
+    drop: Csr | None = None
+
+    @cached_property
+    def embedded(self) -> Float[Tensor, "n d"]:
+        """Unit vectors of the texts."""
+        return self.model.encode(self.texts)
+
+    def nearest(self, keys: Float[Tensor, "m d"], k: int, drop: bool = False) -> Ranking:
+        """The k keys of largest inner product with each text's vector.
+
+        Args:
+            keys: to be searched.
+            k: how many; all where there are fewer.
+            drop: whether keys are labels, of which :attr:`drop` is left out.
+        """
+        left_out = self.drop.to(self.embedded.device) if drop and self.drop is not None else None
+        found = self.model.search(self.embedded, keys, min(k, len(keys)), left_out)
+        return Ranking(*found)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What rankers are fitted on.
+
+    Attributes:
+        model: embeds the examples.
+        texts: of the training examples.
+        classifiers: one per label, or None.
+    """
+
+    model: Predictor
+    texts: Texts
+    classifiers: Float[Tensor, "l d"] | None = None
+
+    @cached_property
+    def embedded(self) -> Float[Tensor, "n d"]:
+        """Unit vectors of the examples."""
+        return self.model.encode(self.texts)
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A way to find the labels of a text.
+
+    Attributes:
+        kind: the name under which its class is registered.
+        features: a name per ranking that :meth:`rank` returns.
+        lexical: whether it matches words, and so needs the model's.
+    """
+
+    kind: str
+    features: tuple[str, ...]
+    lexical: bool
+
+    def fitted(self, model: Predictor, known: Known) -> Ranker | None:
+        """This ranker with its index of labels and examples; None if it has nothing to offer."""
+        ...
+
+    def rank(self, query: Query, k: int) -> list[Ranking]:
+        """The k best labels of each text, once per name of :attr:`features`."""
+        ...
+
+    def reasons(self, query: Query, ids: Int[Tensor, "n k"]) -> dict[str, list[list[Any]]]:
+        """What a reader may want to see beside the scores, by name, per text and label."""
+        ...
+
+    def with_labels(self, old: Predictor, new: Predictor, texts: Texts) -> Ranker:
+        """The same ranker for the labels of `new`: those of `old`, then `texts`."""
+        ...
+
+    def with_examples(self, model: Predictor, known: Known) -> Ranker:
+        """The same ranker with more known examples; `known` holds those that are added."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint."""
+        ...
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any], model: Predictor) -> Ranker:
+        """The ranker whose :meth:`state_dict` this is."""
+        ...
+
+
+RANKER_KINDS: dict[str, Any] = {}
+"""Classes of rankers by the name that a saved model records."""
+
+_C = TypeVar("_C", bound=type)
+
+
+def ranker_kind(name: str) -> Callable[[_C], _C]:
+    """Register the class of rankers that saved models call `name`."""
+
+    def register(kind: _C) -> _C:
+        kind.kind = name  # pyright: ignore[reportAttributeAccessIssue]
+        RANKER_KINDS[name] = kind
+        return kind
+
+    return register
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +413,7 @@ class Predictor:
             tokens = Csr.of_state(state["label_tokens"])
             base = Predictor(encoder, labels, tokens, (), None, truth, words, (), search)
             found = tuple(
-                _kind(rankers.KINDS, kind, folder).of_state(part, base)
+                _kind(RANKER_KINDS, kind, folder).of_state(part, base)
                 for kind, part in zip(about["rankers"], state["rankers"], strict=True)
             )
             combiner = None

@@ -197,8 +197,8 @@ class TransformerEncoder:
             InputError: if there is no such model, or it is none that shoal can use.
         """
         vocabulary = open_vocabulary(self.name, self.max_length)
-        begun = _begun(self, vocabulary, [open_backbone(self.name)], len(documents), seed, device)
-        return begun, _token_ids(vocabulary, documents, labels, folder)
+        encoder = begun(self, vocabulary, [open_backbone(self.name)], len(documents), seed, device)
+        return encoder, _token_ids(vocabulary, documents, labels, folder)
 
 
 def _token_ids(
@@ -208,7 +208,7 @@ def _token_ids(
     return vocabulary.bags(texts) if folder is None else vocabulary.mapped(texts, folder)
 
 
-def _begun(
+def begun(
     spec: TransformerEncoder,
     vocabulary: TransformerVocabulary,
     backbones: Sequence[nn.Module],
@@ -216,6 +216,19 @@ def _begun(
     seed: int,
     device: str,
 ) -> Transformer:
+    """An encoder around one backbone, or two, as a specification wants it, ready to be trained.
+
+    Args:
+        spec: pooling, adapters and the like.
+        vocabulary: of the backbones.
+        backbones: of documents and labels, or one for both.
+        n_documents: texts below this number are documents, where labels have their own encoder.
+        seed: of the adapters.
+        device: where the module lives.
+
+    Raises:
+        InputError: if adapters are asked for and peft is not installed.
+    """
     for backbone in backbones:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -283,8 +296,8 @@ class Transformer:
         """A copy with these weights, adapters added to them, to be trained further."""
         sides = [self.own] if self.own is self.of_labels else [self.own, self.of_labels]
         backbones = [copy.deepcopy(without_adapters(side.backbone)) for side in sides]
-        begun = _begun(self.spec, self.vocabulary, backbones, len(documents), seed, device)
-        return begun, _token_ids(self.vocabulary, documents, labels, folder)
+        encoder = begun(self.spec, self.vocabulary, backbones, len(documents), seed, device)
+        return encoder, _token_ids(self.vocabulary, documents, labels, folder)
 
     def read(self, texts: Sequence[str]) -> Texts:
         """Plain texts as titles."""
