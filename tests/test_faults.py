@@ -22,11 +22,11 @@ from shoal.core import checkpoint
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
 from shoal.data import xc
-from shoal.data.planted import planted_labels
 from shoal.tasks import labels
 from shoal.tasks.exporting import export
 from shoal.training.run import Run
 from tests import killing
+from tests.planted import planted_labels
 from tests.training.test_loop import last_of
 
 ROOT = Path(__file__).parents[1]

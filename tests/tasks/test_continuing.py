@@ -15,7 +15,6 @@ from shoal.cli.settings import Add, Evaluate, Export, Train
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data import xc
-from shoal.data.planted import planted_labels
 from shoal.data.texts import Examples, LabelData, Texts
 from shoal.rank.predictor import Labeler
 from shoal.tasks import labels, use
@@ -23,6 +22,7 @@ from shoal.tasks.encoders import labeler_of, learner_of, tokenize_of
 from shoal.tasks.exporting import add, export
 from shoal.tasks.prepared import prepare
 from shoal.training.run import Run
+from tests.planted import planted_labels
 from tests.tiny import save_tiny_bert
 
 DATA = planted_labels(n=150, n_labels=12, noise=0.1)

@@ -19,12 +19,12 @@ from shoal.cli.settings import Evaluate, Export, Query, Train
 from shoal.core import checkpoint
 from shoal.core.errors import InputError
 from shoal.data import xc
-from shoal.data.planted import planted_labels
 from shoal.data.texts import LabelData, Texts
 from shoal.rank.fused import FusedLabeler
 from shoal.tasks import labels, use
 from shoal.tasks.exporting import export
 from shoal.training.run import Run
+from tests.planted import planted_labels
 from tests.text.test_sentence import by_library, static_embedding
 from tests.tiny import save_tiny_bert
 
