@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.data import xc
+from shoal.data.formats import xc
 from shoal.training.run import Run
 from tests.planted import planted_labels
 

@@ -21,7 +21,7 @@ from shoal.cli.settings import Export
 from shoal.core import checkpoint
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
-from shoal.data import xc
+from shoal.data.formats import xc
 from shoal.tasks import labels
 from shoal.tasks.exporting import export
 from shoal.training.run import Run
@@ -45,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predicted(folder: Path) -> list[list[dict[str, Any]]]:
-    return [[vars(x) for x in row] for row in shoal.load(folder).predict(killing.TEXTS, k=5)]
+    return [[vars(x) for x in row] for row in shoal.open(folder).predict(killing.TEXTS, k=5)]
 
 
 def killed(what: str, folder: Path, kills: int) -> dict[str, Any]:

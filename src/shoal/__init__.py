@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shoal.core.search import top_k as top_k
     from shoal.curvature.measure import spectrum as spectrum
     from shoal.curvature.spectrum import Spectrum as Spectrum
+    from shoal.data import load as load
     from shoal.fetch.quantized import QuantizedRows as QuantizedRows
     from shoal.fetch.tiered import TieredTable as TieredTable
     from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from shoal.step.rules import rescale as rescale
     from shoal.step.schedule import BatchSizeLR as BatchSizeLR
     from shoal.step.size import learning_rate as learning_rate
-    from shoal.tasks.fusing import load as load
+    from shoal.tasks.fusing import open as open
     from shoal.text.bag import BagEncoder as BagEncoder
     from shoal.text.transformer import TransformerEncoder as TransformerEncoder
     from shoal.training.job import Budget as Budget
@@ -65,6 +66,7 @@ _HOMES = {
     "Csr": "core.csr",
     "Block": "core.block",
     "Batch": "core.block",
+    "load": "data",
     # who is in the batch
     "RandomBatchSampler": "sample.seeds",
     "ClusterBatchSampler": "sample.seeds",
@@ -114,13 +116,13 @@ _HOMES = {
     "DampedDiagonal": "step.damped",
     # what came of it
     "Run": "training.run",
-    "load": "tasks.fusing",
+    "open": "tasks.fusing",
     "with_labels": "rank.new_labels",
     "Labeler": "rank.predictor",
     "top_k": "core.search",
 }
 
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(set(_HOMES) - {"load", "open"})  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ import shoal.cli.settings
 from shoal.cli import main as cli
 from shoal.cli.settings import Train
 from shoal.core.checkpoint import same_tensors
-from shoal.data import xc
+from shoal.data.formats import xc
 from shoal.tasks.common import OPTIONS_OF
 from shoal.training.run import Run
 from tests.planted import planted_graph, planted_labels

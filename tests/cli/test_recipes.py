@@ -13,7 +13,7 @@ from shoal.cli import main as cli
 from shoal.cli.recipes import RECIPES, changed, recipe
 from shoal.cli.settings import Train
 from shoal.core.errors import InputError
-from shoal.data import xc
+from shoal.data.formats import xc
 from shoal.rank.fused import FusedLabeler
 from shoal.rank.tree import TreeFusion
 from shoal.tasks import labels

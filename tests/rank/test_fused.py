@@ -7,7 +7,8 @@ import torch
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data.texts import Texts, validation_split
+from shoal.data.splits import validation_split
+from shoal.data.texts import Texts
 from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 from shoal.rank.predictor import BagRows, Labeler
 from shoal.tasks.labels import prepare

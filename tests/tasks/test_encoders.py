@@ -13,7 +13,7 @@ import torch
 from shoal.cli.settings import Cluster, Evaluate, Predict, Query, Train
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
-from shoal.data import xc
+from shoal.data.formats import xc
 from shoal.rank.predictor import Labeler
 from shoal.tasks import labels, use
 from shoal.tasks.encoders import learner_of, tokenize_of

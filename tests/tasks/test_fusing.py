@@ -11,8 +11,9 @@ import torch
 
 from shoal.cli.settings import Train
 from shoal.core.errors import InputError
-from shoal.data import load, xc
-from shoal.data.texts import validation_split
+from shoal.data import load
+from shoal.data.formats import xc
+from shoal.data.splits import validation_split
 from shoal.rank.fused import FusedLabeler, fuse
 from shoal.rank.predictor import Labeler
 from shoal.tasks import fusing, labels

@@ -17,7 +17,7 @@ from shoal.cli.settings import Train
 from shoal.core.block import Batch
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
-from shoal.data import xc
+from shoal.data.formats import xc
 from shoal.rank.fused import FusedLabeler
 from shoal.rank.head_job import AllLabels
 from shoal.rank.predictor import BagRows, Labeler

@@ -12,7 +12,7 @@ from torch import Tensor
 from shoal.cli.settings import Cluster, Train
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data import xc
+from shoal.data.formats import xc
 from shoal.data.texts import Examples, LabelData, Texts, no_pairs
 from shoal.rank.predictor import BagRows, Labeler, embed
 from shoal.tasks import labels

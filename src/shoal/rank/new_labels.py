@@ -36,7 +36,7 @@ def with_labels(
     Old labels keep their positions and, by embeddings, their scores.
 
     Args:
-        predictor: trained, such as :func:`shoal.load` gives.
+        predictor: trained, such as :func:`shoal.open` gives.
         texts: of the new labels; plain ones are titles and uids at once.
 
     Raises:

@@ -25,8 +25,8 @@ from shoal.core.errors import expect, expect_file, expect_folder, expect_positiv
 from shoal.core.progress import progress
 from shoal.core.search import Search, top_k
 from shoal.core.sparse import matmul
+from shoal.data.formats.xc import read_texts, write_texts
 from shoal.data.texts import Texts
-from shoal.data.xc import read_texts, write_texts
 from shoal.text.pretrained import TransformerVocabulary, open_vocabulary
 from shoal.text.roles import RoleVocabulary
 from shoal.text.vocabulary import Vocabulary

@@ -21,7 +21,7 @@ _SHOAL = """\
 ```python
 import shoal
 
-labeler = shoal.load("THIS_FOLDER")
+labeler = shoal.open("THIS_FOLDER")
 labeler.predict(["a text"], k=5)
 ```
 """

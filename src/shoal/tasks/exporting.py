@@ -1,6 +1,6 @@
 """``shoal export``: a trained run as one folder for others, without what only training needs.
 
-The folder is read like a run's (:func:`shoal.load`, evaluate, predict, query, serve) and holds
+The folder is read like a run's (:func:`shoal.open`, evaluate, predict, query, serve) and holds
 besides: the encoders as sentence-transformers and transformers load them, the label embeddings, and
 a model card. What that format cannot express is measured and said. All of it is safetensors, JSON
 and text, and it appears whole or not at all.
@@ -23,9 +23,9 @@ from shoal.cli.settings import Add, Export
 from shoal.core import checkpoint
 from shoal.core.errors import InputError, expect, fail
 from shoal.core.files import folder_aside
-from shoal.data import load
+from shoal.data import load_labels
+from shoal.data.formats.xc import read_texts
 from shoal.data.texts import Texts
-from shoal.data.xc import read_texts
 from shoal.rank.fused import FusedLabeler
 from shoal.rank.new_labels import with_labels
 from shoal.rank.predictor import BagRows, Labeler, embed
@@ -127,7 +127,7 @@ def write_export(predictor: Predictor, run: Run, out: Path, added: int = 0) -> l
 
 
 def _save_predictor(predictor: Predictor, folder: Path) -> None:
-    """What :func:`shoal.load` reads, and the label vectors for others."""
+    """What :func:`shoal.open` reads, and the label vectors for others."""
     fused = isinstance(predictor, FusedLabeler)
     labeler = predictor.labeler if fused else predictor
     labeler.lexicon.save(folder / "lexicon")
@@ -198,7 +198,7 @@ def _documents(labeler: Labeler, run: Run) -> tuple[Texts, Texts, str]:
     """Documents to count on, others to measure on, and their name; labels where data is gone."""
     source = str(run.settings.get("source"))
     try:
-        data = load(source)
+        data = load_labels(source)
     except InputError:
         return labeler.lexicon.labels, labeler.lexicon.labels, "label texts"
     return data.train.texts, data.test.texts, f"test points of {source}"

@@ -38,7 +38,7 @@ Predictor = Labeler | FusedLabeler
 
 
 def load(folder: str | Path, device: str = "cpu", search: str = "exact") -> Predictor:
-    """Open a trained labeler: ``shoal.load("runs/wordnet").predict(["a text"], k=5)``.
+    """Open a trained labeler: ``shoal.open("runs/wordnet").predict(["a text"], k=5)``.
 
     Args:
         folder: of a finished run, or an export of one.
@@ -49,6 +49,9 @@ def load(folder: str | Path, device: str = "cpu", search: str = "exact") -> Pred
         InputError: if the folder does not hold a whole run of the label job.
     """
     return predictor_of(Run.open(folder), device, search)
+
+
+open = load  # the name that users know; the module keeps the builtin's place free
 
 
 def predictor_of(run: Run, device: str = "cpu", search: str = "exact") -> Predictor:

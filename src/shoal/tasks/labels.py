@@ -24,7 +24,7 @@ from shoal.core.errors import expect, expect_positive
 from shoal.core.files import folder_aside
 from shoal.core.losses import decoupled_softmax, hardest_triplets, symmetric
 from shoal.core.objectives import Objective, in_batch
-from shoal.data import load
+from shoal.data import load_labels
 from shoal.data.texts import LabelData
 from shoal.rank.predictor import BagRows, Encoder, Labeler
 from shoal.sample.expand import BlockSampler, Both, Chain, Hop, ShortlistSampler, dst_then_src
@@ -60,7 +60,7 @@ def train(settings: Train) -> dict[str, Any]:
     run = open_run(settings)
     forget_indexes(run)
     begin = time.monotonic()
-    data = load(settings.source)
+    data = load_labels(settings.source)
     tokenize = tokenize_of(settings, run.folder / "tokens")
     prepared = prepare(data, settings.valid, settings.seed, tokenize)
     if not settings.resume:
@@ -209,7 +209,7 @@ def cluster(settings: Cluster) -> dict[str, Any]:
         InputError: for any bad setting or input.
     """
     expect_positive("dim", settings.dim)
-    data = load(settings.source)
+    data = load_labels(settings.source)
     if settings.run is not None:
         labeler = labeler_of(Run.open(settings.run), settings.device)
         bags = labeler.lexicon.vocabulary.documents(data.train.texts)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shoal.core.csr import Csr
-from shoal.data.texts import Examples, LabelData, validation_split
+from shoal.data.splits import validation_split
+from shoal.data.texts import Examples, LabelData
 from shoal.rank.predictor import Lexicon
 from shoal.tasks.encoders import Tokenize, bags_of
 
