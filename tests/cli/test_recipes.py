@@ -13,14 +13,14 @@ from shoal.cli import main as cli
 from shoal.cli.recipes import RECIPES, changed, recipe
 from shoal.cli.settings import Train
 from shoal.core.errors import InputError
-from shoal.data import xc
-from shoal.data.planted import planted_labels
+from shoal.data.formats import xc
 from shoal.rank.fused import FusedLabeler
 from shoal.rank.tree import TreeFusion
 from shoal.tasks import labels
 from shoal.tasks.common import expect_settings
 from shoal.tasks.fusing import predictor_of
 from shoal.training.run import Run
+from tests.planted import planted_labels
 
 
 def parsed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Train:

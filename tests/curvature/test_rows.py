@@ -24,8 +24,8 @@ from shoal import (
     spectrum,
     unified,
 )
-from shoal.data.planted import planted_graph
 from shoal.sample.expand import Chain, ShortlistSampler, dst_then_src
+from tests.planted import planted_graph
 
 
 def label_loader() -> tuple[Objective, Loader, Csr, Csr]:

@@ -11,11 +11,11 @@ import pytest
 
 from shoal.cli.settings import Report, Train
 from shoal.core.errors import InputError
-from shoal.data.planted import planted_graph, planted_labels
-from shoal.data.xc import write as write_labels
+from shoal.data.formats.xc import write as write_labels
 from shoal.report import report
 from shoal.tasks import labels, nodes
 from shoal.training.run import Run
+from tests.planted import planted_graph, planted_labels
 from tests.tasks.test_nodes import write as write_graph
 
 VOID = {"meta"}

@@ -8,11 +8,11 @@ import pytest
 
 from shoal.cli import main as cli
 from shoal.cli.settings import Train
-from shoal.data import xc
-from shoal.data.planted import planted_labels
+from shoal.data.formats import xc
 from shoal.rank.predictor import Labeler
 from shoal.tasks.labels import labeler_of
 from shoal.training.run import Run
+from tests.planted import planted_labels
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,7 @@ import torch
 from shoal.cli.settings import Cluster, Evaluate, Predict, Query, Train
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
-from shoal.data import xc
-from shoal.data.planted import planted_labels
+from shoal.data.formats import xc
 from shoal.rank.predictor import Labeler
 from shoal.tasks import labels, use
 from shoal.tasks.encoders import learner_of, tokenize_of
@@ -22,6 +21,7 @@ from shoal.text.transformer import TokenTransformer
 from shoal.training.job import Budget, Job
 from shoal.training.loop import fit
 from shoal.training.run import Run
+from tests.planted import planted_labels
 from tests.tiny import save_tiny_bert
 from tests.training.test_loop import interrupted, last_of, new_run
 

@@ -23,7 +23,6 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.edges import read_graph
 from shoal.data.graphs import load_nodes
-from shoal.data.planted import planted_graph
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.tiered import TieredTable
 from shoal.sample.expand import NeighborSampler
@@ -31,6 +30,7 @@ from shoal.sample.touch import touch_probability
 from shoal.tasks import links, nodes, rows
 from shoal.tasks.rows import feature_rows
 from shoal.training.run import Run
+from tests.planted import planted_graph
 from tests.tasks.test_nodes import write as write_graph
 from tests.training.test_loop import interrupted
 

@@ -20,7 +20,6 @@ from shoal.core.block import Batch, Block
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
 from shoal.core.objectives import Objective
-from shoal.data.planted import planted_graph, planted_labels
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowSGD
 from shoal.sample.expand import NeighborSampler
@@ -34,6 +33,7 @@ from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
 from shoal.training.loop import fit
 from shoal.training.run import Run
+from tests.planted import planted_graph, planted_labels
 
 EPOCH = 6  # batches of either job below
 

@@ -41,11 +41,9 @@ class Convert(Common):
     """wordnet, or a folder or file in any format that docs/formats.md names."""
     out: Annotated[Path, tyro.conf.Positional]
     """The file or folder to make."""
-    to: Literal[
-        "xc", "npz", "pecos", "text2text", "beir", "attentionxml", "annif", "bow",
-        "csv", "tsv", "jsonl", "parquet",
-    ]  # fmt: skip
-    """The format; parquet needs the extra of that name."""
+    to: str
+    """xc, npz, pecos, text2text, beir, attentionxml, annif, bow, csv, tsv, jsonl, or parquet, which
+    needs the extra of that name."""
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     """Of the source's texts; what is written is UTF-8."""
 

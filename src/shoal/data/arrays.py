@@ -23,7 +23,7 @@ from shoal.core.errors import InputError, expect, expect_file, expect_finite, ex
 from shoal.core.layout import tensors_of
 from shoal.core.mapped import map_array
 from shoal.data.matrix import read_arrays
-from shoal.data.texts import random_split
+from shoal.data.splits import random_split
 
 Arrays = Mapping[str, Tensor]
 Splits = tuple[Int[Tensor, " n_train"], Int[Tensor, " n_valid"], Int[Tensor, " n_test"]]

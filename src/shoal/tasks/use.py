@@ -10,11 +10,12 @@ from types import ModuleType
 from typing import Any
 
 from shoal.cli import settings as asked
-from shoal.core.errors import expect, expect_folder, expect_positive, fail
+from shoal.core.errors import expect, expect_folder, expect_positive
 from shoal.core.progress import progress
-from shoal.data import is_graph, load
-from shoal.data.lines import lines, shorten, write_whole
-from shoal.data.texts import describe
+from shoal.data import is_graph, load_labels
+from shoal.data.describe import describe
+from shoal.data.lines import shorten, write_whole
+from shoal.data.read import read_texts_to_predict
 from shoal.rank.predictor import Prediction
 from shoal.tasks import graphs, labels, links, nodes
 from shoal.tasks.fusing import Predictor, predictor_of
@@ -30,7 +31,7 @@ def data(settings: asked.Data) -> dict[str, Any]:
         InputError: if it is missing or damaged.
     """
     source = settings.source
-    return graphs.describe(source) if is_graph(source) else describe(load(source))
+    return graphs.describe(source) if is_graph(source) else describe(load_labels(source))
 
 
 def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
     if is_graph(source):
         test = _job_of(run).judge(run, source, settings.device)
     else:
-        labeler, loaded = predictor_of(run, settings.device, settings.search), load(source)
+        labeler, loaded = predictor_of(run, settings.device, settings.search), load_labels(source)
         same = loaded.labels.uids == labeler.lexicon.labels.uids
         expect(same, source, "the labels of the run", "others", "evaluate on its own data")
         test = labels.judge(labeler, loaded)
@@ -88,7 +89,7 @@ def _of_texts(run: Run, settings: asked.Predict) -> tuple[int, Iterator[dict[str
     remedy = "leave it out: a run on labels predicts for texts"
     expect(settings.source is None, "source", "an option for graphs", "one for labels", remedy)
     labeler = predictor_of(run, settings.device, settings.search)
-    texts = list(_read_texts(settings.texts))
+    texts = read_texts_to_predict(settings.texts).all()
     return len(texts), _predictions(labeler, texts, settings.k, settings.threshold)
 
 
@@ -153,17 +154,3 @@ def _predictions(
 
 def _above(row: list[Prediction], threshold: float | None) -> list[Prediction]:
     return [found for found in row if threshold is None or found.score >= threshold]
-
-
-def _read_texts(path: Path) -> Iterator[str]:
-    as_json = path.suffix == ".jsonl"
-    for number, line in lines(path):
-        if not as_json:
-            yield line.strip()
-            continue
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            fail(f"{path}:{number}", 'a JSON object with "text"', error, "correct the line")
-        expect(isinstance(text, str), f"{path}:{number}", "a string as text", text, "quote it")
-        yield text

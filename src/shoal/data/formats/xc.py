@@ -1,13 +1,13 @@
-"""Folders that hold a matrix file, a text file and a filter file a split, under the known names.
+"""Folders that hold a matrix file, a text file and a filter file per split, under the known names.
 
 The Extreme Classification Repository's folders (Bhatia et al., 2016) hold ``{trn,tst,lbl}.json.gz``
-(texts, one JSON object a line), ``{trn,tst}_X_Y.txt`` (labels as sparse pairs) and perhaps filter
+(texts, one JSON object per line), ``{trn,tst}_X_Y.txt`` (labels as sparse pairs) and perhaps filter
 files. Those that were derived from them (for PECOS, DEXML, ELIAS, Renée, X-BERT) differ in names
 and kinds of file alone, and each part is read by its own kind: so :func:`read` takes each part from
 the first of its names that is there. Where a matrix file is missing, ``target_ind`` and
 ``target_rel`` of the texts serve; where texts are missing, features do. A published split is read
-as it stands: points without labels and empty texts are kept, since results are compared row by row;
-:func:`shoal.data.texts.describe` counts them. Formats: docs/formats.md.
+as it stands: examples without labels and empty texts are kept, since results are compared row by
+row; :func:`shoal.data.describe.describe` counts them. Formats: docs/formats.md.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_folder, fail
 from shoal.data import reduce
 from shoal.data.filters import read_filter, write_filter
+from shoal.data.formats.registry import name_of, text_format
 from shoal.data.lines import json_object, lines, shorten, writer
 from shoal.data.matrix import Rows, read_matrix, write_matrix
-from shoal.data.texts import Examples, LabelData, Texts
+from shoal.data.texts import Examples, LabelData, Texts, numbered_labels
 
 # names in the order of preference: the XC repository's own, then those of single projects
 _TEXTS = ("{0}.json.gz", "{0}.json", "raw/{0}_X.txt", "{0}_X.txt", "X.{0}.txt")
@@ -47,14 +48,12 @@ FEATURES = {
     "lbl": ("lbl_X_Xf.txt",),
 }
 MATRICES = {"trn": ("trn_X_Y.txt", "Y.trn.npz"), "tst": ("tst_X_Y.txt", "Y.tst.npz")}
-# what the XC repository's folders can hold: all but other texts beside features
-STEPS = (reduce.respell_points, reduce.respell_labels)
 
 
 def read(folder: str | Path, encoding: str = "utf-8") -> LabelData:
     """Read a data set of the XC repository, or of a project that took its data from there.
 
-    A label written twice for one point counts once (relevances, where there are any other than 1,
+    A label written twice for one example counts once (relevances, where there are any other than 1,
     are added). Relevances are finite and above 0.
 
     Args:
@@ -67,43 +66,37 @@ def read(folder: str | Path, encoding: str = "utf-8") -> LabelData:
 
     Raises:
         InputError: naming file and line, if a file is missing or damaged, an id is out of range, a
-            number is not one, or files disagree in how many points or labels there are.
+            number is not one, or files disagree in how many examples or labels there are.
     """
     folder = expect_folder(folder, "trn.json.gz, tst.json.gz and lbl.json.gz")
     labels = None
     if find(folder, TEXTS["lbl"] + FEATURES["lbl"]):
         labels, _ = _read_documents(folder, "lbl", encoding)
     n_labels = None if labels is None else len(labels)
-    train = _read_points(folder, "trn", n_labels, encoding)
-    test = _read_points(folder, "tst", train.labels.n_cols, encoding)
+    train = _read_examples(folder, "trn", n_labels, encoding)
+    test = _read_examples(folder, "tst", train.labels.n_cols, encoding)
     if labels is None:
-        labels = reduce.of_titles(reduce.row_names(train.labels.n_cols, "l"))
-    return LabelData(folder.resolve().name, train, test, labels)
+        labels = numbered_labels(train.labels.n_cols)
+    return LabelData(name_of(folder), train, test, labels)
 
 
-def write(data: LabelData, folder: str | Path) -> list[str]:
-    """Write what :func:`read` reads back as the same data; the same bytes for the same data.
+@text_format(
+    "xc",
+    read,
+    steps=(reduce.respell_examples, reduce.respell_labels),  # other texts beside features
+    files=(*TEXTS["trn"][:5], TEXTS["lbl"][0], *MATRICES["trn"]),
+    order=-1,  # X-BERT's folders have texts under AttentionXML's names
+)
+def write(data: LabelData, folder: Path) -> None:
+    """Write the XC repository's own names; the same bytes for the same data.
 
     Texts are written with ASCII escapes, because readers in the wild take them for latin-1.
-
-    Args:
-        data: the data set.
-        folder: is made if need be; files of the same names are replaced.
-
-    Returns:
-        what the format could not hold.
-
-    Raises:
-        InputError: if the folder cannot be written.
     """
-    folder = Path(folder)
-    data, lost = reduce.reduce(data, STEPS)
     _write_documents(data.labels, folder, "lbl", None)
-    for split, points in (("trn", data.train), ("tst", data.test)):
-        _write_documents(points.texts, folder, split, points.labels)
-        write_matrix(points.labels, folder / MATRICES[split][0])
-        write_filter(points.drop, folder, split)
-    return lost
+    for split, examples in (("trn", data.train), ("tst", data.test)):
+        _write_documents(examples.texts, folder, split, examples.labels)
+        write_matrix(examples.labels, folder / MATRICES[split][0])
+        write_filter(examples.drop, folder, split)
 
 
 def find(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -114,7 +107,7 @@ def find(folder: Path, names: tuple[str, ...]) -> Path | None:
 # -- parts -------------------------------------------------------------------------------------
 
 
-def _read_points(folder: Path, split: str, n_labels: int | None, encoding: str) -> Examples:
+def _read_examples(folder: Path, split: str, n_labels: int | None, encoding: str) -> Examples:
     matrix = find(folder, MATRICES[split])
     wants_targets = matrix is None and n_labels is not None
     texts, rows = _read_documents(folder, split, encoding, wants_targets)
@@ -126,7 +119,7 @@ def _read_points(folder: Path, split: str, n_labels: int | None, encoding: str) 
         name, want = str(folder / MATRICES[split][0]), f"labels (or {MATRICES[split][1]})"
         fail(name, f"a file with {want}", "nothing there", "check the folder")
     n = labels.n_cols if n_labels is None else n_labels
-    want = f"{len(texts)} points (as there are texts) and {n} labels"
+    want = f"{len(texts)} examples (as there are texts) and {n} labels"
     good = labels.shape == (len(texts), n)
     name = f"{matrix}:1" if matrix and matrix.suffix == ".txt" else str(matrix)
     expect(good, name, want, labels.shape, "take all files from one release")
@@ -143,9 +136,9 @@ def _read_documents(
         name, want = str(folder / TEXTS[part][0]), f"a file with texts (or {others})"
         fail(name, want, "nothing there", "check the folder")
     if path.name in FEATURES[part]:
-        return reduce.spelled(read_matrix(path, features=True)), None
+        return Texts.spelled(read_matrix(path, features=True)), None
     if path.suffix == ".txt":
-        return reduce.of_titles([line for _, line in lines(path, encoding)]), None
+        return Texts.of([line for _, line in lines(path, encoding)]), None
     rows = Rows(path, first_line=1) if wants_targets else None
     return read_texts(path, encoding, rows), rows
 

@@ -1,10 +1,11 @@
-"""BEIR's folders (Thakur et al., 2021): retrieval data whose documents are labels, queries points.
+"""BEIR's folders (Thakur et al., 2021): retrieval data; documents are labels, queries examples.
 
-``corpus.jsonl`` holds ``{"_id", "title", "text"}`` a label, ``queries.jsonl`` ``{"_id", "text"}`` a
-point, ``qrels/{train,test}.tsv`` a header and ``query<TAB>document<TAB>score`` a pair. A query is a
-point of the split whose qrels name it, in the order of the queries; queries that neither names are
-left out, as is ``qrels/dev.tsv``. A score of 0 or less says that the document was judged and found
-irrelevant: such a pair is none, and a query with no other pairs is a point without labels.
+``corpus.jsonl`` holds ``{"_id", "title", "text"}`` per label, ``queries.jsonl``
+``{"_id", "text"}`` per example, ``qrels/{train,test}.tsv`` a header and
+``query<TAB>document<TAB>score`` per pair. A query is an example of the split whose qrels name it,
+in the order of the queries; queries that neither names are left out, as is ``qrels/dev.tsv``. A
+score of 0 or less says that the document was judged and found irrelevant: such a pair is none, and
+a query with no other pairs is an example without labels.
 """
 
 from __future__ import annotations
@@ -14,21 +15,12 @@ from pathlib import Path
 
 import torch
 
-from shoal.core.csr import Csr
 from shoal.core.errors import expect, fail
 from shoal.data import reduce
+from shoal.data.formats.registry import name_of, text_format
 from shoal.data.lines import json_object, lines, shorten, writer
-from shoal.data.matrix import Rows
-from shoal.data.texts import Examples, LabelData, Texts, no_pairs
-
-STEPS = (
-    reduce.unweigh_points,
-    reduce.unweigh_labels,
-    reduce.join_points,
-    reduce.unique_points,
-    reduce.unique_labels,
-    reduce.drop_filters,
-)
+from shoal.data.matrix import Rows, pair_rows
+from shoal.data.texts import Examples, LabelData, Texts
 
 
 def read(folder: str | Path, encoding: str = "utf-8") -> LabelData:
@@ -57,24 +49,24 @@ def read(folder: str | Path, encoding: str = "utf-8") -> LabelData:
     both = sorted(in_train & in_test)
     uid = repr(queries.uids[both[0]]) if both else ""
     expect(not both, str(paths[1]), "queries that train.tsv has not", uid, "keep one of the two")
-    return LabelData(folder.resolve().name, train, test, labels)
+    return LabelData(name_of(folder), train, test, labels)
 
 
-def write(data: LabelData, folder: str | Path) -> list[str]:
-    """Write corpus, queries and qrels; a point without labels gets a score of 0 for the first one.
-
-    Args:
-        data: the data set.
-        folder: is made if need be; files of the same names are replaced.
-
-    Returns:
-        what the format could not hold.
-
-    Raises:
-        InputError: if the folder cannot be written, or no label is there to score a point with.
-    """
-    folder = Path(folder)
-    data, lost = reduce.reduce(data, STEPS)
+@text_format(
+    "beir",
+    read,
+    steps=(
+        reduce.unweigh_examples,
+        reduce.unweigh_labels,
+        reduce.join_examples,
+        reduce.unique_examples,
+        reduce.unique_labels,
+        reduce.drop_filters,
+    ),
+    files=("corpus.jsonl", "queries.jsonl"),
+)
+def write(data: LabelData, folder: Path) -> None:
+    """Write corpus, queries and qrels; an example without labels scores 0 for the first one."""
     with writer(folder / "corpus.jsonl") as file:
         for i, uid in enumerate(data.labels.uids):
             record = {"_id": uid, "title": data.labels.titles[i], "text": data.labels.contents[i]}
@@ -83,9 +75,8 @@ def write(data: LabelData, folder: str | Path) -> list[str]:
         for texts in (data.train.texts, data.test.texts):
             for uid, text in zip(texts.uids, texts.titles, strict=True):
                 file.write(json.dumps({"_id": uid, "text": text}) + "\n")
-    for split, points in (("train", data.train), ("test", data.test)):
-        _write_qrels(points, data.labels, folder / "qrels" / f"{split}.tsv")
-    return lost
+    for split, examples in (("train", data.train), ("test", data.test)):
+        _write_qrels(examples, data.labels, folder / "qrels" / f"{split}.tsv")
 
 
 def _read_texts(path: Path, encoding: str, title: str, content: str = "") -> Texts:
@@ -107,7 +98,7 @@ def _read_texts(path: Path, encoding: str, title: str, content: str = "") -> Tex
 def _read_qrels(
     path: Path, encoding: str, queries: Texts, row: dict[str, int], column: dict[str, int]
 ) -> tuple[Examples, set[int]]:
-    """The points of a split, and which queries they are."""
+    """The examples of a split, and which queries they are."""
     pairs: dict[int, dict[int, float]] = {}
     for number, line in lines(path, encoding):
         if number == 1 or not line:  # the header
@@ -121,7 +112,7 @@ def _read_qrels(
         rows.append(list(good), list(good.values()))
     labels = rows.csr(len(column))
     texts = queries.subset(torch.tensor(ids, dtype=torch.int64))
-    return Examples(texts, labels, no_pairs(*labels.shape)), set(ids)
+    return Examples.of(texts, labels), set(ids)
 
 
 def _judgement(
@@ -142,18 +133,13 @@ def _judgement(
     return row[query], column[document], value
 
 
-def _write_qrels(points: Examples, labels: Texts, path: Path) -> None:
-    ends, ids, values = points.labels.indptr.tolist(), *_entries(points.labels)
+def _write_qrels(examples: Examples, labels: Texts, path: Path) -> None:
     with writer(path) as file:
         file.write("query-id\tcorpus-id\tscore\n")
-        for i, uid in enumerate(points.texts.uids):
-            for j in range(ends[i], ends[i + 1]):
-                file.write(f"{uid}\t{labels.uids[ids[j]]}\t{values[j]:.9g}\n")
-            if ends[i] == ends[i + 1]:
+        for uid, row in zip(examples.texts.uids, pair_rows(examples.labels), strict=True):
+            for word in row:
+                label, _, score = word.partition(":")
+                file.write(f"{uid}\t{labels.uids[int(label)]}\t{score}\n")
+            if not row:
                 expect(len(labels) > 0, str(path), "labels", "none", "choose another format")
                 file.write(f"{uid}\t{labels.uids[0]}\t0\n")
-
-
-def _entries(labels: Csr) -> tuple[list[int], list[float]]:
-    ids = labels.indices.tolist()
-    return ids, [1.0] * len(ids) if labels.values is None else labels.values.tolist()

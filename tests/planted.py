@@ -23,7 +23,8 @@ from torch import Tensor
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
 from shoal.data.nodes import NodeData
-from shoal.data.texts import Examples, LabelData, Texts, no_pairs, random_split
+from shoal.data.splits import random_split
+from shoal.data.texts import Examples, LabelData, Texts, no_pairs
 
 # Choices of this module, tried out: labels of one cluster are each other's hard negatives, a point
 # stays nearest its own label, and 12 words leave the neighborhood of a vector recognizable.

@@ -1,8 +1,8 @@
-"""Annif's short-text files: a text, a tab and the URIs of its subjects, a line a point, no header.
+"""Annif's short-text files: a text, a tab and the URIs of its subjects per line, no header.
 
 ``red mug<TAB><http://a/1> <http://a/2>``. A folder holds ``train.tsv`` and ``test.tsv`` of such
-lines and ``subjects.tsv``, Annif's subject vocabulary, a line a label: ``<http://a/1><TAB>cups``.
-One file alone is split at random, and its labels are spelled by their URIs.
+lines and ``subjects.tsv``, Annif's subject vocabulary, one line per label:
+``<http://a/1><TAB>cups``. The labels of one file alone are spelled by their URIs.
 """
 
 from __future__ import annotations
@@ -11,20 +11,9 @@ from pathlib import Path
 
 from shoal.core.errors import expect, expect_folder, fail
 from shoal.data import reduce
+from shoal.data.formats.registry import name_of, text_format
 from shoal.data.lines import lines, shorten, writer
-from shoal.data.names import names_of, numbered
-from shoal.data.texts import Examples, LabelData, Texts, no_pairs, split_at_random
-
-STEPS = (
-    reduce.unweigh_points,
-    reduce.unweigh_labels,
-    reduce.line_points,
-    reduce.line_labels,
-    reduce.number_points,
-    reduce.uri_labels,
-    reduce.drop_relevance,
-    reduce.drop_filters,
-)
+from shoal.data.texts import Examples, LabelData, Texts, matrix_of, names_of
 
 
 def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
@@ -47,54 +36,62 @@ def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
         ...     _ = Path(folder, "a.tsv").write_text("red mug\t<x:1> <x:2>\ntea\t<x:2>\n")
         ...     data = read(Path(folder, "a.tsv"))
         >>> data.labels.uids, data.train.texts.titles
-        (['x:1', 'x:2'], ['tea'])
+        (['x:1', 'x:2'], ['red mug', 'tea'])
     """
     path = Path(path)
     if path.is_file():
-        texts, rows = _read_points(path, encoding)
+        texts, rows = _read_examples(path, encoding)
         names = sorted({uri for row in rows for uri in row})
-        labels = numbered(rows, {uri: i for i, uri in enumerate(names)})
-        points = Examples(texts, labels, no_pairs(*labels.shape))
-        return split_at_random(path.stem, points, reduce.of_titles(names, names))
+        examples = Examples.of(texts, matrix_of(rows, names))
+        return LabelData.unsplit(name_of(path), examples, Texts.of(names, names))
     folder = expect_folder(path, "train.tsv, test.tsv and subjects.tsv")
     subjects = _read_subjects(folder / "subjects.tsv", encoding)
-    ids = {uri: i for i, uri in enumerate(subjects.uids)}
+    known = set(subjects.uids)
     parts: list[Examples] = []
     for split in ("train", "test"):
-        texts, rows = _read_points(folder / f"{split}.tsv", encoding, ids)
-        labels = numbered(rows, ids)
-        parts.append(Examples(texts, labels, no_pairs(*labels.shape)))
-    return LabelData(folder.resolve().name, parts[0], parts[1], subjects)
+        texts, rows = _read_examples(folder / f"{split}.tsv", encoding, known)
+        parts.append(Examples.of(texts, matrix_of(rows, subjects.uids)))
+    return LabelData(name_of(folder), parts[0], parts[1], subjects)
 
 
-def write(data: LabelData, folder: str | Path) -> list[str]:
-    """Write ``train.tsv``, ``test.tsv`` and ``subjects.tsv``.
+def begins(line: str) -> bool:
+    """Whether a line is a text and URIs, or a URI and a label, and no line of column names."""
+    first, tab, rest = line.partition("\t")
+    words = [first] if first.startswith("<") else rest.split()
+    return bool(tab and words) and all(word[0] == "<" for word in words)
 
-    Args:
-        data: the data set.
-        folder: is made if need be; files of the same names are replaced.
 
-    Returns:
-        what the format could not hold.
-
-    Raises:
-        InputError: if the folder cannot be written.
-    """
-    folder = Path(folder)
-    data, lost = reduce.reduce(data, STEPS)
+@text_format(
+    "annif",
+    read,
+    steps=(
+        reduce.unweigh_examples,
+        reduce.unweigh_labels,
+        reduce.line_examples,
+        reduce.line_labels,
+        reduce.number_examples,
+        reduce.uri_labels,
+        reduce.drop_relevance,
+        reduce.drop_filters,
+    ),
+    suffixes=(".tsv",),
+    files=("subjects.tsv",),
+    begins=begins,
+)
+def write(data: LabelData, folder: Path) -> None:
+    """Write ``train.tsv``, ``test.tsv`` and ``subjects.tsv``."""
     with writer(folder / "subjects.tsv") as file:
         pairs = zip(data.labels.uids, data.labels.titles, strict=True)
         file.writelines(f"<{uri}>\t{title}\n" for uri, title in pairs)
-    uris = reduce.of_titles(data.labels.uids)
-    for split, points in (("train", data.train), ("test", data.test)):
+    for split, examples in (("train", data.train), ("test", data.test)):
+        rows = names_of(examples.labels, data.labels.uids)
         with writer(folder / f"{split}.tsv") as file:
-            rows = zip(points.texts.titles, names_of(points.labels, uris), strict=True)
-            file.writelines(f"{text}\t{' '.join(f'<{u}>' for u in row)}\n" for text, row in rows)
-    return lost
+            for text, row in zip(examples.texts.titles, rows, strict=True):
+                file.write(f"{text}\t{' '.join(f'<{uri}>' for uri in row)}\n")
 
 
-def _read_points(
-    path: Path, encoding: str, known: dict[str, int] | None = None
+def _read_examples(
+    path: Path, encoding: str, known: set[str] | None = None
 ) -> tuple[Texts, list[list[str]]]:
     """Texts and the URIs of each; all of them `known` where that is given."""
     titles, rows = [], []
@@ -108,7 +105,7 @@ def _read_points(
             fail(f"{path}:{number}", want, shorten(unknown[0]), "add it or correct the line")
         titles.append(text)
         rows.append(row)
-    return reduce.of_titles(titles), rows
+    return Texts.of(titles), rows
 
 
 def _read_subjects(path: Path, encoding: str) -> Texts:
@@ -120,7 +117,7 @@ def _read_subjects(path: Path, encoding: str) -> Texts:
         titles.append(title)
     twice = len(uris) - len(set(uris))
     expect(twice == 0, str(path), "each URI once", f"{twice} twice", "remove the doubles")
-    return reduce.of_titles(titles, uris)
+    return Texts.of(titles, uris)
 
 
 def _uri(word: str) -> str:
