@@ -82,7 +82,6 @@ if TYPE_CHECKING:
     from shoal.step.size import learning_rate as learning_rate
     from shoal.tasks import named as named
     from shoal.tasks import task as task
-    from shoal.tasks.fusing import open as open
     from shoal.text.bag import BagEncoder as BagEncoder
     from shoal.text.bag import BagSum as BagSum
     from shoal.text.encoder import TextEncoder as TextEncoder
@@ -147,7 +146,6 @@ _HOMES = {
     "Csr": "core.csr",
     "Block": "core.block",
     "Batch": "core.block",
-    "load": "data",
     # who is in the batch
     "RandomBatchSampler": "sample.seeds",
     "ClusterBatchSampler": "sample.seeds",
@@ -204,11 +202,7 @@ _HOMES = {
     "top_k": "core.search",
 }
 
-# `open` would hide the built-in one from `import *`
-__all__ = sorted(set(_HOMES) - {"open"})  # pyright: ignore[reportUnsupportedDunderAll]
-    "open": "tasks.fusing",
-    "with_labels": "rank.new_labels",
-    "Labeler": "rank.predictor",
+# `open` would hide the built-in one from `import *`, and `load` says little there
 __all__ = sorted(set(_HOMES) - {"load", "open"})  # pyright: ignore[reportUnsupportedDunderAll]
 
 
