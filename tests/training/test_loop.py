@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from shoal.tasks.rows import feature_rows
 from torch import Tensor
 
 from shoal.cli.settings import Train
@@ -20,12 +21,12 @@ from shoal.core.block import Batch, Block
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
 from shoal.core.objectives import Objective
+from shoal.data.planted import planted_graph, planted_labels
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowSGD
 from shoal.sample.expand import NeighborSampler
 from shoal.tasks import labels, nodes
-from shoal.tasks.rows import feature_rows
-from shoal.text.bag import BagSum
+from shoal.text.bag import BagEncoder
 from shoal.training.callbacks import EarlyStopping
 from shoal.training.gradients import Gradients
 from shoal.training.interrupts import interrupts
@@ -33,7 +34,6 @@ from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
 from shoal.training.loop import fit
 from shoal.training.run import Run
-from tests.planted import planted_graph, planted_labels
 
 EPOCH = 6  # batches of either job below
 
@@ -317,7 +317,7 @@ def test_checkpoint_of_another_job_is_refused(tmp_path: Path) -> None:
 def test_jobs_that_cannot_train_are_refused() -> None:
     """Numbers out of range, a model without optimizer, nothing that learns: InputError names it."""
     job = node_job()
-    frozen = Objective(BagSum(), job.objective.criterion)
+    frozen = Objective(BagEncoder(), job.objective.criterion)
     bad: list[tuple[dict[str, Any], str]] = [
         ({"evaluate_every": 0}, "evaluate_every"),
         ({"warmup": -1}, "warmup"),

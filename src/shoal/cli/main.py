@@ -130,9 +130,9 @@ def _with_room(function: Callable[[Any], dict[str, Any]], verb: asked.Common) ->
 def _function(verb: asked.Common) -> Callable[[Any], dict[str, Any]]:
     """The verb's function; jobs import torch, so it is looked up only now."""
     if isinstance(verb, asked.Train) and is_graph(verb.source):
-        from shoal.tasks import links, nodes
+        from shoal.cli.graphs import train
 
-        return links.train if verb.task == "links" else nodes.train
+        return train
     from shoal.cli import bandwidth, plan
     from shoal.data.formats import convert
     from shoal.report import report

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.core.errors import expect, fail
-from shoal.data import is_graph
+from shoal.data import graphs, is_graph
 from shoal.data.cells import TABLES, Columns
 from shoal.data.formats import format_of
 from shoal.data.formats.registry import suffix_of
@@ -115,10 +115,7 @@ def _shipped_or_graph(source: str) -> LabelData | NodeData | LinkData:
         from shoal.data import wordnet
 
         return wordnet.labels()
-    from shoal.data import ogb
-    from shoal.data.graphs import load_links, load_nodes
-
-    return load_links(source) if ogb.holds_links(Path(source)) else load_nodes(source)
+    return graphs.load(source)
 
 
 def _expect_no_columns(source: object, columns: Columns) -> None:

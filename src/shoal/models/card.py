@@ -131,7 +131,7 @@ def card(model: LabelModel, about: dict[str, Any], encoders: Sequence[Exported])
         f"{_HEADER}\n# Labels for texts, trained on {about.get('source')}",
         _facts(model, about),
         _metrics(about),
-        f"## Use\n\nThe labels of a text, by shoal (`pip install {base.DISTRIBUTION}`):\n\n{_SHOAL}",
+        f"## Use\n\nLabels of a text, by shoal (`pip install {base.DISTRIBUTION}`):\n\n{_SHOAL}",
         "Vectors of texts, by sentence-transformers, and those of the labels, whose names are the "
         "lines of `labels.json.gz`; a label's score is the inner product:",
         _SENTENCE_TRANSFORMERS if encoders else "",

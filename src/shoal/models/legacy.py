@@ -16,11 +16,14 @@ from torch import Tensor
 
 from shoal.core import checkpoint
 from shoal.core.csr import Csr
-from shoal.core.errors import expect_file, fail
+from shoal.core.errors import expect, expect_file, fail
 from shoal.core.files import expect_no_pickle
 from shoal.core.sparse import unit
 from shoal.data.formats.xc import read_texts
+from shoal.models import base
 from shoal.models.labels import LabelModel
+from shoal.models.links import LinkModel
+from shoal.models.nodes import NodeModel
 from shoal.rank.ensemble import TrainedNetwork
 from shoal.rank.lexical import LexicalIndex
 from shoal.rank.names import NameIndex
@@ -34,12 +37,17 @@ from shoal.rank.rankers import (
     WordRanker,
 )
 from shoal.rank.tree import TrainedTree
+from shoal.sample.links import PairSampler
+from shoal.step.job import spectral_step
 from shoal.text.bag import Bag, BagEncoder, vocabulary_of
 from shoal.text.encoder import TextEncoder
 from shoal.text.pretrained import open_vocabulary
 from shoal.text.transformer import Transformer, TransformerEncoder, begun
 from shoal.text.vocabulary import Vocabulary
 from shoal.training.run import Run
+
+# weights of the first layer, as wide as the rows that it reads
+_FIRST = ("layers.0.own.weight", "layers.0.value.weight")
 
 
 def open_run(folder: Path, **objects: Any) -> Any:
@@ -59,9 +67,40 @@ def open_run(folder: Path, **objects: Any) -> Any:
     return open_label_run(run, **objects)
 
 
-def open_graph_run(run: Run, start: dict[str, Any], **objects: Any) -> Any:
-    """The NodeModel or LinkModel of a run on a graph."""
-    raise NotImplementedError
+def open_graph_run(run: Run, start: Mapping[str, Any], **objects: Any) -> NodeModel | LinkModel:
+    """The model of a run on a graph.
+
+    Args:
+        run: of nodes or of links.
+        start: the first line of its log.
+        objects: plain arguments that are given anew.
+
+    Raises:
+        InputError: if settings, log or checkpoint are damaged.
+    """
+    asked, where = run.settings, str(run.folder / "settings.json")
+    kind = LinkModel if asked.get("task") == "links" else NodeModel
+    lacks = [name for name in ("model", "fanouts", "hidden", "seed") if name not in asked]
+    expect(not lacks, where, "the settings of a run", f"no {lacks}", "restore it or train again")
+    names = ("hidden", "dropout", "batch_size", "lr", "seed", "device_rows", "host_rows")
+    given = {name: asked[name] for name in names if asked.get(name) is not None}
+    given |= {"fanouts": tuple(asked.get("fanouts", ())), "layer": asked.get("model")}
+    given |= {"heads": asked.get("heads")} if asked.get("model") == "gat" else {}
+    if asked.get("negatives") == "uniform":
+        given["negatives"] = PairSampler
+    if asked.get("step") == "spectral":
+        given["step"] = spectral_step
+    try:
+        model = kind(**given | objects)
+    except TypeError as error:
+        fail(where, "the settings of a run on a graph", error, "restore it or train again")
+    about = {name: start.get(name) for name in ("features", "classes", "several")}
+    about |= {"source": asked.get("source"), "name": start.get("data")}
+    state = base.read_state(run.folder)
+    first = [x.shape[1] for name, x in state["model"].items() if name.endswith(_FIRST)]
+    expect(len(first) == 1, where, "the weights of a network", list(state), "train again")
+    model.fill(run.folder, {**about, "width": first[0]}, state)
+    return model
 
 
 # -- labels --------------------------------------------------------------------------------------

@@ -20,10 +20,6 @@ Example:
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -31,16 +27,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
-from shoal.core.errors import expect, fail
+from shoal.tasks import named as named
 
 
-def _optional(kind: Any, metavar: str) -> Any:
+def _optional(kind: Any, metavar: str, name: str | None = None) -> Any:
     """An option that is None by default, which the help neither lists nor repeats."""
 
     def hint(default: str) -> str:
         return "" if default == "None" else f"(default: {default})"
 
-    return Annotated[kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)]
+    return Annotated[
+        kind | None, tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint=hint)
+    ]
 
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -50,6 +48,7 @@ if TYPE_CHECKING:
     Float: TypeAlias = float | None
     Text: TypeAlias = str | None
     File: TypeAlias = Path | None
+    From: TypeAlias = Path | None
     Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow"] | None
 else:
     # no --no-json beside --json
@@ -57,6 +56,7 @@ else:
     Tracker = _optional(Literal["tensorboard", "wandb", "mlflow"], "{tensorboard,wandb,mlflow}")
     Int, Float = _optional(int, "INT"), _optional(float, "FLOAT")
     Text, File = _optional(str, "TEXT"), _optional(Path, "PATH")
+    From = _optional(Path, "PATH", name="from")  # of a field from_: Python keeps the word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,8 @@ class Training(Common):
     """Learning rate: schedule, spectral (corrected by curvature while training) or module:name."""
     valid_every: int = 5
     """Epochs between two validations."""
+    keep_resume: Flag = False
+    """Keep what only --resume needs once the run has ended: checkpoints with optimizer state."""
     device: str = "auto"
     """Where to compute: auto (the strongest that works), cpu, cuda, cuda:1, mps."""
 
@@ -136,6 +138,7 @@ class Training(Common):
     def fit_arguments(self) -> dict[str, Any]:
         """Keyword arguments of the model's ``fit``; a task adds its own, such as ``valid``."""
         names = ("resume", "steps", "epochs", "minutes", "patience", "valid_every")
+        names += ("keep_resume",)
         return {name: getattr(self, name) for name in names}
 
 
@@ -161,46 +164,3 @@ def _leaves(settings: Any) -> Iterator[tuple[str, Any]]:
     for one in fields(settings):
         value = getattr(settings, one.name)
         yield from _leaves(value) if is_dataclass(value) else [(one.name.strip("_"), value)]
-
-
-def named(value: str, option: str) -> Any:
-    """The object that ``module:name`` or ``file.py:name`` stands for; importing runs that code.
-
-    Args:
-        value: such as ``losses:mine``; modules are looked for in the working folder as well.
-        option: the flag, for the message.
-
-    Raises:
-        InputError: if there is no such module, file or name.
-
-    Example:
-        >>> named("math:sqrt", "loss")(9.0)
-        3.0
-    """
-    home, _, name = value.rpartition(":")
-    remedy = "check the spelling, and that it lies in the working folder or is installed"
-    expect(bool(home and name), option, "module:name or file.py:name", repr(value), remedy)
-    try:
-        module = _from_file(Path(home)) if home.endswith(".py") else _from_name(home)
-    except ImportError as error:
-        fail(option, f"a module {home}", error, remedy)
-    expect(hasattr(module, name), option, f"a name {name} in {home}", "none", "check the spelling")
-    return getattr(module, name)
-
-
-def _from_name(name: str) -> Any:
-    """Import a module; unlike for ``python -m``, the working folder is not on the path yet."""
-    here = os.getcwd()  # noqa: PTH109
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    return importlib.import_module(name)
-
-
-def _from_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ImportError("no such file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shoal.cli import graphs as of_graphs
 from shoal.cli.settings import Spectrum as Asked
-from shoal.cli.settings import Train
 from shoal.core.columns import Columns
 from shoal.core.errors import InputError, expect, fail
 from shoal.core.objectives import Objective
@@ -28,7 +28,7 @@ from shoal.step.job import method_of_job
 from shoal.step.method import Method, method_of
 from shoal.step.rules import Rates, rates
 from shoal.step.size import StepSize, learning_rate
-from shoal.tasks import labels, links, nodes
+from shoal.tasks import labels
 from shoal.tasks.common import settings_of
 from shoal.tasks.encoders import tokenize_of
 from shoal.tasks.prepared import prepare
@@ -98,25 +98,16 @@ def job_of(run: Run) -> tuple[Job, Method]:
     Raises:
         InputError: if data or checkpoint are not those of the run.
     """
-    settings = settings_of(run)
-    if is_graph(settings.source):
-        job = _on_graph(run, settings)
+    if is_graph(str(run.settings.get("source"))):
+        job = of_graphs.opened(run).job()
     else:
+        settings = settings_of(run)
         tokenize = tokenize_of(settings, run.folder / "tokens")
         data = labels.load(settings.source)
         job = labels.make_job(prepare(data, settings.valid, settings.seed, tokenize), settings)
     method, _ = method_of_job(job)  # before the schedule's last rate comes back
     restore(job, run)
     return job, method
-
-
-def _on_graph(run: Run, settings: Train) -> Job:
-    """The job of a run on nodes or links."""
-    if settings.task == "links":
-        data = links.load_links(settings.source, settings.seed)
-        return links.make_job(data, links.first_rows(run, data, settings), settings)
-    data = nodes.load_nodes(settings.source)
-    return nodes.make_job(data, nodes.rows_of(data.features, settings, run), settings)
 
 
 def _own(asked: Asked) -> _Measured:

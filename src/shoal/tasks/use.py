@@ -6,18 +6,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from shoal.cli import graphs as of_graphs
 from shoal.cli import settings as asked
-from shoal.core.errors import expect, expect_folder, expect_positive
+from shoal.core.errors import expect, expect_folder, expect_positive, fail
 from shoal.core.progress import progress
-from shoal.data import is_graph, load_labels
-from shoal.data.describe import describe
-from shoal.data.lines import shorten, write_whole
-from shoal.data.read import read_texts_to_predict
+from shoal.data import graphs, is_graph, load
+from shoal.data.lines import lines, shorten, write_whole
+from shoal.data.texts import describe
 from shoal.rank.predictor import Prediction
-from shoal.tasks import graphs, labels, links, nodes
+from shoal.tasks import labels
 from shoal.tasks.fusing import Predictor, predictor_of
 from shoal.training.run import Run
 
@@ -31,7 +30,7 @@ def data(settings: asked.Data) -> dict[str, Any]:
         InputError: if it is missing or damaged.
     """
     source = settings.source
-    return graphs.describe(source) if is_graph(source) else describe(load_labels(source))
+    return graphs.describe(source) if is_graph(source) else describe(load(source))
 
 
 def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
@@ -46,18 +45,13 @@ def evaluate(settings: asked.Evaluate) -> dict[str, Any]:
     same = is_graph(source) == is_graph(trained_on)
     expect(same, source, f"data of the kind of {trained_on}", "another", "evaluate on its own data")
     if is_graph(source):
-        test = _job_of(run).judge(run, source, settings.device)
+        test = of_graphs.opened(run, settings.device).evaluate(source)
     else:
-        labeler, loaded = predictor_of(run, settings.device, settings.search), load_labels(source)
+        labeler, loaded = predictor_of(run, settings.device, settings.search), load(source)
         same = loaded.labels.uids == labeler.lexicon.labels.uids
         expect(same, source, "the labels of the run", "others", "evaluate on its own data")
         test = labels.judge(labeler, loaded)
     return {"run": str(run.folder), "data": source, "test": test}
-
-
-def _job_of(run: Run) -> ModuleType:
-    """The job of a run on a graph."""
-    return links if run.settings.get("task") == "links" else nodes
 
 
 def predict(settings: asked.Predict) -> dict[str, Any]:
@@ -73,7 +67,7 @@ def predict(settings: asked.Predict) -> dict[str, Any]:
         InputError: if the run is not whole, or the file is missing or damaged.
     """
     run = Run.open(settings.run)
-    what = "nodes" if graphs.on_graph(run) else "texts"
+    what = "nodes" if is_graph(str(run.settings.get("source"))) else "texts"
     count, found = _of_nodes(run, settings) if what == "nodes" else _of_texts(run, settings)
     if settings.out is not None:
         write_whole(settings.out, (json.dumps(line) + "\n" for line in found))
@@ -89,7 +83,7 @@ def _of_texts(run: Run, settings: asked.Predict) -> tuple[int, Iterator[dict[str
     remedy = "leave it out: a run on labels predicts for texts"
     expect(settings.source is None, "source", "an option for graphs", "one for labels", remedy)
     labeler = predictor_of(run, settings.device, settings.search)
-    texts = read_texts_to_predict(settings.texts).all()
+    texts = list(_read_texts(settings.texts))
     return len(texts), _predictions(labeler, texts, settings.k, settings.threshold)
 
 
@@ -97,9 +91,9 @@ def _of_nodes(run: Run, settings: asked.Predict) -> tuple[int, Iterator[dict[str
     exact = settings.search == "exact"
     expect(exact, "search", "exact for a run on a graph", settings.search, "leave it out")
     source = settings.source or str(run.settings["source"])
-    ids = graphs.read_ids(settings.texts)
+    ids = of_graphs.read_ids(settings.texts)
     asked_for = settings.k, settings.threshold, settings.device
-    return len(ids), _job_of(run).predictions(run, source, ids, *asked_for)
+    return len(ids), of_graphs.predictions(run, source, ids, *asked_for)
 
 
 def query(settings: asked.Query) -> dict[str, Any]:
@@ -154,3 +148,17 @@ def _predictions(
 
 def _above(row: list[Prediction], threshold: float | None) -> list[Prediction]:
     return [found for found in row if threshold is None or found.score >= threshold]
+
+
+def _read_texts(path: Path) -> Iterator[str]:
+    as_json = path.suffix == ".jsonl"
+    for number, line in lines(path):
+        if not as_json:
+            yield line.strip()
+            continue
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            fail(f"{path}:{number}", 'a JSON object with "text"', error, "correct the line")
+        expect(isinstance(text, str), f"{path}:{number}", "a string as text", text, "quote it")
+        yield text

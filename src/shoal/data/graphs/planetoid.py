@@ -24,9 +24,8 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError, expect, expect_file, expect_finite, fail
-from shoal.data.arrays import naming
+from shoal.data.graph import GraphData, graph_format, naming
 from shoal.data.lines import lines
-from shoal.data.nodes import NodeData
 
 _PICKLES = ("y", "allx", "ally", "tx", "ty", "graph")
 _VALID = 500  # nodes to choose by, as in the paper's code
@@ -131,7 +130,12 @@ def prefix_of(folder: str | Path) -> str | None:
     return names[0].removesuffix(".graph") if names else None
 
 
-def read(folder: str | Path) -> NodeData:
+def _holds(source: Any) -> bool:
+    return isinstance(source, str | Path) and prefix_of(source) is not None
+
+
+@graph_format("planetoid", _holds)
+def read(folder: str | Path) -> GraphData:
     """Read a Planetoid folder: Cora, CiteSeer, PubMed.
 
     Nodes of which ``test.index`` leaves a gap (CiteSeer has 15) have no features and no class, and
@@ -155,7 +159,7 @@ def read(folder: str | Path) -> NodeData:
         fail(str(folder), "the files of one Planetoid data set", error, "download them again")
 
 
-def _joined(name: str, parts: dict[str, Any], test: Int[Tensor, " t"]) -> NodeData:
+def _joined(name: str, parts: dict[str, Any], test: Int[Tensor, " t"]) -> GraphData:
     """Put the rows of tests where their numbers are, below those that are known."""
     learned, known = len(parts["y"]), len(parts["ally"])
     both = parts["allx"].stack(parts["tx"])
@@ -167,9 +171,10 @@ def _joined(name: str, parts: dict[str, Any], test: Int[Tensor, " t"]) -> NodeDa
     target = torch.full((n,), -1)
     target[rows] = torch.from_numpy(classes.argmax(1)).long()
     graph = _graph(parts["graph"], n)
-    train, valid = torch.arange(learned), torch.arange(learned, min(learned + _VALID, known))
+    valid = torch.arange(learned, min(learned + _VALID, known))
+    split = {"train": torch.arange(learned), "valid": valid, "test": test.sort().values}
     names = tuple(map(str, range(classes.shape[1])))
-    return NodeData(name, graph, features, target, train, valid, test.sort().values, names)
+    return GraphData(name, graph, features, target, split, class_names=names)
 
 
 def _numbers(path: Path) -> Tensor:

@@ -19,65 +19,43 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_file, expect_finite, expect_ids, fail
-from shoal.data import arrays as files
-from shoal.data.links import LinkData, link_data
+from shoal.data.graph import GraphData, graph_format, naming
+from shoal.data.graphs.arrays import read_arrays_of
 from shoal.data.matrix import read_arrays
-from shoal.data.nodes import NodeData
 
 _PARTS = ("train", "valid", "test")
 
 
-def is_folder(path: Path) -> bool:
-    """Whether a folder is laid out as OGB's."""
-    raw = any((path / "raw" / name).exists() for name in ("edge.csv.gz", "data.npz"))
-    return raw and (path / "split").is_dir()
+def _holds(source: Any) -> bool:
+    if not isinstance(source, str | Path):
+        return False
+    raw = any(Path(source, "raw", name).exists() for name in ("edge.csv.gz", "data.npz"))
+    return raw and Path(source, "split").is_dir()
 
 
-def holds_links(path: Path) -> bool:
-    """Whether it is a folder of the link property benchmark, whose split is of links."""
-    return is_folder(path) and any(path.glob("split/*/*.pt"))
-
-
-def read(folder: str | Path) -> NodeData:
-    """Read a folder of the node property benchmark, ogbn-arxiv, ogbn-products, ….
+@graph_format("ogb", _holds)
+def read(folder: str | Path) -> GraphData:
+    """Read a folder of the node or of the link property benchmark: ogbn-arxiv, ogbl-collab, ….
 
     Where nodes have no features but edges do (ogbn-proteins), a node's are the mean of its edges',
-    as in OGB's own examples.
+    as in OGB's own examples. A split of links (``.pt``) is one of links; OGB's own negatives are
+    left out: links are ranked against all other nodes.
 
     Raises:
         InputError: naming the file, if one is missing or damaged, or the graph has several types.
     """
     folder = Path(folder)
-    raw = _Raw(folder)
+    raw, split = _Raw(folder), _split(folder)
+    if any(split.glob("*.pt")):
+        train, valid, test = (_pairs(split / f"{name}.pt") for name in _PARTS)
+        with naming(folder):
+            for name, pairs in zip(_PARTS, (train, valid, test), strict=True):
+                expect_ids(name, pairs.flatten(), raw.graph.n_rows)
+        return GraphData(_name(folder), raw.graph, raw.features, links=(train, valid, test))
     y = _node_labels(folder / "raw")
     features = raw.features if raw.features is not None else raw.mean_of_edges()
-    if features is None:
-        fail(str(folder), "features of nodes or edges", "none", "predict links: --task links")
-    split = _split(folder)
-    parts = (_numbers(split / f"{name}.csv.gz", np.int64).flatten() for name in _PARTS)
-    train, valid, test = parts
-    with files.naming(folder):
-        target = files.target_of(y)
-        names = files.class_names_of(target)
-        return NodeData(_name(folder), raw.graph, features, target, train, valid, test, names)
-
-
-def links(folder: str | Path) -> LinkData:
-    """Read a folder of the link property benchmark: ogbl-collab, ogbl-ppa, ogbl-citation2, ….
-
-    Messages pass along the training links only. OGB's own negatives are left out: links are judged
-    against all other nodes.
-
-    Raises:
-        InputError: naming the file, if one is missing or damaged, or links have types.
-    """
-    folder = Path(folder)
-    raw, split = _Raw(folder), _split(folder)
-    parts = [_pairs(split / f"{name}.pt") for name in _PARTS]
-    with files.naming(folder):
-        for name, pairs in zip(_PARTS, parts, strict=True):
-            expect_ids(name, pairs.flatten(), raw.graph.n_rows)
-        return link_data(_name(folder), raw.graph.n_rows, raw.features, *parts)
+    parts = {name: _numbers(split / f"{name}.csv.gz", np.int64).flatten() for name in _PARTS}
+    return GraphData(_name(folder), raw.graph, features, y, parts)
 
 
 class _Raw:
@@ -93,7 +71,7 @@ class _Raw:
         expect(not typed, str(folder), "one type of nodes and edges", "several", remedy)
         edges, self.features, self.edge_rows = _binary(raw) if _is_binary(raw) else _text(raw)
         counts = raw / "num-node-list.csv.gz"
-        with files.naming(raw):
+        with naming(raw):
             n = len(self.features) if self.features is not None else 0
             n = n or (int(_numbers(counts, np.int64)[0, 0]) if counts.exists() else 0)
             n = n or int(edges.max()) + 1
@@ -122,7 +100,7 @@ def _is_binary(raw: Path) -> bool:
 
 
 def _binary(raw: Path) -> Parts:
-    arrays = files.read(raw / "data.npz")
+    arrays = read_arrays_of(raw / "data.npz")
     expect("edge_index" in arrays, str(raw / "data.npz"), "edge_index", list(arrays), "download it")
     rows = [arrays[key].float() if key in arrays else None for key in ("node_feat", "edge_feat")]
     return arrays["edge_index"].long(), rows[0], rows[1]

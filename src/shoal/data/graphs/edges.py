@@ -1,4 +1,4 @@
-"""Graphs without features: who reads whom, from arrays, a saved Csr, or a text of edges.
+"""Graphs without features: from a text of edges, or a saved Csr.
 
 A text holds two node numbers a line, with blanks, a tab or a comma between them, as the SNAP
 collection has them; lines that begin with # and a first line of words are skipped. In the edge
@@ -9,51 +9,54 @@ from __future__ import annotations
 
 from array import array
 from pathlib import Path
+from typing import Any
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, fail
-from shoal.data import is_graph
-from shoal.data.arrays import expect_numbered
-from shoal.data.graphs import load_graph
+from shoal.core.errors import expect, expect_file, fail
+from shoal.data.graph import GraphData, graph_format
+from shoal.data.graphs.arrays import expect_numbered
 from shoal.data.lines import as_tensor, lines, shorten
 
 _TEXTS = (".txt", ".tsv", ".csv", ".edges", ".gz")
 
 
-def read_graph(source: str | Path) -> Csr:
-    r"""Read who reads whom; row v of the result lists the nodes that v reads.
+def _is_text(source: Any) -> bool:
+    return isinstance(source, str | Path) and Path(source).suffix in _TEXTS
 
-    Args:
-        source: any graph that ``shoal train`` reads (:mod:`shoal.data.graphs`); the folder of a
-            saved Csr; or a text of edges, perhaps gzipped.
+
+@graph_format("edges", _is_text, distinct=False)
+def read(path: str | Path) -> GraphData:
+    r"""Read a text of edges, perhaps gzipped; row v of the result lists the nodes that v reads.
 
     Raises:
-        InputError: naming the file, and in a text the line, if anything is not as described.
+        InputError: naming the file and the line, if anything is not as described.
 
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> import torch
         >>> with TemporaryDirectory() as folder:
         ...     _ = Path(folder, "a.txt").write_text("# from to\n0 1\n2 1\n")
-        ...     read_graph(Path(folder, "a.txt")).take(torch.tensor([1]))[0].tolist()
+        ...     read(Path(folder, "a.txt")).graph.take(torch.tensor([1]))[0].tolist()
         [0, 2]
     """
-    path = Path(source)
-    if is_graph(str(source)):
-        return load_graph(str(source))
-    if path.is_dir():
-        return _square(path, Csr.open(path))
-    want = "wordnet-graph, or a file or folder of a graph"
-    expect(path.exists(), str(path), want, "nothing there", "check the path")
-    known = path.suffix in _TEXTS
-    expect(known, str(path), f".npz, a folder, or one of {_TEXTS}", path.suffix, "convert it")
-    return _of_text(path)
+    return GraphData(Path(path).stem, _of_text(expect_file(path, "edges")))
 
 
-def _square(path: Path, csr: Csr) -> Csr:
+def _is_csr(source: Any) -> bool:
+    return isinstance(source, str | Path) and Path(source, "indptr.npy").is_file()
+
+
+@graph_format("csr", _is_csr, distinct=False)
+def read_csr(path: str | Path) -> GraphData:
+    """Read the folder of a saved :class:`~shoal.core.csr.Csr`.
+
+    Raises:
+        InputError: if it is damaged, or no graph.
+    """
+    csr = Csr.open(path)
     square = csr.n_rows == csr.n_cols
     expect(square, str(path), "as many rows as columns, the nodes", csr.shape, "save a graph")
-    return csr
+    return GraphData(Path(path).resolve().name, csr)
 
 
 def _of_text(path: Path) -> Csr:

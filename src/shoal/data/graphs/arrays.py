@@ -9,32 +9,55 @@ here is a pickle.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
-from shoal.core.errors import InputError, expect, expect_file, expect_finite, expect_ids
-from shoal.core.layout import tensors_of
-from shoal.core.mapped import map_array
+from shoal.core.errors import expect, expect_file, expect_finite, expect_ids
+from shoal.core.mapped import map_array, tensors_of
+from shoal.data.graph import GraphData, graph_format, naming
 from shoal.data.matrix import read_arrays
-from shoal.data.splits import random_split
 
 Arrays = Mapping[str, Tensor]
-Splits = tuple[Int[Tensor, " n_train"], Int[Tensor, " n_valid"], Int[Tensor, " n_test"]]
 
-SUFFIXES = (".npz", ".safetensors")
-CLASSES = 2**20
-"""The most classes: each has a row of weights, and a score for each node."""
-_MASKS = ("train_mask", "val_mask", "test_mask")
+_SUFFIXES = (".npz", ".safetensors")
+_MASKS = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
 
 
-def read(path: str | Path) -> dict[str, Tensor]:
+def _holds(source: Any) -> bool:
+    return isinstance(source, str | Path) and Path(source).suffix in _SUFFIXES
+
+
+@graph_format("arrays", _holds)
+def read(source: str | Path) -> GraphData:
+    """Read a graph from an ``.npz`` or ``.safetensors``, named after the file.
+
+    Raises:
+        InputError: naming the file and the key, if one is missing or damaged, or a feature is NaN.
+    """
+    with naming(source):
+        return of_arrays(Path(source).stem, read_arrays_of(source))
+
+
+def of_arrays(name: str, arrays: Arrays) -> GraphData:
+    """Put named arrays together, as :func:`read` does with those of a file.
+
+    Raises:
+        InputError: naming the key, if one is missing or does not fit.
+    """
+    graph = graph_of(arrays)
+    features = features_of(arrays, graph.n_rows)
+    parts = {part: arrays[key].bool() for part, key in _MASKS.items() if key in arrays}
+    return GraphData(name, graph, features, arrays.get("y"), parts)
+
+
+def read_arrays_of(path: str | Path) -> dict[str, Tensor]:
     """All arrays of a file; large ones are mapped, and read when they are touched.
 
     Raises:
@@ -133,97 +156,3 @@ def features_of(arrays: Arrays, n: int) -> Csr | Float[Tensor, "n f"] | None:
     expect(good, "x", f"numbers [{n}, features], a row a node", tuple(rows.shape), "reshape it")
     expect_finite("x", rows)
     return rows
-
-
-def target_of(y: Tensor) -> Int[Tensor, " n"] | Bool[Tensor, "n c"]:
-    """The classes of nodes: ids with -1 for unknown, or one truth value a node and class.
-
-    NaN, as OGB has it, is unknown. A matrix of one column is a vector.
-
-    Raises:
-        InputError: if there is a number that is neither a class nor a truth value.
-
-    Example:
-        >>> target_of(torch.tensor([[2.0], [float("nan")]]))
-        tensor([ 2, -1])
-        >>> target_of(torch.tensor([[0, 1], [1, 1]]))
-        tensor([[False,  True],
-                [ True,  True]])
-    """
-    good = y.dim() in (1, 2) and len(y) > 0
-    expect(good, "y", "[nodes] or [nodes, classes]", tuple(y.shape), "reshape it")
-    y = y.squeeze(1) if y.dim() == 2 and y.shape[1] == 1 else y
-    if y.dim() == 2:
-        truth = bool(((y == 0) | (y == 1)).all())
-        expect(truth, "y", "0 and 1 in a matrix of classes", "other numbers", "threshold it")
-        return y.bool()
-    known = torch.where(y.isnan(), -1, y) if y.is_floating_point() else y
-    whole = bool((known == known.long()).all())
-    expect(whole, "y", "whole numbers, or one column a class", "fractions", "number the classes")
-    return known.long()
-
-
-def class_names_of(target: Int[Tensor, " n"] | Bool[Tensor, "n c"]) -> tuple[str, ...]:
-    """The classes by number: one a column, or all up to the largest.
-
-    Raises:
-        InputError: if there are more than :data:`CLASSES`: their numbers are no numbering.
-
-    Example:
-        >>> class_names_of(torch.tensor([2, -1]))
-        ('0', '1', '2')
-    """
-    classes = target.shape[1] if target.dim() == 2 else int(target.max()) + 1
-    few = classes <= CLASSES
-    expect(few, "y", f"classes counted from 0, below {CLASSES}", classes - 1, "number them anew")
-    return tuple(map(str, range(classes)))
-
-
-def splits_of(
-    arrays: Arrays, known: Bool[Tensor, " n"], valid: float, test: float, seed: int
-) -> Splits:
-    """Ids to learn from, to choose by and to be judged on: as masks say, or at random.
-
-    Args:
-        arrays: may hold all three masks.
-        known: the nodes that have a class, among which a random split draws.
-        valid: share to choose by, in (0, 1).
-        test: share to be judged on, in (0, 1).
-        seed: of the random split.
-
-    Raises:
-        InputError: if a mask is missing or no mask of the nodes, or a share is out of range.
-    """
-    found = [name for name in _MASKS if name in arrays]
-    if not found:
-        ids = known.nonzero().squeeze(1)
-        expect(0 < test < 1 and 0 < valid < 1 - test, "valid, test", "shares", (valid, test), "try")
-        rest, held = random_split(len(ids), test, seed)
-        kept, chosen = random_split(len(rest), valid / (1 - test), seed + 1)
-        return ids[rest[kept]], ids[rest[chosen]], ids[held]
-    expect(len(found) == 3, "masks", ", ".join(_MASKS), found, "add the others, or leave all out")
-    parts = []
-    for name in _MASKS:
-        mask = arrays[name]
-        good = mask.shape == known.shape
-        remedy = "pick one split, such as mask[:, 0]" if mask.dim() == 2 else "align it"
-        expect(good, name, f"a mask [{len(known)}]", tuple(mask.shape), remedy)
-        parts.append(mask.bool().nonzero().squeeze(1))
-    return parts[0], parts[1], parts[2]
-
-
-@contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Put a file's or folder's name before the errors of what is done with it.
-
-    Yields:
-        nothing.
-
-    Raises:
-        InputError: as it came, with the name.
-    """
-    try:
-        yield
-    except InputError as error:
-        text = str(error)
-        raise error if text.startswith(str(path)) else InputError(f"{path}: {text}") from None
