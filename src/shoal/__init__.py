@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from shoal.fetch.update import RowSGD as RowSGD
     from shoal.graph.gat import Gat as Gat
     from shoal.graph.sage import Sage as Sage
+    from shoal.models.base import Result as Result
+    from shoal.models.base import open as open
     from shoal.rank.new_labels import with_labels as with_labels
     from shoal.rank.predictor import Labeler as Labeler
     from shoal.sample.clusters import balanced_clusters as balanced_clusters
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from shoal.step.rules import rescale as rescale
     from shoal.step.schedule import BatchSizeLR as BatchSizeLR
     from shoal.step.size import learning_rate as learning_rate
+    from shoal.tasks import named as named
+    from shoal.tasks import task as task
     from shoal.tasks.fusing import load as load
     from shoal.text.bag import BagEncoder as BagEncoder
     from shoal.text.transformer import TransformerEncoder as TransformerEncoder
@@ -60,6 +64,11 @@ if TYPE_CHECKING:
     from shoal.training.run import Run as Run
 
 _HOMES = {
+    # three models, and how tasks are registered
+    "open": "models.base",
+    "Result": "models.base",
+    "task": "tasks",
+    "named": "tasks",
     # nouns
     "InputError": "core.errors",
     "Csr": "core.csr",
@@ -120,7 +129,8 @@ _HOMES = {
     "top_k": "core.search",
 }
 
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+# `open` would hide the built-in one from `import *`
+__all__ = sorted(set(_HOMES) - {"open"})  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -130,4 +140,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(_HOMES)

@@ -15,7 +15,7 @@ from torch import Tensor
 from shoal.core.block import Batch, Block
 from shoal.core.errors import expect
 from shoal.curvature.metric import floored, scales_of
-from shoal.curvature.rows import ROWS
+from shoal.curvature.problem import ROWS
 from shoal.step.learner import StepLearner
 from shoal.step.method import Method, method_of
 from shoal.step.probe import Probe
