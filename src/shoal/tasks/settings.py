@@ -20,18 +20,12 @@ Example:
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
-
-from shoal.core.errors import expect, fail
 
 
 def _optional(kind: Any, metavar: str) -> Any:
@@ -161,46 +155,3 @@ def _leaves(settings: Any) -> Iterator[tuple[str, Any]]:
     for one in fields(settings):
         value = getattr(settings, one.name)
         yield from _leaves(value) if is_dataclass(value) else [(one.name.strip("_"), value)]
-
-
-def named(value: str, option: str) -> Any:
-    """The object that ``module:name`` or ``file.py:name`` stands for; importing runs that code.
-
-    Args:
-        value: such as ``losses:mine``; modules are looked for in the working folder as well.
-        option: the flag, for the message.
-
-    Raises:
-        InputError: if there is no such module, file or name.
-
-    Example:
-        >>> named("math:sqrt", "loss")(9.0)
-        3.0
-    """
-    home, _, name = value.rpartition(":")
-    remedy = "check the spelling, and that it lies in the working folder or is installed"
-    expect(bool(home and name), option, "module:name or file.py:name", repr(value), remedy)
-    try:
-        module = _from_file(Path(home)) if home.endswith(".py") else _from_name(home)
-    except ImportError as error:
-        fail(option, f"a module {home}", error, remedy)
-    expect(hasattr(module, name), option, f"a name {name} in {home}", "none", "check the spelling")
-    return getattr(module, name)
-
-
-def _from_name(name: str) -> Any:
-    """Import a module; unlike for ``python -m``, the working folder is not on the path yet."""
-    here = os.getcwd()  # noqa: PTH109
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    return importlib.import_module(name)
-
-
-def _from_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ImportError("no such file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
