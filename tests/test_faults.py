@@ -79,7 +79,7 @@ def test_killed_training_ends_as_if_it_had_not_been(
             assert same_tensors(checkpoint.load(path), checkpoint.load(again))
     names = [{x.relative_to(run).as_posix() for x in run.rglob("*")} for run in (one, two)]
     assert names[0] == names[1]
-    tests = [[x for x in Run.open(run).record() if x["event"] == "test"][-1] for run in (one, two)]
+    tests = [[x for x in Run.open(run).log() if x["event"] == "test"][-1] for run in (one, two)]
     assert {x: tests[0][x] for x in ("P@1", "R@5")} == {x: tests[1][x] for x in ("P@1", "R@5")}
 
 

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "sample": ("core",),
     "fetch": ("core",),
     "curvature": ("core",),
-    "training": ("core", "sample", "fetch", "step"),
+    "training": ("core", "sample", "fetch"),
     "step": ("core", "curvature", "training"),
     "graph": ("core", "sample"),
     "text": ("core", "data", "fetch"),

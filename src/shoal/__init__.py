@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from shoal.sample.touch import touch_probability as touch_probability
     from shoal.step.damped import DampedDiagonal as DampedDiagonal
     from shoal.step.evidence import evidence as evidence
+    from shoal.step.job import spectral_step as spectral_step
     from shoal.step.learner import StepLearner as StepLearner
     from shoal.step.learner import learner_for as learner_for
     from shoal.step.rules import rates as rates
@@ -57,11 +58,16 @@ if TYPE_CHECKING:
     from shoal.tasks.fusing import load as load
     from shoal.text.bag import BagEncoder as BagEncoder
     from shoal.text.transformer import TransformerEncoder as TransformerEncoder
+    from shoal.training.callbacks import Callback as Callback
+    from shoal.training.callbacks import EarlyStopping as EarlyStopping
+    from shoal.training.callbacks import ShowProgress as ShowProgress
+    from shoal.training.gradients import Gradients as Gradients
     from shoal.training.job import Budget as Budget
     from shoal.training.job import Job as Job
     from shoal.training.loader import Loader as Loader
     from shoal.training.loop import fit as fit
     from shoal.training.run import Run as Run
+    from shoal.training.track import Tracker as Tracker
 
 _HOMES = {
     # three models, and how tasks are registered
@@ -107,7 +113,12 @@ _HOMES = {
     "decoupled_softmax": "core.losses",
     "hardest_triplets": "core.losses",
     "Job": "training.job",
+    "Gradients": "training.gradients",
     "Budget": "training.job",
+    "Callback": "training.callbacks",
+    "EarlyStopping": "training.callbacks",
+    "ShowProgress": "training.callbacks",
+    "Tracker": "training.track",
     "fit": "training.loop",
     # how far
     "spectrum": "curvature.measure",
@@ -118,6 +129,7 @@ _HOMES = {
     "rates": "step.rules",
     "evidence": "step.evidence",
     "BatchSizeLR": "step.schedule",
+    "spectral_step": "step.job",
     "StepLearner": "step.learner",
     "learner_for": "step.learner",
     "DampedDiagonal": "step.damped",

@@ -16,7 +16,7 @@ from shoal.curvature.metric import scales_of
 from shoal.curvature.problem import Supervised, in_metric, problem_of
 from shoal.curvature.products import Products
 from shoal.step.damped import DampedDiagonal, diagonal_of, least_damping
-from shoal.step.job import learner_of
+from shoal.step.job import spectral
 from shoal.step.probe import Probe, Reading
 from tests.training.test_loop import label_job
 
@@ -130,7 +130,7 @@ def test_a_job_s_metric_is_its_row_optimizer_s() -> None:
     job = label_job(batch_size=8, cluster_size=4, dim=4)
     batch = next(iter(job.loader))
     assert job.table is not None
-    look: Any = learner_of(job).look
+    look: Any = spectral(job).look
     ids = batch.blocks[0].src
     assert look.scales(ids) == {}
     job.table.update(ids, torch.full((len(ids), 4), 3.0))

@@ -166,7 +166,7 @@ def test_what_is_lost_is_said(world: Path) -> None:
 def test_the_card_has_the_metrics(world: Path) -> None:
     """The numbers of the record, and the encoders that are there."""
     card = (world / "fused-out" / "README.md").read_text()
-    (test,) = (event for event in Run.open(world / "fused").record() if event["event"] == "test")
+    (test,) = (event for event in Run.open(world / "fused").log() if event["event"] == "test")
     assert card.startswith("---\n") and f"{test['P@1']:.2f}" in card
     assert "shoal.load(" in card and "SentenceTransformer(" in card and "AutoModel" not in card
     assert "AutoModel.from_pretrained(" in (world / "bert-out" / "README.md").read_text()

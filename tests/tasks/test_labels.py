@@ -76,7 +76,7 @@ def test_bank_holds_what_the_steps_computed() -> None:
     prepared = labels.prepare(DATA, 0.0, seed=0)
     job = labels.make_job(prepared, settings(bank=True))
     fit(job, Budget(epochs=1))
-    bank: Any = job.also["bank"]
+    bank: Any = job.state["bank"]
     assert job.table is not None and bank.filled == 1.0
     fresh = embed(prepared.bags, job.table.as_subclass(Tensor))
     assert (bank.rows.float() * fresh).sum(1).mean() > 0.9
@@ -109,7 +109,7 @@ def test_fewer_labels_than_ranks(tmp_path: Path) -> None:
     )  # fmt: skip
     result = labels.train(asked)
     assert "P@3" in result["test"] and "P@5" not in result["test"]
-    rounds = [x for x in Run.open(tmp_path / "run").record() if x["event"] == "validate"]
+    rounds = [x for x in Run.open(tmp_path / "run").log() if x["event"] == "validate"]
     assert "valid_P@1" in rounds[0] and "valid_R@3" in rounds[0]
 
 

@@ -24,6 +24,7 @@ import torch
 from shoal.core import checkpoint
 from shoal.core.errors import InputError, expect, expect_device, expect_folder, fail
 from shoal.core.files import file_aside
+from shoal.training.callbacks import EarlyStopping, RunLog
 from shoal.training.job import Budget, Job, Progress
 from shoal.training.loop import fit
 from shoal.training.run import Run
@@ -305,7 +306,7 @@ class Fitting:
         """
         limits = (self.steps, self.epochs, self.minutes)
         default = epochs if all(x is None for x in limits) else self.epochs
-        return Budget(self.steps, default, self.minutes, self.patience)
+        return Budget(self.steps, default, self.minutes)
 
     @contextmanager
     def run(self, about: Mapping[str, Any]) -> Iterator[Run]:
@@ -362,9 +363,10 @@ class Fitting:
         Raises:
             InputError: if the loss is not finite or the checkpoint is that of another job.
         """
-        rule = "schedule" if step is None else step(job)
-        resume = self.resume and run.last.exists()
-        return fit(job, self.budget(epochs), run, resume=resume, step=rule)
+        rule = None if step is None else step(job)
+        stopping = [] if self.patience is None else [EarlyStopping(self.patience)]
+        callbacks, resume = [*stopping, *self.callbacks], self.resume and run.last.exists()
+        return fit(job, self.budget(epochs), run, resume=resume, step=rule, callbacks=callbacks)
 
     def finish(
         self,
@@ -387,7 +389,8 @@ class Fitting:
             InputError: if the folder cannot be written to.
         """
         if test:
-            run.write("test", {"step": progress.step, **test})
+            for callback in (RunLog(run), *self.callbacks):
+                callback.test(progress, test)
         if self.out is not None:
             save(run.folder, about, state)
             for path in () if self.keep_resume else (run.last, run.best):
@@ -404,6 +407,6 @@ class Fitting:
 
 def best_validation(run: Run) -> dict[str, float]:
     """The metrics of a run's best validation; its first metric decides."""
-    events = [event for event in run.record() if event["event"] == "validate"]
+    events = [event for event in run.log() if event["event"] == "validate"]
     kept = [{k: v for k, v in x.items() if k.startswith("valid_")} for x in events]
     return max(kept, key=lambda metrics: next(iter(metrics.values())), default={})
