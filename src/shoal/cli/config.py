@@ -79,12 +79,14 @@ def _filled(settings: Any, default: Any, values: dict[str, Any]) -> Any:
     given, hints = {}, get_type_hints(settings)
     for one in fields(settings):
         kind, name = hints[one.name], one.name.strip("_")
-        group = getattr(default, one.name, one.default) if is_dataclass(kind) else None
+        required = one.default is MISSING and one.default_factory is MISSING
         if is_dataclass(kind):
-            given[one.name] = _filled(kind, None if group is MISSING else group, values)
+            factory = kind if one.default_factory is MISSING else one.default_factory
+            group = factory() if one.default is MISSING else one.default
+            given[one.name] = _filled(kind, getattr(default, one.name, group), values)
         elif name in values:
             given[one.name] = _converted(values[name], kind)
-        elif default is None and one.default is MISSING and one.default_factory is MISSING:
+        elif default is None and required:
             given[one.name] = tyro.MISSING
     return settings(**given) if default is None else replace(default, **given)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ class Data(Common):
 
     source: Source
     """The data: a name, a folder or a file that shoal.load reads."""
-    table: Table = Table()
+    table: Table = field(default_factory=Table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Convert(Common):
     to: Annotated[str, tyro.conf.arg(metavar="FORMAT")]
     """The format: xc, npz, pecos, text2text, beir, attentionxml, annif, bow, csv, tsv, jsonl, or
     parquet, which needs the extra of that name."""
-    table: Table = Table()
+    table: Table = field(default_factory=Table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Cluster(Common):
     """Seed of all random numbers."""
     device: str = "auto"
     """Where to compute: auto (the strongest that works), cpu, cuda, cuda:1, mps."""
-    table: Table = Table()
+    table: Table = field(default_factory=Table)
 
 
 def describe(asked: Data) -> dict[str, Any]:

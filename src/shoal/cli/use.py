@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,7 +47,7 @@ class Evaluate(Ranking):
     """Folder of a run, a saved model or an export."""
     source: Text = None
     """Another data set with the same labels; the run's own by default."""
-    table: Table = Table()
+    table: Table = field(default_factory=Table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Predict(Ranking):
     threshold: Float = None
     """Leave out predictions with a lower score; scores are probabilities where the model has
     them."""
-    table: Table = Table()
+    table: Table = field(default_factory=Table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class Serve(Ranking):
     """Address to serve at; 0.0.0.0 lets other machines in, and there is no password."""
     port: int = 8000
     """Port to serve at; 0 takes any that is free and prints it."""
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 # metrics of nodes and links, which have no k
 OF_GRAPHS = ("accuracy", "micro_F1", "MRR", "AUC")
 
 
 def metric_table(
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, Any],
 ) -> tuple[list[str], list[tuple[str, list[float | None]]]]:
     """The ks, and per kind of metric its name and one value per k, None where there is none.
 

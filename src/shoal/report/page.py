@@ -68,10 +68,9 @@ def page(name: str, history: History, stages: dict[str, History]) -> str:
         cards = [draw(log) for draw in (_loss, _validation, _stages)]
         sections.append((f"How its {stage} went", cards))
     ks, rows = metric_table(history.last("test"))
-    return template().render(
+    return template("page.html").render(
         name=name,
         style=Markup(files("shoal.report").joinpath("page.css").read_text(encoding="utf-8")),
-        size=_SIZE,
         facts=_facts(history),
         tiles=_tiles(history, list(stages.values())),
         sections=sections,
@@ -85,20 +84,13 @@ def page(name: str, history: History, stages: dict[str, History]) -> str:
 
 
 @cache
-def template() -> Any:
-    """The page's template; whatever is put into it is escaped."""
+def template(name: str) -> Any:
+    """A template of this folder; whatever is put into it is escaped."""
     loader = PackageLoader("shoal.report", ".")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("page.html")
-
-
-_SIZE = {
-    "width": charts.WIDTH,
-    "height": charts.HEIGHT,
-    "left": charts.LEFT,
-    "right": charts.RIGHT,
-    "top": charts.TOP,
-    "bottom": charts.BOTTOM,
-}
+    templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    names = ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")
+    templates.globals["size"] = {name.lower(): getattr(charts, name) for name in names}
+    return templates.get_template(name)
 
 
 # -- above the charts ----------------------------------------------------------------------------
