@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shoal.cli.rows import Gather
+from shoal.cli.parts import Gather
 from shoal.core.columns import Columns
 from shoal.core.errors import expect, expect_folder, expect_positive, fail
 from shoal.fetch.disk import DiskRows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,6 @@ from typing import Annotated, Any
 import tyro
 
 import shoal
-from shoal.core.errors import expect, expect_positive
 from shoal.tasks.settings import Common, File, Source, Table
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import platform
 import re
-import sys
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from shoal.cli import config
 from shoal.tasks.settings import Common
 
 DISTRIBUTION = "shoal"
@@ -83,8 +83,8 @@ def _presence(extra: str, needs: list[str]) -> str:
 
 def completion(asked: Completion) -> dict[str, Any]:
     """Run ``shoal completion``: print tyro's script for the whole command."""
-    from shoal.cli.main import every_verb
+    from shoal.cli.main import every_command
 
     # tyro prints the script and exits
-    tyro.cli(every_verb(), prog="shoal", args=["--tyro-print-completion", asked.shell])
-    sys.exit(0)
+    config.parsed(every_command(), "shoal", ["--tyro-print-completion", asked.shell])
+    raise SystemExit(0)

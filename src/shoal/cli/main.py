@@ -13,13 +13,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import make_dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any, Union
 
-from shoal.cli import curvature, data, info, rows, train, use
+import tyro
+
+from shoal.cli import config, data, info, parts, train, use
 from shoal.cli.show import readable
 from shoal.core.errors import InputError, fail
-from shoal.tasks.settings import Common, parsed
+from shoal.tasks.settings import Common
 
 _ABOUT = "Train on mini-batches when the labels, the rows or the graph are too many."
 Verb = tuple[type[Common], Callable[[Any], dict[str, Any]]]
@@ -36,9 +39,9 @@ VERBS: dict[str, Verb] = {
     "serve": (use.Serve, use.serve),
     "export": (use.Export, use.export),
     "add": (use.Add, use.add),
-    "spectrum": (curvature.Spectrum, curvature.measure),
-    "plan": (rows.Plan, rows.plan),
-    "gather": (rows.Gather, rows.gather),
+    "spectrum": (parts.Spectrum, parts.spectrum),
+    "plan": (parts.Plan, parts.plan),
+    "gather": (parts.Gather, parts.gather),
     "info": (info.Info, info.info),
     "completion": (info.Completion, info.completion),
 }
@@ -109,7 +112,20 @@ def parse(name: str, words: list[str]) -> tuple[Any, Callable[[Any], dict[str, A
     if name == "train":
         return train.parse(words)
     settings, function = VERBS[name]
-    return parsed(settings, f"shoal {name}", words), function
+    return config.parsed(settings, f"shoal {name}", words), function
+
+
+def every_command() -> Any:
+    """All subcommands as one type, from which tyro makes a shell's completion."""
+    tasks = train.tasks().items()
+    task = [Annotated[x.settings, tyro.conf.subcommand(name)] for name, x in tasks]
+    commands = [
+        Annotated[settings, tyro.conf.subcommand(name)]
+        for name, (settings, _) in VERBS.items()
+        if name != "train"
+    ]
+    of_tasks = make_dataclass("Train", [("task", Union[tuple(task)])])  # noqa: UP007
+    return Union[(*commands, Annotated[of_tasks, tyro.conf.subcommand("train")])]
 
 
 def run(settings: Any, function: Callable[[Any], dict[str, Any]]) -> int:

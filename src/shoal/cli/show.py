@@ -5,8 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from shoal.core.columns import Columns
-from shoal.report.metrics import metric_table
+from shoal.core.columns import Columns, metric_table
 
 
 def readable(result: dict[str, Any], indent: str = "") -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +15,63 @@ from shoal.core.errors import expect, fail
 from shoal.tasks import TASKS, Task, named
 from shoal.tasks.settings import OF_THE_CALL, Training, flat
 
+CONFIG = "run.toml"
+_OWN = ("labels", "nodes", "links")
+
 
 class Train(Training):
     """Train a model: shoal train labels|nodes|links SOURCE."""
+
+
+def tasks() -> dict[str, Task]:
+    """All tasks by name: shoal's own, each registered by its module, and those imported since."""
+    for name in _OWN:
+        import_module(f"shoal.tasks.{name}")
+    return TASKS
 
 
 def parse(words: list[str]) -> tuple[Training, Callable[[Any], dict[str, Any]]]:
     """The settings that the words behind ``shoal train`` stand for, and what trains with them.
 
     Raises:
-        InputError: if there is no such task, or the file of ``--config`` is not one of its settings.
+        InputError: if there is no such task, or the file of ``--config`` holds no settings of it.
         SystemExit: after ``--help``.
     """
     if words in ([], ["-h"], ["--help"]):
-        print(_overview(), flush=True)
+        print(overview(), flush=True)
         raise SystemExit(0 if words else 2)
     path = _config_of(words)
     values = {} if path is None else config.read(path)
-    begin = 0 if words[0].startswith("-") and "task" in values else 1
-    task = task_of(str(values.pop("task", "")) if begin == 0 else words[0])
-    values.pop("task", None)
+    of_file = values.pop("task", None)
+    named_here = not words[0].startswith("-")
+    task = task_of(words[0] if named_here else str(of_file or ""))
+    same = of_file in (None, task.name)
+    expect(same, f"{path}: task", task.name, repr(of_file), "name the file's task, or none")
     default = None if path is None else config.settings_from(task.settings, values, path)
-    settings = config.parsed(task.settings, f"shoal train {task.name}", words[begin:], default)
+    rest = words[1:] if named_here else words
+    settings = config.parsed(task.settings, f"shoal train {task.name}", rest, default)
     return settings, partial(train, task)
 
 
-def _overview() -> str:
-    width = max(map(len, TASKS))
-    about = (f"  {name:<{width}}  {_about(task)}" for name, task in TASKS.items())
+def overview() -> str:
+    """What ``shoal train --help`` prints."""
+    known = tasks()
+    width = max(map(len, known))
     return "\n".join(
         [
-            f"usage: shoal train {{{','.join(TASKS)},module:task}} SOURCE [OPTIONS]",
+            f"usage: shoal train {{{','.join(known)}}} SOURCE [OPTIONS]",
+            "       shoal train module:task SOURCE [OPTIONS]",
             "       shoal train --config run.toml [OPTIONS]",
             "",
-            *about,
+            *(f"  {name:<{width}}  {(x.settings.__doc__ or '')}" for name, x in known.items()),
             "",
-            "shoal train labels --help shows a task's options.",
+            "shoal train labels --help shows the options of a task.",
         ]
     )
 
 
-def _about(task: Task) -> str:
-    return (task.settings.__doc__ or "").partition("\n")[0]
-
-
 def _config_of(words: list[str]) -> Path | None:
-    """The file that ``--config`` names, which must be read before the other flags."""
+    """The file that ``--config`` names, which is read before the other flags."""
     for i, word in enumerate(words):
         if word.startswith("--config="):
             return Path(word.partition("=")[2])
@@ -75,17 +86,19 @@ def task_of(name: str) -> Task:
     Raises:
         InputError: if there is none.
     """
+    known = tasks()
     if ":" in name:
         found = named(name, "task")
-        registered = [x for x in TASKS.values() if found in (x, x.model_of, x.name)]
-        want = "a function under @shoal.task"
-        expect(bool(registered), name, want, type(found).__name__, "register it")
-        return registered[0]
-    if name not in TASKS:
-        near = get_close_matches(name, TASKS, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"write shoal train labels {name}"
-        fail("task", f"one of {', '.join(TASKS)} or module:name", repr(name), remedy)
-    return TASKS[name]
+        for task in known.values():
+            if found is task or found is task.model_of:
+                return task
+        want = "a function registered by @shoal.task"
+        fail(name, want, type(found).__name__, "register it")
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"write shoal train labels {name}".rstrip()
+        fail("task", f"one of {', '.join(known)} or module:task", repr(name), remedy)
+    return known[name]
 
 
 def train(task: Task, settings: Training) -> dict[str, Any]:
@@ -94,14 +107,38 @@ def train(task: Task, settings: Training) -> dict[str, Any]:
     Raises:
         InputError: for bad settings or data.
     """
-    from shoal.training import track
-
     out = settings.out or Path("runs") / Path(settings.source).stem
     model = task.model_of(settings)
-    data = shoal.load(settings.source, **settings.load_arguments())
-    callbacks = [_Config(out, task, settings)]
-    if settings.track is not None:
-        callbacks.append(track.Tracker(settings.track, out))
+    columns = settings.load_arguments()
+    data = shoal.load(settings.source, **columns) if columns else settings.source
     asked = {"task": task.name, **flat(settings)}
-    result = model.fit(data, out=out, settings=asked, callbacks=callbacks, **settings.fit_arguments())
-    return {}
+    callbacks = [_writes_config(out / CONFIG, asked)]
+    if settings.track is not None:
+        callbacks.append(shoal.Tracker(settings.track, out))
+    given = settings.fit_arguments()
+    result = model.fit(data, out=out, callbacks=callbacks, settings=asked, **given)
+    found = {
+        "run": str(out),
+        "data": settings.source,
+        "stopped": result.stopped,
+        "steps": result.steps,
+        "train_seconds": round(result.seconds, 1),
+        "loss": round(result.loss, 4),
+        "size_mib": round(result.size / 2**20, 1),
+    }
+    found |= {"test": result.test} if result.test else {}
+    return found if settings.json else found | {"next": f"shoal report {out}"}
+
+
+def _writes_config(path: Path, asked: dict[str, Any]) -> Any:
+    """A callback that leaves settings where training begins, so that a killed run has them too."""
+    from shoal.training.callbacks import Callback
+
+    kept = {name: value for name, value in asked.items() if name not in OF_THE_CALL}
+    text = f"# shoal train --config {CONFIG} --out FOLDER trains the same again\n"
+
+    class WriteConfig(Callback):
+        def begin(self, progress: Any, job: Any) -> None:
+            path.write_text(text + config.written(kept) + "\n", encoding="utf-8")
+
+    return WriteConfig()

@@ -12,10 +12,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from shoal.core.columns import OF_GRAPHS, metric_table
 from shoal.report import charts
 from shoal.report.charts import Chart, Series, bar_chart, line_chart, number
 from shoal.report.history import History, Number
-from shoal.report.metrics import OF_GRAPHS, metric_table
 
 _ENDS = {
     "steps": "all its steps taken",

@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
+from shoal.tasks import named as named
+
 
 def _optional(kind: Any, metavar: str) -> Any:
     """An option that is None by default, which the help neither lists nor repeats."""
@@ -119,6 +121,8 @@ class Training(Common):
     """Learning rate: schedule, spectral (corrected by curvature while training) or module:name."""
     valid_every: int = 5
     """Epochs between two validations."""
+    keep_resume: Flag = False
+    """Keep what only --resume needs once the run has ended: checkpoints with optimizer state."""
     device: str = "auto"
     """Where to compute: auto (the strongest that works), cpu, cuda, cuda:1, mps."""
 
@@ -130,6 +134,7 @@ class Training(Common):
     def fit_arguments(self) -> dict[str, Any]:
         """Keyword arguments of the model's ``fit``; a task adds its own, such as ``valid``."""
         names = ("resume", "steps", "epochs", "minutes", "patience", "valid_every")
+        names += ("keep_resume",)
         return {name: getattr(self, name) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""``shoal plan`` and ``shoal gather``: where rows should lie, and how fast they arrive."""
+"""``shoal plan``, ``gather`` and ``spectrum``: where rows lie, how fast they come, how far to step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from shoal.tasks.settings import Common, File, Float, Int, Text
+from shoal.tasks.settings import Common, File, Float, Int, Source, Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,40 @@ class Gather(Common):
     """Also draw the table: a .png, .svg or .pdf file (extra plot)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spectrum(Common):
+    """Measure curvature and advise how far a step may go: table, JSON and picture."""
+
+    source: Source
+    """Folder of a run, or file.py:function, which returns model, loss_fn, loader, optimizer."""
+    out: File = None
+    """Folder for spectrum.json and spectrum.png; spectrum beside the source by default."""
+    device: str = "auto"
+    """Where to compute: auto (the strongest that works), cpu, cuda, cuda:1, mps."""
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "sgd"
+    """How objects of your own are trained, where they hold no optimizer."""
+    lr: Float = None
+    """A rate that trains at the loader's batch size; the optimizer's own by default."""
+    batch_sizes: tuple[int, ...] = ()
+    """Batch sizes to advise on; powers of two around the loader's by default."""
+    began: Float = None
+    """The loss at which training began; without it noise may hold half of the present one."""
+    curvature: Literal["ggn", "hessian", "fisher"] = "ggn"
+    """Gauss-Newton, which advice needs, the Hessian, or the empirical Fisher matrix."""
+    mode: Literal["eval", "train"] = "eval"
+    """Mode of batch normalization and dropout while it is measured."""
+    lanczos: int = 30
+    """Steps of Lanczos; take more where the greatest eigenvalue does not settle."""
+    probes: int = 8
+    """Random vectors for trace and noise."""
+    max_batches: int = 32
+    """Batches of the loader that are measured."""
+    evidence: int = 0
+    """Steps of each trial run at 0.5, 1, 2 and 4 times the advice; none by default."""
+    seed: int = 0
+    """Seed of all random numbers."""
+
+
 def plan(asked: Plan) -> dict[str, Any]:
     """Run ``shoal plan``."""
     from shoal.cli.plan import plan as propose
@@ -87,4 +121,11 @@ def gather(asked: Gather) -> dict[str, Any]:
     from shoal.core.errors import expect_device
 
     expect_device(asked.device)
+    return measure(asked)
+
+
+def spectrum(asked: Spectrum) -> dict[str, Any]:
+    """Run ``shoal spectrum``."""
+    from shoal.cli.spectrum import measure
+
     return measure(asked)
