@@ -92,7 +92,11 @@ def _filled(settings: Any, default: Any, values: dict[str, Any]) -> Any:
 
 
 def _kinds(settings: Any) -> Iterator[tuple[str, Any]]:
-    """Names and types of all fields, those of groups in their place."""
+    """Names and types of all fields, those of groups in their place.
+
+    Yields:
+        one pair per field.
+    """
     for name, kind in get_type_hints(settings).items():
         yield from _kinds(kind) if is_dataclass(kind) else [(name.strip("_"), kind)]
 

@@ -82,7 +82,11 @@ def _presence(extra: str, needs: list[str]) -> str:
 
 
 def completion(asked: Completion) -> dict[str, Any]:
-    """Run ``shoal completion``: print tyro's script for the whole command."""
+    """Run ``shoal completion``: print tyro's script for the whole command.
+
+    Raises:
+        SystemExit: when it is printed.
+    """
     from shoal.cli.main import every_command
 
     # tyro prints the script and exits

@@ -1,4 +1,4 @@
-"""``shoal plan``, ``gather`` and ``spectrum``: where rows lie, how fast they come, how far to step."""
+"""``shoal plan``, ``gather``, ``spectrum``: where rows lie, how fast they come, how far to step."""
 
 from __future__ import annotations
 
@@ -68,8 +68,6 @@ class Gather(Common):
     """Gathers of each kind; the median is printed."""
     folder: File = None
     """Where the file is made and removed; the system's temporary folder by default."""
-    plot: File = None
-    """Also draw the table: a .png, .svg or .pdf file (extra plot)."""
 
 
 @dataclass(frozen=True, kw_only=True)
