@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 import shoal
+from shoal.core.errors import expect_positive
 from shoal.tasks.settings import Common, File, Source, Table
 
 
@@ -89,4 +92,45 @@ def cluster(asked: Cluster) -> dict[str, Any]:
     Raises:
         InputError: for any bad setting or input.
     """
-    raise NotImplementedError
+    from shoal.data import load_labels
+    from shoal.models.base import resolve_device
+
+    expect_positive("dim", asked.dim)
+    data = load_labels(asked.source, **asked.table.arguments())
+    n, device = len(data.train), resolve_device(asked.device)
+    if asked.run is None:
+        spec = shoal.BagEncoder(dim=asked.dim)
+        about = {"seed": asked.seed, "device": device, "folder": None}
+        encoder, tokens = spec.begin(data.train.texts, data.labels, **about)
+        documents, labels = tokens.span(0, n), tokens.span(n, tokens.n_rows)
+    else:
+        encoder = shoal.open(asked.run, device=device).encoder
+        documents, labels = encoder.documents(data.train.texts), encoder.labels(data.labels)
+    vectors, keys = encoder.embed(documents), encoder.embed_labels(labels)
+    clustered = shoal.ClusterBatchSampler(n, asked.batch_size, asked.cluster_size, asked.seed)
+    begin = time.monotonic()
+    clustered.refresh(vectors)
+    seconds = time.monotonic() - begin
+    truth = data.train.labels.to(device)
+    recall = partial(
+        shoal.hard_negative_recall,
+        vectors,
+        keys,
+        truth,
+        shortlist=shoal.ShortlistSampler(truth),
+        sample=asked.sample,
+        seed=asked.seed,
+    )
+    random = shoal.RandomBatchSampler(n, asked.batch_size, asked.seed)
+    return {
+        "data": data.name,
+        "examples": n,
+        "clusters": -(-n // asked.cluster_size),
+        "cluster_size": asked.cluster_size,
+        "batch_size": asked.batch_size,
+        "seconds": round(seconds, 3),
+        "hard_negative_recall": {
+            name: {f"k={k}": round(100 * share, 3) for k, share in recall(batches=it).items()}
+            for name, it in (("random", random), ("clustered", clustered))
+        },
+    }

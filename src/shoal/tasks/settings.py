@@ -30,13 +30,15 @@ import tyro
 from shoal.tasks import named as named
 
 
-def _optional(kind: Any, metavar: str) -> Any:
+def _optional(kind: Any, metavar: str, name: str | None = None) -> Any:
     """An option that is None by default, which the help neither lists nor repeats."""
 
     def hint(default: str) -> str:
         return "" if default == "None" else f"(default: {default})"
 
-    return Annotated[kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)]
+    return Annotated[
+        kind | None, tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint=hint)
+    ]
 
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     Float: TypeAlias = float | None
     Text: TypeAlias = str | None
     File: TypeAlias = Path | None
+    From: TypeAlias = Path | None
     Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow"] | None
 else:
     # no --no-json beside --json
@@ -53,6 +56,7 @@ else:
     Tracker = _optional(Literal["tensorboard", "wandb", "mlflow"], "{tensorboard,wandb,mlflow}")
     Int, Float = _optional(int, "INT"), _optional(float, "FLOAT")
     Text, File = _optional(str, "TEXT"), _optional(Path, "PATH")
+    From = _optional(Path, "PATH", name="from")  # of a field from_: Python keeps the word
 
 
 @dataclass(frozen=True, kw_only=True)
