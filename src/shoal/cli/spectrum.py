@@ -27,8 +27,7 @@ from shoal.step.job import method_of_job
 from shoal.step.method import Method, method_of
 from shoal.step.rules import Rates, rates
 from shoal.step.size import StepSize, learning_rate
-from shoal.tasks import named
-from shoal.tasks.settings import Table
+from shoal.tasks.settings import Table, named
 from shoal.training.checkpoints import restore
 from shoal.training.job import Job
 from shoal.training.run import Run

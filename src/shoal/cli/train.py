@@ -12,8 +12,8 @@ from typing import Any
 import shoal
 from shoal.cli import config
 from shoal.core.errors import expect, fail
-from shoal.tasks import TASKS, Task, named
-from shoal.tasks.settings import OF_THE_CALL, Training, flat
+from shoal.tasks import TASKS, Task
+from shoal.tasks.settings import OF_THE_CALL, Training, flat, named
 
 CONFIG = "run.toml"
 _OWN = ("labels", "nodes", "links")
