@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from shoal.cli.row_settings import Plan
+from shoal.cli.parts import Plan
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive

@@ -1,12 +1,11 @@
 """``shoal spectrum``: the curvature of a run, or of a user's own objects, and what it allows.
 
-A run's job is put together anew and takes the state of its last checkpoint; own objects come from a
-Python file, by a function that returns them.
+A run's job is built again around its model, with the state of the last checkpoint where the run
+kept one; own objects come from a Python file, by a function that returns them.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.cli import graphs as of_graphs
-from shoal.cli.settings import Spectrum as Asked
+import shoal
+from shoal.cli.parts import Spectrum as Asked
+from shoal.cli.use import source_of
 from shoal.core.columns import Columns
 from shoal.core.errors import InputError, expect, fail
 from shoal.core.objectives import Objective
 from shoal.curvature.measure import spectrum
 from shoal.curvature.spectrum import Spectrum
-from shoal.data import is_graph
 from shoal.step.evidence import Evidence, evidence
 from shoal.step.job import method_of_job
 from shoal.step.method import Method, method_of
 from shoal.step.rules import Rates, rates
 from shoal.step.size import StepSize, learning_rate
-from shoal.tasks import labels
-from shoal.tasks.common import settings_of
-from shoal.tasks.encoders import tokenize_of
-from shoal.tasks.prepared import prepare
+from shoal.tasks.settings import Table, named
 from shoal.training.checkpoints import restore
 from shoal.training.job import Job
 from shoal.training.run import Run
@@ -86,40 +82,33 @@ def measure(asked: Asked) -> dict[str, Any]:
 def _source(asked: Asked) -> _Measured:
     if ":" in asked.source and asked.source.split(":")[0].endswith(".py"):
         return _own(asked)
-    run = Run.open(asked.source)
-    expect(not run.exported, asked.source, "a run to measure", "an export", "name its run")
-    job, method = job_of(run)
+    job, method = job_of(Path(asked.source), asked.device)
     return _Measured(job.objective, None, job.loader, method, job.optimizer)
 
 
-def job_of(run: Run) -> tuple[Job, Method]:
+def job_of(run: Path, device: str = "auto") -> tuple[Job, Method]:
     """A run's job in the state of its last checkpoint, and its method with the peak rate.
 
+    Without a checkpoint, as in a finished run by default, the model has its final weights and the
+    optimizer no state.
+
     Raises:
-        InputError: if data or checkpoint are not those of the run.
+        InputError: if data or checkpoint are not those of the run, or it is an export.
     """
-    if is_graph(str(run.settings.get("source"))):
-        job = of_graphs.opened(run).job()
-    else:
-        settings = settings_of(run)
-        tokenize = tokenize_of(settings, run.folder / "tokens")
-        data = labels.load(settings.source)
-        job = labels.make_job(prepare(data, settings.valid, settings.seed, tokenize), settings)
+    opened = Run.open(run)
+    expect(not opened.exported, str(run), "a run to measure", "an export", "name its run")
+    model = shoal.open(run, device=device)
+    source, columns = source_of(run, None, Table())
+    job = model.job(shoal.load(source, **columns) if columns else source)
     method, _ = method_of_job(job)  # before the schedule's last rate comes back
-    restore(job, run)
+    if opened.last.exists():
+        restore(job, opened)
     return job, method
 
 
 def _own(asked: Asked) -> _Measured:
     """Objects of a user's file: ``file.py:function``."""
-    file, _, name = asked.source.rpartition(":")
-    expect(Path(file).is_file(), asked.source, "a file.py:function", "no such file", "check it")
-    spec = importlib.util.spec_from_file_location("measured", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, name, None)
-    expect(make is not None, asked.source, f"a function {name} in {file}", "none", "check the name")
+    make = named(asked.source, "source")
     made = make() if callable(make) else make
     made = made if isinstance(made, Mapping) else vars(made)
     want = "model, loss_fn and loader, and perhaps optimizer and forward"
