@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import shoal
 from shoal.core.errors import InputError
 from shoal.core.optimizers import scales_of
 from shoal.curvature.problem import Supervised, in_metric, problem_of
@@ -99,7 +100,7 @@ def test_adam_before_its_first_step_is_refused() -> None:
 
 def test_rows_that_learn_are_measured() -> None:
     """The label job's token rows: λ₁ of JᵀHJ over the union of two batches' rows, densely."""
-    job = label_job(batch_size=8, cluster_size=4, dim=4)
+    job = label_job(batches=shoal.Clustered(8, 4), dim=4)
     batches = [batch for batch, _ in zip(iter(job.loader), range(2), strict=False)]
     ids = torch.cat([batch.blocks[0].src for batch in batches]).unique()
     assert job.table is not None
@@ -127,7 +128,7 @@ def test_rows_that_learn_are_measured() -> None:
 
 def test_a_job_s_metric_is_its_row_optimizer_s() -> None:
     """Before the first step rows have no moments, so the plain matrix is read; afterwards √v̂."""
-    job = label_job(batch_size=8, cluster_size=4, dim=4)
+    job = label_job(batches=shoal.Clustered(8, 4), dim=4)
     batch = next(iter(job.loader))
     assert job.table is not None
     look: Any = spectral_step(job).measure
