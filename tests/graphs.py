@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from shoal.core.csr import Csr
 from shoal.data.graphs import load_nodes
 from shoal.data.nodes import NodeData
-from shoal.data.planted import planted_graph
 from shoal.graph.features import feature_rows
+from tests.planted import planted_graph
 
 
 def write_graph(data: NodeData, path: Path) -> Path:

@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
-
 import shoal.cli.settings
-from shoal.cli import main as cli
+import torch
 from shoal.cli.settings import Train
-from shoal.core.checkpoint import same_tensors
-from shoal.data import xc
-from shoal.data.planted import planted_graph, planted_labels
 from shoal.tasks.common import OPTIONS_OF
+
+from shoal.cli import main as cli
+from shoal.core.checkpoint import same_tensors
+from shoal.data.formats import xc
 from shoal.training.callbacks import RunLog
 from shoal.training.run import Run
 from tests.graphs import write_graph
+from tests.planted import planted_graph, planted_labels
 from tests.training.test_loop import last_of
 
 SMALL = "--batch-size 12 --cluster-size 4 --dim 8".split()

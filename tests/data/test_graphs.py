@@ -26,7 +26,7 @@ from shoal.data.graphs import arrays as files
 from shoal.data.graphs import load_links, load_nodes, planetoid
 from shoal.data.links import LinkData
 from shoal.data.nodes import NodeData, node_data
-from shoal.data.planted import planted_graph
+from tests.planted import planted_graph
 
 
 def arrays(**changes: Tensor | None) -> dict[str, Tensor]:

@@ -12,8 +12,8 @@ import torch
 
 import shoal
 from shoal.core.errors import InputError
-from shoal.data.planted import planted_graph
 from shoal.models import base
+from tests.planted import planted_graph
 
 
 def fitted(**options: Any) -> shoal.NodeModel:

@@ -13,11 +13,11 @@ import shoal
 from shoal.core.checkpoint import load, same_tensors
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data.planted import planted_graph
 from shoal.fetch.disk import DiskRows
 from shoal.graph import features
 from shoal.graph.features import feature_rows, write_rows
 from tests.graphs import dense, write_graph
+from tests.planted import planted_graph
 
 
 def weights(folder: Path) -> Any:

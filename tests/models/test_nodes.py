@@ -18,12 +18,12 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.graphs import describe, load_nodes
 from shoal.data.nodes import NodeData
-from shoal.data.planted import one_hop_accuracy, planted_graph
 from shoal.graph.features import WIDTH, feature_rows
 from shoal.graph.layers import Layered, full_graph
 from shoal.graph.sage import Sage
 from shoal.tasks import nodes
 from tests.graphs import write_graph
+from tests.planted import one_hop_accuracy, planted_graph
 
 
 def small(**options: Any) -> NodeModel:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from shoal.cli.settings import Train
+from shoal.data.planted import planted_labels
 
 from shoal.cli import main as cli
-from shoal.cli.settings import Train
 from shoal.data import xc
-from shoal.data.planted import planted_labels
 from shoal.rank.predictor import Labeler
 from shoal.tasks.labels import labeler_of
 from shoal.training.run import Run

@@ -22,7 +22,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids
 from shoal.data.graph import GraphData
 from shoal.data.lines import as_tensor
-from shoal.data.texts import random_split
+from shoal.data.splits import random_split
 
 CLASSES = 2**20
 """The most classes: each has a row of weights, and a score for each node."""

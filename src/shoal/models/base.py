@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,11 +26,12 @@ import torch
 from shoal.core import checkpoint
 from shoal.core.errors import InputError, expect, expect_device, expect_folder, fail
 from shoal.core.files import file_aside
-from shoal.training.callbacks import EarlyStopping, RunLog, ShowProgress
+from shoal.training.callbacks import Callback, EarlyStopping, RunLog, ShowProgress
 from shoal.training.job import Budget, Job, Progress
 from shoal.training.loop import fit
 from shoal.training.run import Run
 
+DISTRIBUTION = "torch-shoal"
 HEADER, TENSORS, FORMAT = "model.json", "model.safetensors", "shoal.model/1"
 # What a resumed run may be asked for anew: how long, and what changes nothing but time.
 _FREE = {"steps", "epochs", "minutes", "patience", "device", "device_rows", "host_rows", "command"}
@@ -376,10 +378,21 @@ class Fitting:
             InputError: if the loss is not finite or the checkpoint is that of another job.
         """
         rule = None if step is None else step(job)
+        resume, watchers = self.resume and run.last.exists(), self.watchers("train")
+        return fit(job, self.budget(epochs), run, resume=resume, step=rule, callbacks=watchers)
+
+    def watchers(self, stage: str, first: bool = True) -> list[Callback]:
+        """The callbacks of a stage of training.
+
+        Args:
+            stage: its name, for the progress that is shown.
+            first: whether the limits and the callbacks that were asked for belong to it.
+        """
+        shown: list[Callback] = [ShowProgress(stage)]
+        if not first:
+            return shown
         stopping = [] if self.patience is None else [EarlyStopping(self.patience)]
-        callbacks = [ShowProgress(name), *stopping, *self.callbacks]
-        resume = self.resume and run.last.exists()
-        return fit(job, self.budget(epochs), run, resume=resume, step=rule, callbacks=callbacks)
+        return [*stopping, *shown, *self.callbacks]
 
     def finish(
         self,
@@ -401,13 +414,28 @@ class Fitting:
         Raises:
             InputError: if the folder cannot be written to.
         """
+        if self.out is not None:
+            save(run.folder, about, state)
+        return self.close(run, progress, test)
+
+    def close(self, run: Run, progress: Progress, test: dict[str, float], *others: Path) -> Result:
+        """Log the test metrics of a run whose model is saved, and remove its checkpoints.
+
+        Args:
+            run: of :meth:`run`.
+            progress: of training.
+            test: metrics of the test examples; empty where there are none.
+            others: further files and folders that only resuming needs.
+        """
         if test:
             for callback in (RunLog(run), *self.callbacks):
                 callback.test(progress, test)
-        if self.out is not None:
-            save(run.folder, about, state)
-            for path in () if self.keep_resume else (run.last, run.best):
-                path.unlink(missing_ok=True)
+        if self.out is not None and not self.keep_resume:
+            for path in (run.last, run.best, *others):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
         return self.result(run, progress, test)
 
     def result(self, run: Run, progress: Progress, test: dict[str, float]) -> Result:

@@ -88,9 +88,6 @@ class RandomBatchSampler:
         """Choose the epoch that the next iteration yields."""
         self.epoch = epoch
 
-    def refresh(self, embeddings: Float[Tensor, "n d"]) -> None:
-        """Do nothing: random batches read no embeddings."""
-
     def __len__(self) -> int:
         """Batches an epoch."""
         return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)

@@ -10,16 +10,12 @@ so that ``shoal train nodes`` and :func:`shoal.open` find it. Registering import
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from operator import attrgetter
-from pathlib import Path
 from typing import Any, TypeVar
 
-from shoal.core.errors import expect, fail
+from shoal.tasks import settings
+from shoal.tasks.settings import named as named
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -42,7 +38,7 @@ class Task:
 
     def model_class(self) -> Any:
         """The class behind :attr:`model`."""
-        return named(self.model, "model")
+        return settings.named(self.model, "model")
 
 
 TASKS: dict[str, Task] = {}
@@ -63,53 +59,3 @@ def task(name: str, settings: type, model: str) -> Callable[[_F], _F]:
         return function
 
     return register
-
-
-def named(name: str, what: str) -> Any:
-    """The object that ``module:name`` or ``file.py:name`` names, such as a user's loss or layer.
-
-    The code is run: name only code that you would run.
-
-    Args:
-        name: a module on the path or in the working folder, or a file, a colon, and a name in it,
-            dots allowed.
-        what: it is meant for, as errors call it.
-
-    Raises:
-        InputError: if there is no such module, file or name.
-
-    Example:
-        >>> named("math:hypot", "loss")(3, 4)
-        5.0
-    """
-    home, _, path = name.rpartition(":")
-    want = "module:name or file.py:name of something that can be imported"
-    expect(bool(home and path), what, want, name, "name it like mymodule:MyLoss")
-    try:
-        module = _module_of(Path(home)) if home.endswith(".py") else _imported(home)
-        return attrgetter(path)(module)
-    except (ImportError, AttributeError) as error:
-        fail(what, want, f"{name} ({error})", "check its spelling, and PYTHONPATH for its folder")
-
-
-def _imported(name: str) -> Any:
-    """Import a module; a command does not have the working folder on its path, as python does."""
-    here = str(Path.cwd())
-    if not {here, ""} & set(sys.path):
-        sys.path.insert(0, here)
-    return import_module(name)
-
-
-def _module_of(path: Path) -> Any:
-    """Run a file as a module.
-
-    Raises:
-        ImportError: if there is none.
-    """
-    spec = spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ImportError(f"no file {path}")
-    module = module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # where dataclasses and pickles look for it
-    spec.loader.exec_module(module)
-    return module
