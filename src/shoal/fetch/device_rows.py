@@ -114,7 +114,9 @@ class DeviceRows:
         """
         expect_index(ids)
         in_place = self._in_place(ids.device)
-        return as_floats(self._staged.read(ids)) if in_place is None else in_place.read_floats(ids)
+        if in_place is None:
+            return as_floats(self._staged.read(ids))
+        return in_place.read(ids, floats=True)
 
     def gather_mean(
         self,
