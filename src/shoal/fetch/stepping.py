@@ -127,13 +127,13 @@ class Rows(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """``{"lr": …}`` and the state's tensors, not copied; no tensors before the first step."""
-        self._settle()
+        self._synchronize()
         rounded = {"rounded": self._rounded} if self._rounded else {}
         return {"lr": self.lr, **rounded, **self.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken; its tensors are used, not copied."""
-        self._settle()
+        self._synchronize()
         self.lr = float(state["lr"])
         self._rounded = int(state.get("rounded", 0))
         self.state = {name: x for name, x in state.items() if isinstance(x, Tensor)}
@@ -141,10 +141,10 @@ class Rows(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: everything but what the devices of this process are shown."""
-        self._settle()
+        self._synchronize()
         return {**self.__dict__, "_shown": {}}
 
-    def _settle(self) -> None:
+    def _synchronize(self) -> None:
         for rows in self._shown.values():
             rows.synchronize(writes=True)
 
@@ -160,7 +160,7 @@ class Rows(ABC):
             remedy = "load the state of this table"
             expect(len(value) == len(rows), name, f"{len(rows)} rows of state", len(value), remedy)
         if rows.is_cpu:
-            self._settle()
+            self._synchronize()
             return self.state
         views = {name: shown.view(rows.device, writes=True) for name, shown in self._shown.items()}
         found = {name: view for name, view in views.items() if view is not None}
