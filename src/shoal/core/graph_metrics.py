@@ -1,4 +1,4 @@
-"""Metrics of graphs: how well nodes are told and links are ranked, in per cent.
+"""Metrics of graphs: how well nodes are classified and links are ranked, in per cent.
 
 For nodes of one class each, accuracy. For nodes of several, the micro-averaged
 

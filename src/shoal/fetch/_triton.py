@@ -80,7 +80,7 @@ def copy_rows(
         copies: of some of the rows, in the device's own memory; only of a table's own dtype.
     """
     if programs is None:
-        # with copies, too, so many that as much as ever is asked of the bus at a time
+        # with copies more, so that as many requests as ever are on the bus at a time
         share = 0.0 if copies is None else copies.share
         programs = round(PROGRAMS / max(1 - share, PROGRAMS / MOST_PROGRAMS))
     if out.dtype == table.dtype:
@@ -217,7 +217,7 @@ def word_size(*tensors: Tensor, largest: int = 8) -> int:
 @triton.jit
 @no_type_check
 def _row(ids, entry, mask, fault, n):
-    """The rows of entries, limited to the table; one that is outside is told to `fault`."""
+    """The rows of entries, limited to the table; one that is outside is written to `fault`."""
     row = tl.load(ids + entry, mask=mask, other=0).to(tl.int64)
     inside = tl.minimum(tl.maximum(row, 0), n - 1)
     tl.store(fault + tl.zeros_like(entry), row, mask=mask & (row != inside))

@@ -62,7 +62,7 @@ class Bounds:
     def fault(self, device: torch.device) -> Int[Tensor, " 3"]:
         """The numbers that `device` writes, in host memory: lowest, highest, and the kernels'.
 
-        All lie in ``[0, n)`` as long as no id was wrong. Who asks shows them to the device.
+        All lie in ``[0, n)`` as long as no id was wrong. The caller shows them to the device.
         """
         if device not in self._faults:
             pinned = device.type == "cuda"
@@ -103,7 +103,7 @@ class CacheView:
         rows: ``[c, ...]``.
         keys: of each of the table's n rows: n and the number of its copy, or itself where it has
             none; what ``torch.cat([table, rows])`` is indexed by.
-        hits: how many reads copies have served, added to by whoever reads.
+        hits: how many reads copies have served, added to by every reader.
         share: of all reads that they should serve, in [0, 1].
     """
 

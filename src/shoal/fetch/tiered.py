@@ -6,7 +6,7 @@ A batch's ids are looked up once in a map from rows to slots; each tier then giv
 that reads host memory by a kernel does so at once, for both memories, and nothing waits. Where rows
 lie changes nothing but time: neither results nor the order of anything depends on it.
 
-Rows are placed by scores, once; or, without scores, by how often they were asked for, anew between
+Rows are placed by scores, once; or, without scores, by how often they were read, again between
 epochs (:meth:`TieredTable.refresh`). Each tier's predicted share of the rows read stands next to
 the measured one.
 
@@ -68,7 +68,7 @@ class TieredTable:
         rows: all rows: a tensor, array or unified table in host memory; :class:`DiskRows` or a
             path, for a file.
         scores: how often each row is read, in any unit (``shoal.touch_probability`` of a graph and
-            its sampler, or degrees); None places rows by what is asked for, from the first
+            its sampler, or degrees); None places rows by what is read, from the first
             :meth:`refresh` on. Until then nothing is held.
         device_rows: hot rows to copy to `device`; fewer, with a warning, if it has no room.
         host_rows: the next rows, to copy from a file to host memory.
@@ -133,7 +133,7 @@ class TieredTable:
         return self.shape[0]
 
     def __repr__(self) -> str:
-        """Shape and dtype, and a line a tier."""
+        """Shape and dtype, and a line per tier."""
         lines = Columns({"tier": name, **use.percent()} for name, use in self.use().items())
         title = f"TieredTable of {tuple(self.shape)} {self.dtype}; reads in per cent"
         return f"{title}\n{textwrap.indent(str(lines), '  ')}"
@@ -212,7 +212,7 @@ class TieredTable:
         return out
 
     def _observe(self, ids: Tensor) -> None:
-        """Count the rows that were asked for, where their ids are."""
+        """Count reads of each row, on the device of the ids."""
         if ids.device not in self._seen:
             seen = torch.zeros(len(self), dtype=torch.int32, device=ids.device)
             self._seen[ids.device] = seen
@@ -230,10 +230,10 @@ class TieredTable:
     # -- placing -----------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Place rows anew by how often they were asked for; with scores, leave them where they are.
+        """Place rows again by how often they were read; with scores, leave them where they are.
 
         Between epochs: it waits until no gather is under way, and those that come meanwhile wait
-        for it. Counting of what tiers serve begins anew; counts of rows go on.
+        for it. Counts of what tiers serve start again at zero; counts of rows go on.
         """
         if self._seen:
             with self._gate.one(), self._counting:

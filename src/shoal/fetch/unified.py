@@ -177,8 +177,8 @@ class UnifiedTensor(Tensor):
 
         Args:
             ids: int32 or int64, each in ``[0, n)``; repeats allowed.
-            out: where to write, of the result's shape, dtype and device; lent memory if None, which
-                is used again when nobody holds the result any more.
+            out: where to write, of the result's shape, dtype and device; lent memory if None,
+                which is reused once no reference to the result is left.
 
         Raises:
             InputError: if an id is out of range or `out` does not fit. A device's id is looked at
@@ -218,7 +218,7 @@ class UnifiedTensor(Tensor):
 
         Args:
             ids: each in ``[0, n)``, on any device. With `add`, doubles add up; without, one wins.
-            rows: one an id, of the table's dtype.
+            rows: one per id, of the table's dtype.
             add: whether to add to what is there.
 
         Raises:
@@ -254,7 +254,7 @@ class UnifiedTensor(Tensor):
 
         Args:
             ids: rows of the gradients, as they were gathered; on any device.
-            grad: one gradient an id, scaled and clipped already.
+            grad: one gradient per id, scaled and clipped already.
 
         Raises:
             InputError: if the table has no optimizer, or ids or gradients do not fit it.
@@ -301,7 +301,7 @@ class UnifiedTensor(Tensor):
         self._device_rows.synchronize(writes)
 
     def share_memory_(self) -> UnifiedTensor:
-        """Move the rows to memory that other processes see; devices map them anew."""
+        """Move the rows to memory that other processes see; devices map them again."""
         self._device_rows.forget()
         self._plain.share_memory_()
         return self
