@@ -23,11 +23,11 @@ import shoal.cli.settings
 from shoal.cli import main as cli
 from shoal.cli.settings import Train
 from shoal.core.checkpoint import same_tensors
-from shoal.data import xc
-from shoal.data.planted import planted_graph, planted_labels
+from shoal.data.formats import xc
 from shoal.tasks.common import OPTIONS_OF
 from shoal.training.callbacks import RunLog
 from shoal.training.run import Run
+from tests.planted import planted_graph, planted_labels
 from tests.tasks.test_nodes import write as write_graph
 from tests.training.test_loop import last_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from shoal.cli.settings import Train
 
 from shoal.cli import main as cli
-from shoal.cli.settings import Train
 from shoal.data import xc
 from shoal.data.planted import planted_labels
 from shoal.rank.predictor import Labeler

@@ -11,10 +11,10 @@ import pytest
 from shoal.cli.settings import Spectrum, Train
 from shoal.core.errors import InputError
 from shoal.curvature.spectrum import Spectrum as Measured
-from shoal.data.planted import planted_graph
 from shoal.tasks import links, nodes
 from shoal.tasks.spectra import job_of, measure
 from shoal.training.run import Run
+from tests.planted import planted_graph
 from tests.tasks.test_links import planted, settings
 from tests.tasks.test_nodes import write
 
@@ -78,7 +78,9 @@ def test_own_objects_are_measured_and_tried(tmp_path: Path) -> None:
     assert (tmp_path / "spectrum" / "spectrum.png").exists()
     little = measure(replace(asked, evidence=0, began=found["loss"] + 0.01))
     assert little["rates"][0]["safe"] < found["rates"][0]["safe"] / 2
-    assert "began: expected a loss above" in str(measure(replace(asked, evidence=0, began=0.1)))
+    assert "initial_loss: expected a loss above" in str(
+        measure(replace(asked, evidence=0, began=0.1))
+    )
 
 
 def test_bad_sources_are_named(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ class Run:
         """
         run = Run(Path(folder), settings)
         remedy = "pass --resume to continue it, or another --out"
-        expect(not run.last.exists(), str(folder), "a folder without a run", "a run", remedy)
+        taken = run.last.exists() or (run.folder / "model.safetensors").exists()
+        expect(not taken, str(folder), "a folder without a run", "a run", remedy)
         expect(not run.exported, str(folder), "a folder for a run", "an export", "name another")
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,21 @@ class Run:
             got = _object(folder / EXPORT, "what an export is").get("format")
             expect(got == EXPORT_FORMAT, str(folder), EXPORT_FORMAT, got, "export it anew")
         return run
+
+    def stage(self, name: str, settings: dict[str, Any], resume: bool) -> Run:
+        """The run of a further stage of training, in a folder of its own inside this one.
+
+        Args:
+            name: of the folder.
+            settings: what the stage depends on; a stage that was begun with others begins anew.
+            resume: whether to go on where it stands.
+        """
+        folder = self.folder / name
+        stage = Run(folder, settings)
+        if resume and stage.last.exists() and Run.open(folder).settings == settings:
+            return stage
+        stage.last.unlink(missing_ok=True)
+        return Run.create(folder, settings)
 
     @property
     def exported(self) -> bool:
