@@ -24,7 +24,10 @@ def is_graph(source: str) -> bool:
     if source == "wordnet-graph" or source.endswith((".npz", ".safetensors")):
         return True
     folder = Path(source)
-    ogb = (folder / "raw").is_dir() and (folder / "split").is_dir()
+    try:
+        ogb = (folder / "raw").is_dir() and (folder / "split").is_dir()
+    except OSError:  # a name that no file system takes
+        return False
     return ogb or any(folder.glob("ind.*.graph"))
 
 
