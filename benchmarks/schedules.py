@@ -42,7 +42,7 @@ from steps_.nets import SECTIONS, Net, forever
 from torch import nn
 
 from shoal.curvature.measure import spectrum
-from shoal.curvature.subject import Supervised
+from shoal.curvature.problem import Supervised
 from shoal.step.learner import StepLearner, learner_for
 from shoal.step.method import method_of
 from shoal.step.probe import Probe

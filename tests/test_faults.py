@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-import shoal
 from shoal.cli.settings import Export
 from shoal.core import checkpoint
 from shoal.core.checkpoint import same_tensors
@@ -24,6 +23,7 @@ from shoal.core.errors import InputError
 from shoal.data.formats import xc
 from shoal.tasks import labels
 from shoal.tasks.exporting import export
+from shoal.tasks.fusing import load
 from shoal.training.run import Run
 from tests import killing
 from tests.planted import planted_labels
@@ -45,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predicted(folder: Path) -> list[list[dict[str, Any]]]:
-    return [[vars(x) for x in row] for row in shoal.open(folder).predict(killing.TEXTS, k=5)]
+    return [[vars(x) for x in row] for row in load(folder).predict(killing.TEXTS, k=5)]
 
 
 def killed(what: str, folder: Path, kills: int) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def test_killed_training_ends_as_if_it_had_not_been(
             assert same_tensors(checkpoint.load(path), checkpoint.load(again))
     names = [{x.relative_to(run).as_posix() for x in run.rglob("*")} for run in (one, two)]
     assert names[0] == names[1]
-    tests = [[x for x in Run.open(run).record() if x["event"] == "test"][-1] for run in (one, two)]
+    tests = [[x for x in Run.open(run).log() if x["event"] == "test"][-1] for run in (one, two)]
     assert {x: tests[0][x] for x in ("P@1", "R@5")} == {x: tests[1][x] for x in ("P@1", "R@5")}
 
 

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.fetch.bounds import Bounds
 from shoal.fetch.device_rows import device_view
-from shoal.fetch.inplace import SORT_BYTES, InPlace
+from shoal.fetch.inplace import SORT_BYTES, Bounds, InPlace
 
 Row = dict[str, Any]
 Section = Callable[["Here"], Iterator[Row]]

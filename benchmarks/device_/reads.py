@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from device_.here import GIB, Here, Row, host_rows, random_ids
+from shoal.cli.plan import link_rate
 from shoal.fetch import register
 from shoal.fetch.gather import gather_rows
-from shoal.fetch.link import link_rate
 from shoal.fetch.staged import Staged
 from shoal.fetch.tiered import TieredTable
 

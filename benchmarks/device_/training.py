@@ -17,7 +17,7 @@ from shoal.core.objectives import Objective, in_batch
 from shoal.sample.clusters import balanced_clusters
 from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
 from shoal.text.transformer import TransformerEncoder
-from shoal.training.gradients import gradient_of, trained
+from shoal.training.gradients import Gradients, gradient_of, trained
 
 _WORDS = 30_000
 
@@ -75,8 +75,10 @@ def _steps(here: Here, shape: tuple[int, int], size: int, chunk: int | None, pea
     objective = Objective(model, in_batch(decoupled_softmax))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=here.real)
 
+    how = Gradients(precision="bfloat16" if here.real else "float32", chunk=chunk)
+
     def step() -> None:
-        found = gradient_of(objective, [batch], False, autocast=here.real, chunk=chunk)
+        found = gradient_of(objective, [batch], False, how)
         for name, weight in trained(model).items():
             weight.grad = found.dense[name]
         optimizer.step()

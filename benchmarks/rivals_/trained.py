@@ -66,7 +66,7 @@ def shoal(asked: Asked, named: str = "shoal", **options: Any) -> Outcome:
     with clock.stage("predict"):
         test = asked.data.test
         _, top = predictor_of(Run.open(out)).rank(test.texts, TOP, test.drop)
-    rounds = [event for event in Run.open(out).record() if event["event"] == "validate"]
+    rounds = [event for event in Run.open(out).log() if event["event"] == "validate"]
     curve = [(event["seconds"], round(event["valid_P@1"], 2)) for event in rounds]
     return Outcome(top, clock, {"steps": told["steps"], "curve": curve})
 
@@ -98,7 +98,7 @@ def _literal_job(prepared: Prepared, settings: Train, epochs: int) -> Job:
             sampler.refresh(rows.embed(prepared.bags))
         return {"cluster_size": sampler.size}
 
-    return replace(job, refresh=refresh, also={"batch_sampler": sampler})
+    return replace(job, refresh=refresh, state={"batch_sampler": sampler})
 
 
 def curriculum(epochs: int, batch: int) -> list[tuple[int, int]]:

@@ -7,8 +7,8 @@ import json
 import torch
 from nets import made  # pyright: ignore[reportMissingImports]
 
+from shoal.curvature.problem import Supervised, problem_of
 from shoal.curvature.products import Products
-from shoal.curvature.subject import Supervised, subject_of
 from shoal.curvature.trace import hutchinson, hutchpp, xtrace
 
 torch.set_num_threads(1)
@@ -27,8 +27,8 @@ def exact(products: Products) -> float:
 def main() -> None:
     for net in ("mlp", "cnn"):
         model, loss_fn, batches = made(net, True)
-        subject = subject_of(Supervised(model, loss_fn), batches[:1], max_batches=1)
-        products = Products(subject, "hessian")
+        problem = problem_of(Supervised(model, loss_fn), batches[:1], max_batches=1)
+        products = Products(problem, "hessian")
         true = exact(products)
         for method in (hutchinson, hutchpp, xtrace):
             runs = [method(products, products.shape[0], 30, seed=seed) for seed in range(16)]

@@ -44,12 +44,12 @@ class Shoal:
     """Ours: Products, lanczos and xtrace."""
 
     def __init__(self, net: str, quick: bool, memory: int, route: str) -> None:
+        from shoal.curvature.problem import Supervised, problem_of
         from shoal.curvature.products import Products
-        from shoal.curvature.subject import Supervised, subject_of
 
         model, loss_fn, batches = made(net, quick)
-        self.subject = subject_of(Supervised(model, loss_fn), batches, max_batches=99)
-        self.make = lambda: Products(self.subject, "hessian", route, memory)  # pyright: ignore
+        self.problem = problem_of(Supervised(model, loss_fn), batches, max_batches=99)
+        self.make = lambda: Products(self.problem, "hessian", route, memory)  # pyright: ignore
 
     def run(self, job: str, option: Any) -> dict[str, Any]:
         """Do one job."""

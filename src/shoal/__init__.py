@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from shoal.fetch.update import RowSGD as RowSGD
     from shoal.graph.gat import Gat as Gat
     from shoal.graph.sage import Sage as Sage
+    from shoal.models.base import Result as Result
+    from shoal.models.base import open as open
     from shoal.rank.new_labels import with_labels as with_labels
     from shoal.rank.predictor import Labeler as Labeler
     from shoal.sample.clusters import balanced_clusters as balanced_clusters
@@ -45,22 +47,34 @@ if TYPE_CHECKING:
     from shoal.sample.touch import touch_probability as touch_probability
     from shoal.step.damped import DampedDiagonal as DampedDiagonal
     from shoal.step.evidence import evidence as evidence
+    from shoal.step.job import spectral_step as spectral_step
     from shoal.step.learner import StepLearner as StepLearner
     from shoal.step.learner import learner_for as learner_for
     from shoal.step.rules import rates as rates
     from shoal.step.rules import rescale as rescale
     from shoal.step.schedule import BatchSizeLR as BatchSizeLR
     from shoal.step.size import learning_rate as learning_rate
-    from shoal.tasks.fusing import open as open
+    from shoal.tasks import named as named
+    from shoal.tasks import task as task
     from shoal.text.bag import BagEncoder as BagEncoder
     from shoal.text.transformer import TransformerEncoder as TransformerEncoder
+    from shoal.training.callbacks import Callback as Callback
+    from shoal.training.callbacks import EarlyStopping as EarlyStopping
+    from shoal.training.callbacks import ShowProgress as ShowProgress
+    from shoal.training.gradients import Gradients as Gradients
     from shoal.training.job import Budget as Budget
     from shoal.training.job import Job as Job
     from shoal.training.loader import Loader as Loader
     from shoal.training.loop import fit as fit
     from shoal.training.run import Run as Run
+    from shoal.training.track import Tracker as Tracker
 
 _HOMES = {
+    # three models, and how tasks are registered
+    "open": "models.base",
+    "Result": "models.base",
+    "task": "tasks",
+    "named": "tasks",
     # nouns
     "InputError": "core.errors",
     "Csr": "core.csr",
@@ -100,7 +114,12 @@ _HOMES = {
     "decoupled_softmax": "core.losses",
     "hardest_triplets": "core.losses",
     "Job": "training.job",
+    "Gradients": "training.gradients",
     "Budget": "training.job",
+    "Callback": "training.callbacks",
+    "EarlyStopping": "training.callbacks",
+    "ShowProgress": "training.callbacks",
+    "Tracker": "training.track",
     "fit": "training.loop",
     # how far
     "spectrum": "curvature.measure",
@@ -111,18 +130,19 @@ _HOMES = {
     "rates": "step.rules",
     "evidence": "step.evidence",
     "BatchSizeLR": "step.schedule",
+    "spectral_step": "step.job",
     "StepLearner": "step.learner",
     "learner_for": "step.learner",
     "DampedDiagonal": "step.damped",
     # what came of it
     "Run": "training.run",
-    "open": "tasks.fusing",
     "with_labels": "rank.new_labels",
     "Labeler": "rank.predictor",
     "top_k": "core.search",
 }
 
-__all__ = sorted(set(_HOMES) - {"load", "open"})  # pyright: ignore[reportUnsupportedDunderAll]
+# `open` would hide the built-in one from `import *`
+__all__ = sorted(set(_HOMES) - {"open"})  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -132,4 +152,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(_HOMES)

@@ -25,6 +25,7 @@ from shoal.cli.settings import Train
 from shoal.core.checkpoint import same_tensors
 from shoal.data.formats import xc
 from shoal.tasks.common import OPTIONS_OF
+from shoal.training.callbacks import RunLog
 from shoal.training.run import Run
 from tests.planted import planted_graph, planted_labels
 from tests.tasks.test_nodes import write as write_graph
@@ -122,22 +123,25 @@ VERBS: dict[str, tuple[list[str], set[str]]] = {
 }
 
 
+PROGRESS = re.compile(r"(train: epoch \d+, loss .*\n)*")
+
+
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_speaks_to_people_and_programs(
     name: str, command: Command, tmp_path: Path
 ) -> None:
-    """With --json standard output is one JSON object; without, words; nothing else is said."""
+    """With --json standard output is one JSON object; else words; stderr has progress alone."""
     words, keys = VERBS[name]
     out = ["--out", str(tmp_path / "json")] if words[0] == "train" else []
     told = command(*words, *out, "--json")
-    assert told.status == 0 and told.err == ""
+    assert told.status == 0 and PROGRESS.fullmatch(told.err)
     result = json.loads(told.out)
     assert isinstance(result, dict) and keys <= result.keys()
     assert told.out == json.dumps(result) + "\n" and "NaN" not in told.out
     out = ["--out", str(tmp_path / "words")] if words[0] == "train" else []
     said = command(*words, *out)
-    assert said.status == 0 and said.err == "" and said.out.count("\n") >= 2
+    assert said.status == 0 and PROGRESS.fullmatch(said.err) and said.out.count("\n") >= 2
 
 
 @pytest.mark.usefixtures("here")
@@ -237,7 +241,7 @@ BAD: dict[str, list[str]] = {
     "predict from no run": ["predict", "absent", "texts.txt"],
     "predict from nodes": ["predict", "runs/b", "texts.txt"],
     "predict no file": ["predict", "runs/a", "absent.txt"],
-    "predict a folder": ["predict", "runs/a", "planted"],
+    "predict a folder": ["predict", "runs/a", "runs/a"],
     "predict too many": ["predict", "runs/a", "texts.txt", "--k", "17"],
     "predict below a file": ["predict", "runs/a", "texts.txt", "--out", "texts.txt/sub"],
     "predict into a folder": ["predict", "runs/a", "texts.txt", "--out", "runs"],
@@ -308,7 +312,8 @@ def test_damaged_runs_are_one_line(world: Path, command: Command, tmp_path: Path
         (tmp_path / "run" / "best.safetensors").unlink(missing_ok=True)
         path = tmp_path / "run" / f"{name}.{'json' if name == 'settings' else 'safetensors'}"
         path.write_bytes(content) if content is not None else path.unlink()
-        for words in (["query", "w1", "--run", tmp_path / "run"], [*resume, *SMALL]):
+        again = [] if content is None else [[*resume, *SMALL]]  # without one, training begins
+        for words in (["query", "w1", "--run", tmp_path / "run"], *again):
             told = command(*words)
             assert told.status == 2 and ONE_LINE.fullmatch(told.err), told
         assert path.exists() == (content is not None)
@@ -333,7 +338,7 @@ def test_longer_budget_continues_a_run(world: Path, command: Command, tmp_path: 
     words = ["train", world / "planted", "--out", tmp_path / "run", *SMALL, "--resume", "--json"]
     result = json.loads(command(*words, "--steps", "5").out)
     assert result["steps"] == 5 and result["stopped"] == "steps"
-    events = [event["event"] for event in Run.open(tmp_path / "run").record()]
+    events = [event["event"] for event in Run.open(tmp_path / "run").log()]
     assert events.count("resume") == 1 and events.count("test") == 2
 
 
@@ -342,14 +347,14 @@ import os, signal, sys, torch
 torch.set_num_threads(1)
 from shoal.cli import main as cli
 from shoal.training import run
-from shoal.training import loop as train
+from shoal.training.callbacks import RunLog
 run.Run.save_due = lambda run, since: True
-log = train._Loop._log_step
-def log_and_die(loop, *seen):
-    log(loop, *seen)
-    if loop.progress.step == 7:
+log = RunLog.step
+def log_and_die(self, progress, metrics):
+    log(self, progress, metrics)
+    if progress.step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
-train._Loop._log_step = log_and_die
+RunLog.step = log_and_die
 cli.main()
 """
 
@@ -375,16 +380,14 @@ def test_interrupt_saves_and_says_so(
     world: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C ends with status 130 and a run that can be resumed; nothing is judged."""
-    from shoal.training import loop as train
+    log = RunLog.step
 
-    log = train._Loop._log_step
-
-    def log_and_stop(loop: Any, *seen: Any) -> None:
-        log(loop, *seen)
-        if loop.progress.step == 2:
+    def log_and_stop(self: RunLog, progress: Any, metrics: Any) -> None:
+        log(self, progress, metrics)
+        if progress.step == 2:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(train._Loop, "_log_step", log_and_stop)
+    monkeypatch.setattr(RunLog, "step", log_and_stop)
     words = ["train", world / "planted", *SMALL, "--steps", "4", "--out", tmp_path / "run"]
     told = command(*words, "--json")
     assert told.status == 130

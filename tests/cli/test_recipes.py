@@ -76,7 +76,7 @@ def test_ngame_runs_all_stages(tmp_path: Path) -> None:
     result = labels.train(settings)
     assert result["recipe"]["loss"] == "triplet" and result["recipe"]["batch_size"] == 64
     run = Run.open(tmp_path / "run")
-    sizes = [x["cluster_size"] for x in run.record() if x["event"] == "refresh"]
+    sizes = [x["cluster_size"] for x in run.log() if x["event"] == "refresh"]
     assert sizes[0] == 1 and sizes == sorted(sizes) and sizes[-1] == 8
     fused = predictor_of(run)
     assert isinstance(fused, FusedLabeler) and isinstance(fused.fusion, TreeFusion)

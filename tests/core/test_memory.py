@@ -32,13 +32,5 @@ def test_every_line_of_a_record_tells_the_peak(tmp_path: Path) -> None:
     run = Run.create(tmp_path, {})
     run.write("a", {})
     run.write("b", {"peak_mib": 1})
-    first, second = run.record()
+    first, second = run.log()
     assert 0 < first["peak_mib"] <= peaks()["peak_mib"] and second["peak_mib"] == 1
-
-
-def test_listeners_are_told_what_is_written(tmp_path: Path) -> None:
-    """Event and facts, once the line stands in the file."""
-    run, told = Run.create(tmp_path, {}), []
-    run.listeners.append(lambda event, facts: told.append((event, facts, len(run.record()))))
-    run.write("a", {"peak_mib": 1, "x": 2})
-    assert told == [("a", {"peak_mib": 1, "x": 2}, 1)]

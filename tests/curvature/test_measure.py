@@ -13,12 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import shoal
 from shoal import InputError, Spectrum, spectrum
-from shoal.curvature.batch_spectra import batch_factor
+from shoal.curvature.batch_spectra import batch_factor, fit_top, mean_top
+from shoal.curvature.preserve import preserve_state
+from shoal.curvature.problem import Supervised, problem_of
 from shoal.curvature.products import Products
-from shoal.curvature.sizes import effective_batch_size, fit_top, mean_top
-from shoal.curvature.spectrum import Noise
-from shoal.curvature.subject import Supervised, subject_of
-from shoal.curvature.untouched import untouched
 from tests.curvature.dense import classes, mlp, per_sample
 
 LOSS = nn.CrossEntropyLoss()
@@ -310,15 +308,13 @@ def test_bad_input_is_named_with_its_remedy(case: Any) -> None:
         spectrum(model(), loss_fn, loader, **options)
 
 
-def test_two_sizes_and_effective_batches() -> None:
+def test_two_sizes() -> None:
     """The law's two constants come back from what it predicts, finite data included."""
     tops = {b: 2.0 + 3.0 * batch_factor(b, 100) for b in (10, 25, 50)}
     assert fit_top(tops, 100) == pytest.approx((2.0, 3.0))
     assert batch_factor(100, 100) == 0
     with pytest.raises(InputError, match="tops: expected two batch sizes"):
         fit_top({8: 1.0})
-    with pytest.raises(InputError, match="independent: expected noise"):
-        effective_batch_size(Noise(frobenius=1.0, micro_batch=4), Noise())
 
 
 def test_the_mean_top_is_that_of_dense_batches() -> None:
@@ -326,8 +322,8 @@ def test_the_mean_top_is_that_of_dense_batches() -> None:
     batches = classes((6, 9))
     each = per_sample(mlp(), LOSS, batches, "ggn")
     dense = [torch.linalg.eigvalsh(part.mean(0))[-1].item() for part in each.split([6, 9])]
-    with untouched(mlp(), batches, "eval", 0):
-        found = subject_of(Supervised(mlp(), LOSS), batches, max_batches=2)
+    with preserve_state(mlp(), batches, "eval", 0):
+        found = problem_of(Supervised(mlp(), LOSS), batches, max_batches=2)
         top = mean_top(Products(found, "ggn"))
     assert top == pytest.approx(sum(dense) / 2, rel=1e-3)
     assert top > torch.linalg.eigvalsh(each.mean(0))[-1]
@@ -339,8 +335,12 @@ def test_a_clustered_sampler_is_worth_fewer_samples() -> None:
     copies = [(x[i].repeat(4, 1), y[i].repeat(4)) for i in range(96)]
     fair = [(x[i : i + 4], y[i : i + 4]) for i in range(0, 96, 4)]
     options: dict[str, Any] = {"steps": 3, "max_batches": 96, "params": "2.bias"}
-    found = [spectrum(mlp(), LOSS, each, **options).noise for each in (copies, fair)]
-    assert 0.6 < effective_batch_size(*found) < 1.7
+    clustered, independent = (
+        spectrum(mlp(), LOSS, each, **options).noise for each in (copies, fair)
+    )
+    # a clustered batch of b spreads as b_eff independent samples would
+    effective = clustered.micro_batch * independent.frobenius / clustered.frobenius
+    assert 0.6 < effective < 1.7
 
 
 def test_public_names() -> None:

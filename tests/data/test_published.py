@@ -257,9 +257,7 @@ def test_filter_npz(tmp_path: Path) -> None:
     scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(TRUTH.numpy()))
     assert load(tmp_path).test.drop.indices.tolist() == [0, 2, 1]
     scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(TRUTH.numpy()[:2]))
-    with pytest.raises(
-        InputError, match=r"test\.npz: expected a matrix of 3 examples and 3"
-    ):
+    with pytest.raises(InputError, match=r"test\.npz: expected a matrix of 3 examples and 3"):
         load(tmp_path)
 
 

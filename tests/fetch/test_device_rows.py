@@ -7,9 +7,8 @@ import torch
 from hypothesis import given
 
 from shoal.core.errors import InputError
-from shoal.fetch.bounds import Bounds
 from shoal.fetch.device_rows import DeviceRows, device_view
-from shoal.fetch.inplace import InPlace
+from shoal.fetch.inplace import Bounds, InPlace
 from shoal.fetch.quantized import QuantizedRows
 from shoal.fetch.staged import Staged
 from tests.fetch.standin import FAR, Driver, far

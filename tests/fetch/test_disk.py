@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shoal.core.errors import InputError
-from shoal.core.layout import layout_of, tensors_of
-from shoal.core.mapped import map_array
+from shoal.core.mapped import layout_of, map_array, tensors_of
 from shoal.fetch import disk
 from shoal.fetch.disk import DiskRows, runs
 from shoal.fetch.unified import unified

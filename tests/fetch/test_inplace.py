@@ -8,9 +8,8 @@ from torch import Tensor
 
 from shoal.core.errors import InputError
 from shoal.fetch import inplace
-from shoal.fetch.bounds import Bounds
 from shoal.fetch.gather import gather_mean
-from shoal.fetch.inplace import InPlace
+from shoal.fetch.inplace import Bounds, InPlace
 from shoal.fetch.quantized import QuantizedRows
 
 pytest.importorskip("triton", reason="needs the extra kernels, which is for Linux")

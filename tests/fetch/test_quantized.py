@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.core.errors import InputError
-from shoal.fetch.gather import gather_mean
-from shoal.fetch.packed import as_floats
+from shoal.fetch.gather import as_floats, gather_mean
 from shoal.fetch.quantized import QuantizedRows
 from tests.strategies import csrs
 

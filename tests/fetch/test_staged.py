@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from shoal.core.errors import InputError
-from shoal.fetch.auto import Auto
-from shoal.fetch.staged import Lane, Staged
+from shoal.fetch.staged import Auto, Lane, Staged
 
 TABLE = torch.arange(60.0).view(10, 6)
 IDS = torch.tensor([9, 0, 3, 3, 7, 1, 2])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shoal.core.errors import InputError
 from shoal.fetch import cache, inplace, tiered
-from shoal.fetch.cache import HeldRows, hottest, share
+from shoal.fetch.cache import RowCache, hottest, share
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.tiered import TieredTable
 from shoal.fetch.unified import unified
@@ -107,14 +107,14 @@ def test_observed_rows_are_placed_between_epochs(path: Path) -> None:
 
 def test_rows_that_stay_are_not_read_again(path: Path) -> None:
     """Moving copies only what comes."""
-    held, read = HeldRows(3, ROWS.shape, ROWS.dtype, torch.device("cpu")), []
+    held, read = RowCache(3, ROWS.shape, ROWS.dtype, torch.device("cpu")), []
 
     def reading(ids: Tensor) -> Tensor:
         read.append(ids.tolist())
         return ROWS[ids]
 
-    held.hold(torch.tensor([1, 5, 9]), reading)
-    held.hold(torch.tensor([1, 6, 9]), reading)
+    held.fill(torch.tensor([1, 5, 9]), reading)
+    held.fill(torch.tensor([1, 6, 9]), reading)
     assert read == [[1, 5, 9], [6]] and held.ids.tolist() == [1, 6, 9]
     assert torch.equal(held.rows, ROWS[[1, 6, 9]])
 
@@ -232,15 +232,15 @@ def test_a_failed_move_leaves_no_wrong_row(monkeypatch: pytest.MonkeyPatch) -> N
     table.gather(torch.tensor([1, 2]))
     table.refresh()
     table.gather(torch.tensor([5] * 9))
-    hold = HeldRows.hold
+    hold = RowCache.fill
 
-    def failing(self: HeldRows, ids: Tensor, read: object) -> None:
+    def failing(self: RowCache, ids: Tensor, read: object) -> None:
         def broken(_: Tensor) -> Tensor:
             raise InputError("x: gone")
 
         hold(self, ids, broken)
 
-    monkeypatch.setattr(HeldRows, "hold", failing)
+    monkeypatch.setattr(RowCache, "fill", failing)
     with pytest.raises(InputError, match="gone"):
         table.refresh()
     ids = torch.tensor([1, 2, 5])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal.fetch.cache import Copies
+from shoal.fetch.inplace import CacheView
 
 triton = pytest.importorskip("triton", reason="needs the extra kernels, which is for Linux")
 
@@ -61,7 +61,7 @@ def test_rows_of_two_memories_are_copied(width: int) -> None:
         held = -rows[20:].to(table.dtype)
         keys = torch.arange(len(table), dtype=torch.int32)
         keys[[3, 18]] = torch.tensor([len(table) + 4, len(table)], dtype=torch.int32)
-        copies = Copies(held, keys, torch.tensor(5), 0.5)
+        copies = CacheView(held, keys, torch.tensor(5), 0.5)
         at = keys[ids.long().clamp(0, len(table) - 1)].long()
         expected, hits = torch.cat([table, held])[at], int((at >= len(table)).sum())
         for slots in (None, torch.tensor([5, 4, 3, 2, 1, 0])):

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from shoal.core.errors import InputError
 from shoal.fetch import stepping
-from shoal.fetch.rounding import noise_like, round_stochastically
-from shoal.fetch.stepping import Rows, coalesce
+from shoal.fetch.stepping import Rows, coalesce, noise_like, round_stochastically
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam, RowSGD
 from tests.fetch.standin import Driver, far

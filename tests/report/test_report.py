@@ -75,7 +75,7 @@ def test_a_whole_run_misses_nothing(runs: Path) -> None:
     assert "Not recorded" not in said and "There is none" not in said
     for title in ("Loss", "Validation", "Rare and frequent labels", "Hardness of in-batch"):
         assert title in said
-    test = [x for x in Run.open(runs / "labels").record() if x["event"] == "test"][-1]
+    test = [x for x in Run.open(runs / "labels").log() if x["event"] == "test"][-1]
     for name in ("P@1", "R@5"):
         assert f"{test[name]:.2f}" in said
     assert sum(tag == "svg" and about.get("role") == "img" for tag, about in read.tags) == 4
@@ -153,7 +153,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         '{"no": 1}',
         '{"event": "examples", "right": [1]}',
     ):
-        (tmp_path / "record.jsonl").write_text(line + "\n")
+        (tmp_path / "log.jsonl").write_text(line + "\n")
         with pytest.raises(InputError, match="a record as shoal train writes it"):
             report(Report(run=tmp_path))
         assert not (tmp_path / "report.html").exists()

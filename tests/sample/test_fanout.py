@@ -14,8 +14,8 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.sample.fanout import draw, floyd, settle
-from shoal.sample.stream import Stream
+from shoal.sample.counter import CounterRandom
+from shoal.sample.fanout import draw, floyd, resolve
 from tests.strategies import csrs, ids_below
 
 TRIALS = 20_000
@@ -149,18 +149,20 @@ def test_weighted_draws_stay_in_their_row_beside_huge_ones() -> None:
 def test_floyd_reaches_large_sets() -> None:
     """Degrees beyond float32's integers are drawn from evenly: the low bit is fair."""
     degree = 2**40
-    chosen = floyd(torch.full((4000,), degree), 3, Stream(0), torch.arange(4000))
+    chosen = floyd(torch.full((4000,), degree), 3, CounterRandom(0), torch.arange(4000))
     assert int(chosen.max()) < degree and int(chosen.min()) >= 0
     assert abs(float((chosen % 2).double().mean()) - 0.5) < 4 * 0.5 / 12000**0.5
 
 
 @given(st.integers(1, 6), st.integers(0, 9), st.integers(-(2**63), 2**63 - 1))
-def test_host_and_devices_settle_alike(k: int, more: int, key: int) -> None:
+def test_host_and_devices_resolve_alike(k: int, more: int, key: int) -> None:
     """Taken numbers are replaced by the same ones in numpy, as on the host, and in torch."""
     degrees, turns = torch.full((50,), k + more), torch.arange(k)[:, None]
     last = degrees - k + turns
-    drawn = Stream(key).below(torch.arange(50) * k + turns, last + 1)
-    assert torch.equal(settle(drawn, last), floyd(degrees, k, Stream(key), torch.arange(50)))
+    drawn = CounterRandom(key).below(torch.arange(50) * k + turns, last + 1)
+    assert torch.equal(
+        resolve(drawn, last), floyd(degrees, k, CounterRandom(key), torch.arange(50))
+    )
 
 
 @pytest.mark.parametrize("how", [{}, {"replace": True}, {"weighted": True}])

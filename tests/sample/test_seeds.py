@@ -183,7 +183,7 @@ def test_bank_state_round_trip() -> None:
 def test_bad_input_is_refused() -> None:
     """Each message names the argument and, for sizes, the values that would do."""
     for make in (RandomBatchSampler, lambda *a: ClusterBatchSampler(a[0], a[1], 1, a[2])):
-        with pytest.raises(InputError, match="batch_size: expected at most the 5 points, got 6"):
+        with pytest.raises(InputError, match="batch_size: expected at most the 5 examples, got 6"):
             make(5, 6, 0)
         with pytest.raises(InputError, match="seed: expected a whole number of at least 0"):
             make(5, 2, -1)

@@ -12,7 +12,7 @@ import torch
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
 from shoal.step.climb import MARGIN, STAGE
-from shoal.step.job import learner_of
+from shoal.step.job import spectral
 from shoal.training.job import Budget, Job
 from shoal.training.loop import fit
 from shoal.training.run import Run
@@ -29,14 +29,14 @@ def test_resumed_equals_uninterrupted(make: Any, tmp_path: Path) -> None:
     """While batches wait for a look, and after it: the same state, bit for bit."""
 
     def run_of(job: Job, run: Run, **options: Any) -> None:
-        learner = learner_of(job, warmup=2, share=1.0, learn_momentum=make is sgd_job)
+        learner = spectral(job, warmup=2, share=1.0, learn_momentum=make is sgd_job)
         fit(job, Budget(steps=14), run, step=learner, **options)
 
     whole = new_run(tmp_path / "whole")
     run_of(make(), whole)
-    (look,) = [x for x in whole.record() if x["event"] == "curvature"]
+    (look,) = [x for x in whole.log() if x["event"] == "curvature"]
     assert look["lam_max"] > 0 and look["noise"] > 0
-    step = last_of(whole)["also"]["step"]
+    step = last_of(whole)["state"]["step"]
     climbed = MARGIN ** ((step["climb"]["step"] - 1) / STAGE)  # since the look
     assert step["lr"] == pytest.approx(look["lr"] * climbed)
     for step in (5, 12):
@@ -50,16 +50,17 @@ def test_looking_changes_the_rate_alone(tmp_path: Path) -> None:
     """Until the first look a run with the learner is the run without, bit for bit."""
     one, two = new_run(tmp_path / "one"), new_run(tmp_path / "two")
     fit(node_job(), Budget(steps=9), one)
-    fit(node_job(), Budget(steps=9), two, step="spectral")
+    job = node_job()
+    fit(job, Budget(steps=9), two, step=spectral(job))
     state = last_of(two)
-    del state["also"]["step"]
+    del state["state"]["step"]
     assert same_tensors(state, last_of(one))
 
 
 def test_a_diverging_run_recovers(tmp_path: Path) -> None:
     """A rate that overflows is halved, and weights come back, instead of an error."""
     job = sgd_job()
-    learner = learner_of(job, warmup=2, share=1.0, climb=False)
+    learner = spectral(job, warmup=2, share=1.0, climb=False)
     fit(job, Budget(steps=12), step=learner)
     broken = [0]
     criterion = job.objective.criterion
@@ -72,13 +73,8 @@ def test_a_diverging_run_recovers(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     failing = replace(job, objective=replace(job.objective, criterion=sometimes))
     fit(failing, Budget(steps=12), run, step=learner)
-    (spike,) = [x for x in run.record() if x["event"] == "curvature" and "spike" in x]
+    (spike,) = [x for x in run.log() if x["event"] == "curvature" and "spike" in x]
     assert learner.spikes == 1 and spike["lr"] == pytest.approx(before / 2)
     broken[0] = 0
     with pytest.raises(InputError, match="expected a finite number"):
         fit(failing, Budget(steps=12))
-
-
-def test_an_unknown_step_is_named(unchecked: None) -> None:
-    with pytest.raises(InputError, match=r"^step: expected schedule, spectral or a learner"):
-        fit(node_job(), Budget(steps=1), step="far")  # pyright: ignore[reportArgumentType]

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shoal.core.errors import InputError
-from shoal.curvature.metric import in_metric, scales_of
+from shoal.curvature.metric import scales_of
+from shoal.curvature.problem import Supervised, in_metric, problem_of
 from shoal.curvature.products import Products
-from shoal.curvature.subject import Supervised, subject_of
 from shoal.step.damped import DampedDiagonal, diagonal_of, least_damping
-from shoal.step.job import learner_of
+from shoal.step.job import spectral
 from shoal.step.probe import Probe, Reading
 from tests.training.test_loop import label_job
 
@@ -75,8 +75,8 @@ def test_the_metric_is_the_scaled_matrix(kind: Any) -> None:
     v = state["square_avg"] if "square_avg" in state else state["exp_avg_sq"] / (1 - 0.999**M)
     s = 1 / (v.sqrt() + 1e-8).sqrt().flatten()
     scales = scales_of(optimizer, model)
-    subject = in_metric(subject_of(objective, batches, max_batches=M), scales)
-    products = Products(subject)
+    problem = in_metric(problem_of(objective, batches, max_batches=M), scales)
+    products = Products(problem)
     found = torch.stack([products @ row for row in torch.eye(P).double()])
     torch.testing.assert_close(found, s[:, None] * dense(batches).mean(0) * s)
 
@@ -130,7 +130,7 @@ def test_a_job_s_metric_is_its_row_optimizer_s() -> None:
     job = label_job(batch_size=8, cluster_size=4, dim=4)
     batch = next(iter(job.loader))
     assert job.table is not None
-    look: Any = learner_of(job).look
+    look: Any = spectral(job).look
     ids = batch.blocks[0].src
     assert look.scales(ids) == {}
     job.table.update(ids, torch.full((len(ids), 4), 3.0))
@@ -140,7 +140,7 @@ def test_a_job_s_metric_is_its_row_optimizer_s() -> None:
 def test_the_diagonal_is_estimated() -> None:
     """Signs give the diagonal of a diagonal matrix exactly, of another within its error."""
     _, objective, batches = regression()
-    products = Products(subject_of(objective, batches, max_batches=M))
+    products = Products(problem_of(objective, batches, max_batches=M))
     found = diagonal_of(products, probes=200)["weight"].flatten()
     torch.testing.assert_close(found, dense(batches).mean(0).diagonal(), rtol=0.3, atol=0.03)
 

@@ -62,7 +62,7 @@ def test_training_beats_the_random_transformer(world: Path) -> None:
     encoders: Any = _untrained(prepared, asked)
     before = labels.judge(Labeler(prepared.lexicon, *encoders), DATA)
     run = Run.open(world / "run")
-    (test,) = (event for event in run.record() if event["event"] == "test")
+    (test,) = (event for event in run.log() if event["event"] == "test")
     assert test["P@1"] > before["P@1"] + 8
 
 
@@ -70,7 +70,7 @@ def test_a_run_is_used_again(world: Path, tmp_path: Path) -> None:
     """Evaluate, predict, query and cluster work on a run whose encoder's folder is gone."""
     shutil.copytree(world, tmp_path / "world", ignore=shutil.ignore_patterns("bert"))
     run, source = tmp_path / "world" / "run", str(tmp_path / "world" / "planted")
-    (test,) = (event for event in Run.open(run).record() if event["event"] == "test")
+    (test,) = (event for event in Run.open(run).log() if event["event"] == "test")
     result = use.evaluate(Evaluate(run=run, source=source))
     assert result["test"] == {name: test[name] for name in result["test"]}
     (tmp_path / "texts.txt").write_text("w1 w2\n\nred\n")

@@ -42,7 +42,7 @@ def asked(folder: Path, run: str, **options: Any) -> Train:
 
 
 def events(folder: Path, run: str) -> list[dict[str, Any]]:
-    return [x for x in Run.open(folder / run).record() if x["event"] == "fuse"]
+    return [x for x in Run.open(folder / run).log() if x["event"] == "fuse"]
 
 
 def test_a_run_fuses_and_its_folder_gives_the_same_labeler(folder: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_run_fuses_and_its_folder_gives_the_same_labeler(folder: Path) -> None
     run = Run.open(folder / "run")
     fused = predictor_of(run)
     assert isinstance(fused, FusedLabeler)
-    (test,) = [x for x in run.record() if x["event"] == "test"]
+    (test,) = [x for x in run.log() if x["event"] == "test"]
     again = labels.judge(fused, DATA)
     assert {name: test[name] for name in again} == again
     assert again["P@1"] > labels.judge(labels.labeler_of(run), DATA)["P@1"]

@@ -110,8 +110,8 @@ def test_stopped_in_the_stage_and_resumed_equals_uninterrupted(
     one, two = (Run.open(run.folder / "head").load_last() for run in (whole, parts))
     for state in (one, two):
         state["progress"].pop("seconds")
-    assert one["progress"]["step"] == 24 and same_tensors(one, two)
-    begun = [x["event"] for x in Run.open(parts.folder / "head").record()]
+    assert one["progress"]["step"] == two["progress"]["step"] > 11 and same_tensors(one, two)
+    begun = [x["event"] for x in Run.open(parts.folder / "head").log()]
     assert begun.count("resume") == 1
 
 
@@ -123,7 +123,7 @@ def test_a_longer_trained_encoder_gets_a_new_head(folder: Path) -> None:
     again, second = classifiers_of(run), Run.open(run.folder / "head")
     assert first is not None and again is not None and not torch.equal(first, again)
     assert second.settings == {"encoder_steps": 16}
-    assert [x["event"] for x in second.record()].count("resume") == 0
+    assert [x["event"] for x in second.log()].count("resume") == 0
 
 
 @pytest.mark.parametrize(

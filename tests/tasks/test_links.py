@@ -48,7 +48,7 @@ def test_nodes_without_features_learn_their_rows(tmp_path: Path) -> None:
     path = planted(tmp_path / "g.npz", features=False)
     asked = settings(path, epochs=12, lr=0.05, hidden=8)
     result, run = links.train(asked), Run.open(tmp_path / "run")
-    losses = [event["loss"] for event in run.record() if event["event"] == "step"]
+    losses = [event["loss"] for event in run.log() if event["event"] == "step"]
     assert losses[-1] < 0.9 * losses[0]
     begun = links._new_rows(load_links(str(path)), asked)
     assert not torch.allclose(run.load_model()["rows"], begun.as_subclass(torch.Tensor), atol=0.01)

@@ -40,9 +40,9 @@ def test_a_run_is_measured_and_left_alone(tmp_path: Path) -> None:
     path = write(planted_graph(n=210, classes=3, dim=12), tmp_path / "g.npz")
     out, sizes = tmp_path / "run", {"batch_size": 16, "fanouts": (2, 2), "hidden": 8}
     nodes.train(Train(source=str(path), out=out, steps=12, step="spectral", **sizes))
-    before = (out / "last.safetensors").read_bytes(), (out / "record.jsonl").read_bytes()
+    before = (out / "last.safetensors").read_bytes(), (out / "log.jsonl").read_bytes()
     found = measure(Spectrum(source=str(out), lanczos=20, probes=2, max_batches=4))
-    assert before == ((out / "last.safetensors").read_bytes(), (out / "record.jsonl").read_bytes())
+    assert before == ((out / "last.safetensors").read_bytes(), (out / "log.jsonl").read_bytes())
     assert found["metric"] == "adam" and found["lam_max"] > 0 and found["sampling"] != "independent"
     rows = {row["batch"]: row for row in found["rates"]}
     assert rows[16]["spectral"] == pytest.approx(0.03) and 0 < rows[16]["safe"] <= rows[16]["edge"]

@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluate_repeats_the_training_result(world: Path) -> None:
     """Judged again, on its own data or on a copy named by hand, a run has the same metrics."""
     run = world / "runs" / "one"
-    test = next(event for event in Run.open(run).record() if event["event"] == "test")
+    test = next(event for event in Run.open(run).log() if event["event"] == "test")
     result = use.evaluate(Evaluate(run=run))
     assert result["test"].items() <= test.items()
     again = use.evaluate(Evaluate(run=run, source=str(world / "planted")))

@@ -25,7 +25,7 @@ from shoal.text.pretrained import (
     open_vocabulary,
 )
 from shoal.text.transformer import Pooling, TransformerEncoder, TwoEncoders, padded
-from shoal.training.gradients import gradient_of, trained
+from shoal.training.gradients import Gradients, gradient_of, trained
 from tests.tiny import save_tiny_bert
 
 TEXTS = ["red cup", "w1 w2 w3 w4 w5 w6 w7", "", "old red hats", "w8", "w9 " * 60]
@@ -144,8 +144,8 @@ def test_cached_equals_uncached(
     if sides == "separate":
         model = TwoEncoders(model, TransformerEncoder(copy.deepcopy(backbone)), 6)  # pyright: ignore[reportArgumentType]
     batch, objective = a_batch(vocabulary), objective_of(model.eval())
-    whole = gradient_of(objective, [batch], rows_learn=False)
-    cached = gradient_of(objective, [batch], rows_learn=False, chunk=chunk)
+    whole = gradient_of(objective, [batch], rows_train=False)
+    cached = gradient_of(objective, [batch], rows_train=False, how=Gradients(chunk=chunk))
     assert cached.loss == pytest.approx(whole.loss, rel=1e-5)
     assert_close(cached.dense, whole.dense)
 
@@ -185,7 +185,9 @@ def test_gradient_checkpointing_changes_memory_only(
     for model, chunk in ((plain, None), (frugal, None), (plain, 4), (frugal, 4)):
         torch.manual_seed(3)
         batch, objective = a_batch(vocabulary), objective_of(model.train())
-        grads.append(gradient_of(objective, [batch], rows_learn=False, chunk=chunk).dense)
+        grads.append(
+            gradient_of(objective, [batch], rows_train=False, how=Gradients(chunk=chunk)).dense
+        )
     assert_close(grads[1], grads[0])
     assert_close(grads[3], grads[2])
 
@@ -206,5 +208,5 @@ def test_adapters_alone_learn(backbone: Any, vocabulary: TransformerVocabulary) 
     names = trained(encoder)
     assert len(names) == 2 * 2 * 6 and all("lora" in name for name in names)
     batch, objective = a_batch(vocabulary), objective_of(encoder.train())
-    gradient = gradient_of(objective, [batch], rows_learn=False, chunk=4)
+    gradient = gradient_of(objective, [batch], rows_train=False, how=Gradients(chunk=4))
     assert max(grad.abs().max() for grad in gradient.dense.values()) > 0

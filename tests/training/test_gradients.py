@@ -20,9 +20,11 @@ from shoal.core.errors import InputError
 from shoal.core.losses import decoupled_softmax
 from shoal.core.objectives import Objective, in_batch
 from shoal.core.sparse import matmul
-from shoal.training.gradients import Gradient, gradient_of, trained
+from shoal.training.gradients import Gradient, Gradients, gradient_of, trained
 from shoal.training.job import Job
 from tests.training.test_loop import label_job, node_job
+
+BFLOAT16 = Gradients(precision="bfloat16")
 
 
 def batches_of(job: Job, count: int) -> list[Batch]:
@@ -36,7 +38,7 @@ def test_accumulated_parameters_are_the_mean_of_the_batches() -> None:
     batches, params = batches_of(job, 2), trained(job.objective.model)
     loss = torch.stack([job.objective(params, batch) for batch in batches]).mean()
     expected = torch.autograd.grad(loss, list(params.values()))
-    got = gradient_of(job.objective, batches, rows_learn=False)
+    got = gradient_of(job.objective, batches, rows_train=False)
     assert got.rows is None and got.loss == pytest.approx(loss.item())
     assert list(got.dense) == list(params)
     for one, two in zip(got.dense.values(), expected, strict=True):
@@ -54,7 +56,7 @@ def test_rows_are_the_gradient_of_the_whole_table(count: int) -> None:
     dense = [replace(batch, src=table[batch.blocks[0].src]) for batch in batches]
     loss = torch.stack([job.objective({}, batch) for batch in dense]).mean()
     (expected,) = torch.autograd.grad(loss, table)
-    got = gradient_of(job.objective, batches, rows_learn=True)
+    got = gradient_of(job.objective, batches, rows_train=True)
     assert got.ids is not None and got.rows is not None
     assert len(got.ids.unique()) == len(got.ids) and expected.abs().max() > 0
     rows = torch.zeros_like(expected).index_add_(0, got.ids, got.rows)
@@ -77,7 +79,7 @@ def test_clipping_bounds_everything_together() -> None:
     """Clipped, parameters and rows together have the limit's norm and the old direction."""
     job = label_job()
     objective = Objective(_RowsAndWeight(), lambda outputs, batch: outputs.square().mean())
-    gradient = gradient_of(objective, batches_of(job, 2), rows_learn=True)
+    gradient = gradient_of(objective, batches_of(job, 2), rows_train=True)
     assert gradient.rows is not None
     weight, rows = gradient.dense["weight"].clone(), gradient.rows.clone()
     norm = torch.cat([weight.view(1), rows.flatten()]).norm()
@@ -94,7 +96,7 @@ def test_clipping_bounds_everything_together() -> None:
 def test_untouched_parameters_have_gradient_zero() -> None:
     """A parameter that the batch does not reach moves by nothing, rather than failing."""
     objective = Objective(_RowsAndWeight(), lambda outputs, batch: outputs.mean())
-    gradient = gradient_of(objective, batches_of(label_job(), 1), rows_learn=False)
+    gradient = gradient_of(objective, batches_of(label_job(), 1), rows_train=False)
     assert gradient.dense["unused"] == 0 and gradient.dense["weight"] != 0
 
 
@@ -102,14 +104,15 @@ def test_autocast_computes_in_bfloat16() -> None:
     """Outputs are bfloat16, gradients float32, and the loss is close to the exact one."""
     job = node_job(dropout=0.0)
     batches = batches_of(job, 2)
-    exact = gradient_of(job.objective, batches, rows_learn=False)
-    quick = gradient_of(job.objective, batches, rows_learn=False, autocast=True)
+    exact = gradient_of(job.objective, batches, rows_train=False)
+    quick = gradient_of(job.objective, batches, rows_train=False, how=BFLOAT16)
     assert {out.dtype for out in quick.outputs} == {torch.bfloat16}
     assert {grad.dtype for grad in quick.dense.values()} == {torch.float32}
     assert quick.loss != exact.loss and quick.loss == pytest.approx(exact.loss, rel=1e-2)
     label = label_job()
     batches = batches_of(label, 1)
-    exact, quick = (gradient_of(label.objective, batches, True, autocast=x) for x in (False, True))
+    exact = gradient_of(label.objective, batches, rows_train=True)
+    quick = gradient_of(label.objective, batches, rows_train=True, how=BFLOAT16)
     assert quick.rows is not None and quick.rows.dtype == torch.float32
     assert quick.loss == pytest.approx(exact.loss, rel=1e-2)
 
@@ -152,9 +155,9 @@ def test_cached_equals_uncached(chunk: int, count: int) -> None:
     """Chunks that divide the outputs, that do not, of one row, of all: the same to rounding."""
     batches = batches_of(label_job(batch_size=24), count)
     objective = in_batch_objective(_Layers())
-    whole = gradient_of(objective, batches, rows_learn=True)
+    whole = gradient_of(objective, batches, rows_train=True)
     assert len(whole.outputs[0]) % 9 == 0 and len(whole.outputs[0]) % 8 != 0
-    assert_same(gradient_of(objective, batches, rows_learn=True, chunk=chunk), whole)
+    assert_same(gradient_of(objective, batches, rows_train=True, how=Gradients(chunk=chunk)), whole)
 
 
 def one_graph_in_chunks(objective: Objective, batch: Batch, chunk: int, seed: int) -> Gradient:
@@ -182,7 +185,7 @@ def assert_dropout_is_replayed(device: str) -> None:
     after = torch.rand(3, device=device)
     for seed in (2, 1):
         torch.manual_seed(seed)
-        got = gradient_of(objective, [batch], rows_learn=True, chunk=5)
+        got = gradient_of(objective, [batch], rows_train=True, how=Gradients(chunk=5))
     assert_same(got, expected)
     assert (got.dense["first.weight"] - other.dense["first.weight"]).abs().max() > 1e-4
     torch.manual_seed(2)
@@ -205,12 +208,14 @@ def test_cached_under_autocast() -> None:
     """In bfloat16 too, weights included, which autocast converts once a context."""
     batches, objective = batches_of(label_job(), 2), in_batch_objective(_Layers())
     whole, cached = (
-        gradient_of(objective, batches, rows_learn=True, autocast=True, chunk=chunk)
+        gradient_of(
+            objective, batches, rows_train=True, how=Gradients(precision="bfloat16", chunk=chunk)
+        )
         for chunk in (None, 5)
     )
     assert cached.outputs[0].dtype == torch.bfloat16
     assert_same(cached, whole, rtol=0.05, atol=2e-3)
-    exact = gradient_of(objective, batches, rows_learn=True)
+    exact = gradient_of(objective, batches, rows_train=True)
     assert (exact.dense["first.weight"] - cached.dense["first.weight"]).abs().max() > 0
 
 
@@ -236,7 +241,7 @@ def held_by_graphs(seeds: int, chunk: int | None) -> int:
     objective = Objective(model, lambda outputs, batch: outputs.sum())
     _Held.alive = _Held.peak = 0
     with torch.autograd.graph.saved_tensors_hooks(_Held, lambda held: held.tensor):
-        gradient_of(objective, [batch], rows_learn=False, chunk=chunk)
+        gradient_of(objective, [batch], rows_train=False, how=Gradients(chunk=chunk))
     assert _Held.alive == 0
     return _Held.peak
 
@@ -255,18 +260,16 @@ def test_models_that_mix_rows_are_refused() -> None:
     norm: Any = nn.BatchNorm1d(32)
     objective = in_batch_objective(_Layers(between=norm))
     with pytest.raises(InputError, match="got BatchNorm1d at between over the statistics"):
-        gradient_of(objective, batches, rows_learn=True, chunk=5)
+        gradient_of(objective, batches, rows_train=True, how=Gradients(chunk=5))
     objective.model.eval()
-    whole = gradient_of(objective, batches, rows_learn=True)
-    assert_same(gradient_of(objective, batches, rows_learn=True, chunk=5), whole)
+    whole = gradient_of(objective, batches, rows_train=True)
+    assert_same(gradient_of(objective, batches, rows_train=True, how=Gradients(chunk=5)), whole)
     nodes = node_job()
     with pytest.raises(InputError, match="chunk: expected a model that keeps rows apart, got bl"):
-        gradient_of(nodes.objective, batches_of(nodes, 1), rows_learn=False, chunk=5)
+        gradient_of(nodes.objective, batches_of(nodes, 1), rows_train=False, how=Gradients(chunk=5))
     all_rows = Objective(_RowsAndWeight(), lambda outputs, batch: outputs.mean())
     with pytest.raises(InputError, match="chunk: expected a model that makes"):
-        gradient_of(all_rows, batches, rows_learn=True, chunk=5)
+        gradient_of(all_rows, batches, rows_train=True, how=Gradients(chunk=5))
     for chunk in (0, -1, 2.5):
         with pytest.raises(InputError, match="chunk: expected a whole number"):
-            gradient_of(all_rows, batches, rows_learn=True, chunk=chunk)
-        with pytest.raises(InputError, match="chunk: expected a whole number"):
-            replace(nodes, chunk=chunk)
+            Gradients(chunk=chunk)

@@ -26,6 +26,8 @@ from shoal.sample.expand import NeighborSampler
 from shoal.tasks import labels, nodes
 from shoal.tasks.rows import feature_rows
 from shoal.text.bag import BagEncoder
+from shoal.training.callbacks import EarlyStopping
+from shoal.training.gradients import Gradients
 from shoal.training.interrupts import interrupts
 from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
@@ -62,7 +64,9 @@ def interrupted(job: Job, step: int) -> Job:
 
     def observe(batch: Batch, outputs: Tensor) -> None:
         nonlocal asked
-        at = job.loader.epoch * job.steps_per_epoch + -(-job.loader.position // job.accumulate)
+        at = job.loader.epoch * job.steps_per_epoch + -(
+            -job.loader.position // job.gradients.accumulate
+        )
         if at == step and not asked:
             asked = True
             signal.raise_signal(signal.SIGINT)
@@ -162,7 +166,7 @@ def test_training_learns_planted_labels(tmp_path: Path) -> None:
     assert job.evaluate is not None
     untrained, run = job.evaluate()["valid_P@1"], new_run(tmp_path / "run")
     progress = fit(job, Budget(epochs=10), run)
-    rounds = [x["valid_P@1"] for x in run.record() if x["event"] == "validate"]
+    rounds = [x["valid_P@1"] for x in run.log() if x["event"] == "validate"]
     assert len(rounds) == 5 and progress.best == max(rounds) > untrained + 15
 
 
@@ -170,13 +174,25 @@ def test_record_tells_the_run(tmp_path: Path) -> None:
     """Every epoch's refresh says its cluster size and seconds; steps and the end are there."""
     run = new_run(tmp_path / "run")
     fit(label_job(warm_epochs=1, refresh_every=2), Budget(epochs=4), run)
-    events = run.record()
+    events = run.log()
     refreshes = [event for event in events if event["event"] == "refresh"]
     assert [event["cluster_size"] for event in refreshes] == [1, 8, 8, 8]
     seconds = [event["refresh_seconds"] for event in refreshes]
     assert min(seconds[1], seconds[3]) > max(seconds[0], seconds[2])
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 10, 20]
     assert events[-1]["event"] == "end" and events[-1]["stopped"] == "steps"
+
+
+def test_resuming_what_has_no_checkpoint_yet_begins(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run killed before its first checkpoint is trained from the start, with a warning."""
+    whole, run = new_run(tmp_path / "whole"), new_run(tmp_path / "run")
+    fit(node_job(), Budget(steps=3), whole)
+    fit(node_job(), Budget(steps=3), run, resume=True)
+    assert "no checkpoint in" in caplog.text and "starts anew" in caplog.text
+    assert same_tensors(last_of(run), last_of(whole))
+    assert "resume" not in [x["event"] for x in run.log()]
 
 
 def scripted(scores: list[float]) -> Job:
@@ -198,7 +214,7 @@ def test_best_checkpoint_is_kept(tmp_path: Path) -> None:
 def test_patience_stops() -> None:
     """So many rounds without a better one end the run; a better one starts the count anew."""
     job = scripted([2.0, 1.0, 3.0, 1.0, 3.0, 9.0])
-    progress = fit(job, Budget(epochs=9, patience=2))
+    progress = fit(job, Budget(epochs=9), callbacks=[EarlyStopping(2)])
     assert (progress.stopped, progress.step) == ("patience", 5 * EPOCH)
 
 
@@ -303,13 +319,14 @@ def test_jobs_that_cannot_train_are_refused() -> None:
     job = node_job()
     frozen = Objective(BagEncoder(), job.objective.criterion)
     bad: list[tuple[dict[str, Any], str]] = [
-        ({"accumulate": 0}, "accumulate"),
         ({"evaluate_every": 0}, "evaluate_every"),
         ({"warmup": -1}, "warmup"),
-        ({"clip": float("nan")}, "clip"),
         ({"optimizer": None}, "optimizer: expected one for the model's parameters, got None"),
         ({"objective": frozen}, "optimizer: expected None, since nothing dense is trained"),
-        ({"objective": frozen, "optimizer": None}, "objective: expected parameters or a table"),
+        (
+            {"objective": frozen, "optimizer": None},
+            "objective: expected trainable parameters or rows",
+        ),
     ]
     for change, message in bad:
         with pytest.raises(InputError, match=message):
@@ -318,12 +335,23 @@ def test_jobs_that_cannot_train_are_refused() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_budgets_are_refused() -> None:
-    """No limit, limits that are not positive, NaN minutes, patience without validation."""
-    for limits in ({}, {"patience": 3}):
-        with pytest.raises(InputError, match="budget: expected a limit, got none"):
-            Budget(**limits)
-    for name, value in (("steps", 0), ("epochs", -1), ("patience", 0), ("minutes", float("nan"))):
+    """No limit, limits that are not positive, NaN minutes, early stopping without validation."""
+    with pytest.raises(InputError, match="budget: expected a limit, got none"):
+        Budget()
+    for name, value in (("steps", 0), ("epochs", -1), ("minutes", float("nan"))):
         with pytest.raises(InputError, match=f"{name}: expected"):
             Budget(**{"steps": 5, name: value})
-    with pytest.raises(InputError, match="patience: expected a validation to judge by, got none"):
-        fit(replace(node_job(), evaluate=None), Budget(steps=5, patience=1))
+    with pytest.raises(InputError, match="patience: expected"):
+        EarlyStopping(0)
+    with pytest.raises(InputError, match="patience: expected a job with validation, got none"):
+        fit(replace(node_job(), evaluate=None), Budget(steps=5), callbacks=[EarlyStopping(1)])
+
+
+@pytest.mark.parametrize(
+    "bad", [{"accumulate": 0}, {"clip": float("nan")}, {"chunk": 0}, {"precision": "float16"}]
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_gradients_are_refused(bad: dict[str, Any]) -> None:
+    """Numbers out of range and another precision: InputError names it."""
+    with pytest.raises(InputError, match=f"^{next(iter(bad))}: expected"):
+        Gradients(**bad)

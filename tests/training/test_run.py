@@ -21,7 +21,7 @@ def test_created_run_is_opened_again(tmp_path: Path) -> None:
     assert run.load_model() == {"step": 2}
     run.save_best({"step": 1})
     again = Run.open(tmp_path / "a" / "b")
-    assert again.settings == ASKED and again.record()[0]["event"] == "start"
+    assert again.settings == ASKED and again.log()[0]["event"] == "start"
     assert again.load_last() == {"step": 2} and again.load_model() == {"step": 1}
 
 
@@ -40,7 +40,7 @@ def test_run_without_a_checkpoint_is_begun_anew(tmp_path: Path) -> None:
     run.write("start", {})
     run.save_best({"step": 1})
     again = Run.create(tmp_path, {"dim": 4})
-    assert again.record() == [] and not again.best.exists()
+    assert again.log() == [] and not again.best.exists()
     with pytest.raises(InputError, match="a file with a checkpoint, got nothing there"):
         again.load_last()
 
@@ -82,9 +82,9 @@ def test_record_leaves_out_a_line_cut_short(tmp_path: Path) -> None:
     """A process that was killed in mid-line costs that line only."""
     run = Run.create(tmp_path, ASKED)
     run.write("step", {"step": 1})
-    with (tmp_path / "record.jsonl").open("a") as file:
+    with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"event": "st')
-    assert [event["step"] for event in run.record()] == [1]
+    assert [event["step"] for event in run.log()] == [1]
 
 
 def test_checkpoints_are_due_by_the_clock(tmp_path: Path) -> None:
@@ -92,3 +92,22 @@ def test_checkpoints_are_due_by_the_clock(tmp_path: Path) -> None:
     now = time.monotonic()
     assert Run(tmp_path, {}, save_seconds=0.0).save_due(now)
     assert not Run(tmp_path, {}).save_due(now) and Run(tmp_path, {}).save_due(now - 61)
+
+
+def test_a_run_of_an_earlier_version_keeps_its_log(tmp_path: Path) -> None:
+    """``record.jsonl``, the log's name in 0.1, is read and written on."""
+    run = Run.create(tmp_path, ASKED)
+    (tmp_path / "record.jsonl").write_text('{"event": "step", "step": 1}\n')
+    run.write("step", {"step": 2})
+    assert [event["step"] for event in run.log()] == [1, 2]
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_the_start_says_where_a_run_was_made(tmp_path: Path) -> None:
+    """Versions, threads and the machine, beside what the caller says."""
+    run = Run.create(tmp_path, ASKED)
+    run.start({"data": "planted", "settings": ASKED})
+    (start,) = run.log()
+    assert start["event"] == "start" and start["data"] == "planted" and start["settings"] == ASKED
+    assert set(start["versions"]) == {"shoal", "torch", "python"} and start["threads"] > 0
+    assert start["machine"] and "processor" in start

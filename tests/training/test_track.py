@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from shoal.core.errors import InputError
-from shoal.training import track
+from shoal.training.job import Progress
 from shoal.training.run import Run
+from shoal.training.track import Tracker
+from tests.training.test_loop import node_job
 
 LINES: list[tuple[str, dict[str, Any]]] = [
-    ("start", {"data": "planted", "prepare_seconds": 1.5}),
     ("step", {"step": 10, "seconds": 1.0, "loss": 2.0}),
     ("step", {"step": 20, "seconds": 2.0, "loss": float("nan")}),
     ("validate", {"step": 20, "valid_P@1": 30.0}),
@@ -22,11 +23,16 @@ LINES: list[tuple[str, dict[str, Any]]] = [
 LAST = ("test", {"step": 20, "P@1": 31.0})
 
 
+def begun(run: Run, name: str, step: int = 0) -> Tracker:
+    tracker = Tracker(name, run.folder)
+    tracker.begin(Progress(step=step), node_job())
+    return tracker
+
+
 def tell(run: Run, name: str, *lines: tuple[str, dict[str, Any]]) -> None:
-    track.listen(run, name)
-    for event, facts in lines:
-        run.write(event, facts)
-    run.listeners.clear()
+    tracker = begun(run, name)
+    for event, metrics in lines:
+        tracker.write(event, metrics)
 
 
 class Service:
@@ -110,7 +116,7 @@ def test_a_service_is_told_every_number(service: tuple[str, Service], tmp_path: 
     tell(Run.create(tmp_path, {"dim": 8}), name, *LINES, LAST)
     (told,) = played.runs.values()
     assert told["step/loss"] == [(10, 2.0)] and told["validate/valid_P@1"] == [(20, 30.0)]
-    assert told["test/P@1"] == [(20, 31.0)] and told["start/prepare_seconds"] == [(0, 1.5)]
+    assert told["test/P@1"] == [(20, 31.0)]
     assert list(played.states.values()) == ["FINISHED"]
 
 
@@ -136,7 +142,7 @@ def test_tensorboard_reads_what_was_told(tmp_path: Path) -> None:
     lost = ("step", {"step": 30, "loss": 9.0})
     tell(run, "tensorboard", *LINES, lost)
     again = ("step", {"step": 30, "loss": 1.0})
-    tell(run, "tensorboard", LINES[0], ("resume", {"step": 20}), again, LAST)
+    tell(run, "tensorboard", ("resume", {"step": 20}), again, LAST)
     found = EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
     assert [(x.step, x.value) for x in found.Scalars("step/loss")] == [(10, 2.0), (30, 1.0)]
@@ -152,20 +158,19 @@ def test_a_missing_tracker_is_named(
     for module in ("torch.utils.tensorboard.writer", "wandb", "mlflow.tracking"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=rf"pip install 'shoal\[track-{name}\]'"):
-        track.listen(Run.create(tmp_path, {}), name)
+        Tracker(name, tmp_path)
 
 
 def test_a_tracker_in_trouble_ends_no_training(
     service: tuple[str, Service], tmp_path: Path
 ) -> None:
-    """It is told no more, with a warning; the record goes on. One that cannot begin is refused."""
+    """It gets no more lines, with a warning. One that cannot begin is refused."""
     name, played = service
     run = Run.create(tmp_path, {"dim": 8})
-    track.listen(run, name)
+    tracker = begun(run, name)
     played.runs.clear()  # every further call fails
-    with pytest.warns(UserWarning, match=f"{name} is told no more"):
-        run.write(*LINES[1])
-    run.write(*LINES[3])
-    assert [x["event"] for x in run.record()] == ["step", "validate"] and not run.listeners
+    with pytest.warns(UserWarning, match=f"logging to {name} stopped"):
+        tracker.write(*LINES[0])
+    tracker.write(*LINES[2])
     with pytest.raises(InputError, match=f"expected {name} to begin a run"):
-        track.listen(Run.create(tmp_path / "b", {"other": 1}), name)
+        begun(Run.create(tmp_path / "b", {"other": 1}), name)

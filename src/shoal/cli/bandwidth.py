@@ -8,8 +8,6 @@ Each number is the median of some gathers behind a first one that touches the me
 
 A file is cold once the system was asked to drop it (posix_fadvise, DONTNEED), which it may refuse;
 which pages are still there is looked up (mincore) and said.
-
-*The device's rows have not been run on a device.*
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from shoal.cli.row_settings import Gather
 from shoal.core.columns import Columns
-from shoal.core.errors import expect, expect_folder, expect_positive, fail
+from shoal.core.errors import expect, expect_positive, fail
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.unified import unified
 
@@ -45,62 +44,50 @@ def gather(asked: Gather) -> dict[str, Any]:
     """Run ``shoal gather``.
 
     Returns:
-        what the command prints: a line a kind of read.
+        what the command prints: one line per kind of read.
 
     Raises:
-        InputError: if a number is out of range, the file cannot be made, or the picture not drawn.
+        InputError: if a number is out of range, or the file cannot be made.
     """
     _expect_numbers(asked)
-    memory = torch.empty(asked.mib * _MIB + 2 * _LINE, dtype=torch.uint8).random_(256)
-    found = Columns(host_reads(asked, memory))
-    if asked.device != "cpu":
-        found += device_reads(asked, memory)
-    left = None
+    lines, left = Columns(memory_reads(asked)), []
     if asked.disk_mib:
-        from_disk, left = disk_reads(asked)
-        found += from_disk
-    if asked.plot is not None:
-        draw(found, asked.plot)
-    result: dict[str, Any] = {"threads": torch.get_num_threads(), "gathers": found}
-    if left is not None:
-        result["cold_file_pages_still_cached_percent"] = round(100 * left, 1)
-    return result | ({} if asked.plot is None else {"plot": str(asked.plot)})
+        lines += disk_reads(asked, left)
+    result: dict[str, Any] = {"threads": torch.get_num_threads(), "gathers": lines}
+    if left:
+        result["cold_file_pages_still_cached_percent"] = round(100 * statistics.mean(left), 1)
+    return result
 
 
 # -- host and device ---------------------------------------------------------------------------
 
 
-def host_reads(asked: Gather, memory: Tensor) -> list[dict[str, Any]]:
-    """Gathers on the processor, from host memory."""
-    found = []
-    for width in asked.widths:
-        for aligned in (True, False):
-            table = unified(rows_at(memory, width, aligned))
-            for order, ids in orders(len(table), asked.rows):
-                out = torch.empty(len(ids), *table.shape[1:], dtype=table.dtype)
-                seconds = median_seconds(lambda: table.gather(ids, out), asked.repeats)  # noqa: B023
-                found.append(_line("host", width, order, aligned, len(ids), seconds))
-    return found
+def memory_reads(asked: Gather) -> Iterator[dict[str, Any]]:
+    """Gathers from host memory by the processor and, if asked for, by a device and from its own.
 
-
-def device_reads(asked: Gather, memory: Tensor) -> list[dict[str, Any]]:
-    """Gathers on a device, from its own memory and from the host's."""
-    device, found = torch.device(asked.device), []
+    Yields:
+        one line per kind.
+    """
+    memory = torch.empty(asked.mib * _MIB + 2 * _LINE, dtype=torch.uint8).random_(256)
+    device = torch.device(asked.device)
     for width in asked.widths:
         for aligned in (True, False):
             rows = rows_at(memory, width, aligned)
-            tables = {"device": rows.to(device), "host, by device": unified(rows)}
-            for tier, table in tables.items():
-                for order, ids in orders(len(rows), asked.rows):
-                    there = ids.to(device)
-
-                    def read(table: Tensor = table, there: Tensor = there) -> None:
-                        table.index_select(0, there)
-                        torch.cuda.synchronize(device)
-
+            table = unified(rows)
+            for order, ids in orders(len(rows), asked.rows):
+                out = torch.empty(len(ids), *rows.shape[1:], dtype=rows.dtype)
+                reads: dict[str, Callable[[], object]] = {"host": partial(table.gather, ids, out)}
+                if device.type != "cpu":
+                    reads["device"] = partial(_on_device, rows.to(device), ids.to(device))
+                    reads["host, by device"] = partial(_on_device, table, ids.to(device))
+                for tier, read in reads.items():
                     seconds = median_seconds(read, asked.repeats)
-                    found.append(_line(tier, width, order, aligned, len(ids), seconds))
-    return found
+                    yield _line(tier, width, order, "yes" if aligned else "no", len(ids), seconds)
+
+
+def _on_device(table: Tensor, ids: Tensor) -> None:
+    table.index_select(0, ids)
+    torch.cuda.synchronize(ids.device)
 
 
 def rows_at(memory: Tensor, width: int, aligned: bool) -> Tensor:
@@ -131,13 +118,13 @@ def median_seconds(
 
 
 def _line(
-    tier: str, width: int, order: str, aligned: bool | None, count: int, seconds: float
+    tier: str, width: int, order: str, aligned: str, count: int, seconds: float
 ) -> dict[str, Any]:
     return {
         "tier": tier,
         "row_bytes": width,
         "order": order,
-        "aligned": "-" if aligned is None else "yes" if aligned else "no",
+        "aligned": aligned,
         "MB_s": round(count * width / seconds / 1e6, 1),
         "rows_s": round(count / seconds),
     }
@@ -146,30 +133,27 @@ def _line(
 # -- disk --------------------------------------------------------------------------------------
 
 
-def disk_reads(asked: Gather) -> tuple[list[dict[str, Any]], float | None]:
-    """Gathers from a file, cold and cached, and the share of its pages that would not go cold.
+def disk_reads(asked: Gather, left: list[float]) -> Iterator[dict[str, Any]]:
+    """Gathers from a file, cold and cached; `left` receives shares of pages that did not go cold.
+
+    Yields:
+        one line per kind.
 
     Raises:
         InputError: if the file cannot be made.
     """
-    found, left = [], []
     with scratch_file(asked.folder, asked.disk_mib * _MIB) as path:
         for width in asked.widths:
             write_header(path, asked.disk_mib * _MIB // width, width // 4)
             table = DiskRows(path)
             ((_, ids), _) = orders(len(table), min(asked.rows, _DISK_ROWS))
             drop(path)
-            left.append(cached_share(path))
-
-            def read(table: DiskRows = table, ids: Tensor = ids) -> None:
-                table.gather(ids)
-
-            cold = median_seconds(read, asked.repeats, before=lambda: drop(path))
-            found.append(_line("disk, cold", width, "random", None, len(ids), cold))
-            warm = median_seconds(read, asked.repeats)
-            found.append(_line("disk, cached", width, "random", None, len(ids), warm))
-    known = [share for share in left if share is not None]
-    return found, statistics.mean(known) if known else None
+            share = cached_share(path)
+            left += [] if share is None else [share]
+            read = partial(table.gather, ids)
+            for tier, before in (("disk, cold", partial(drop, path)), ("disk, cached", None)):
+                seconds = median_seconds(read, asked.repeats, before)
+                yield _line(tier, width, "random", "-", len(ids), seconds)
 
 
 @contextlib.contextmanager
@@ -236,47 +220,11 @@ def cached_share(path: Path) -> float | None:
     return None if failed else float((pages & 1).mean())
 
 
-# -- picture -----------------------------------------------------------------------------------
-
-
-def draw(found: list[dict[str, Any]], path: Path) -> None:
-    """Draw MB/s over bytes a row, a line a kind of read.
-
-    Raises:
-        InputError: if matplotlib is missing, or the picture cannot be written.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        fail("plot", "matplotlib", error, "pip install 'shoal[plot]'")
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    lines: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for line in found:
-        lines.setdefault((line["tier"], line["order"], line["aligned"]), []).append(line)
-    names = {"yes": ", aligned", "no": ", 4 bytes off", "-": ""}
-    for (tier, order, aligned), points in lines.items():
-        x, y = ([point[key] for point in points] for key in ("row_bytes", "MB_s"))
-        axes.loglog(x, y, marker="o", label=f"{tier}, {order}{names[aligned]}")
-    axes.set_xlabel("bytes a row")
-    axes.set_ylabel("MB/s of rows")
-    axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend(fontsize="small")
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        fail(str(path), "a file that can be written", error, "name another --plot")
-
-
 def _expect_numbers(asked: Gather) -> None:
     for name in ("mib", "rows", "repeats"):
         expect_positive(name, getattr(asked, name))
     expect(asked.disk_mib >= 0, "disk_mib", "at least 0", asked.disk_mib, "set it to 0 for none")
     expect(len(asked.widths) > 0, "widths", "one width at least", "none", "pass 512, say")
-    if asked.plot is not None:
-        kinds, suffix = (".png", ".svg", ".pdf"), asked.plot.suffix
-        expect(suffix in kinds, "plot", f"a name that ends in {kinds}", suffix, "rename it")
-        expect_folder(asked.plot.parent, "room for the picture")
     most = min(asked.mib, asked.disk_mib or asked.mib) * _MIB
     for width in asked.widths:
         good = width >= 4 and width % 4 == 0 and width <= most

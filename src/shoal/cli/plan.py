@@ -8,10 +8,10 @@ takes, one tier after the other,
     Σ_t  rows a batch · share_t · row bytes / rate_t
 
 with these rates: device memory and the processor's own gather are numbers to be given (``shoal
-gather`` measures them). The link's is :func:`shoal.fetch.link.link_rate` of rows that begin on
-lines, of which published measurements reach 0.82 to 0.88 (GraphBolt on an A100; 0.85 here). A disk
-gives pages of 4 KiB, ``⌈w/4096⌉`` of them a row. Assumption: nothing overlaps, and what is on disk
-is in no page cache.
+gather`` measures them). The link's is :func:`link_rate` of rows that begin on lines, of which
+published measurements on an A100 reach 0.82 to 0.88 (4-, 188- and 256-byte rows: dmlc/dgl #6635 and
+#6645; 0.85 here). A disk gives pages of 4 KiB, ``⌈w/4096⌉`` of them a row. Assumption: nothing
+overlaps, and what is on disk is in no page cache.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from shoal.core.memory import available_bytes
 from shoal.data import is_graph
 from shoal.data.edges import read_graph
 from shoal.data.graphs import load_nodes
-from shoal.fetch.link import link_rate
 from shoal.sample.touch import touch_probability
 from shoal.tasks.graphs import has_classes
 from shoal.tasks.nodes import BATCH_SIZE
@@ -43,6 +42,8 @@ from shoal.tasks.rows import row_width
 WIDTH, TRAIN = 256, 0.1  # where nothing is known
 _GIB = 2**30
 _LINK_REACHED = 0.85
+RAW = {"gen4": 31.5e9, "gen5": 63e9}  # bytes per second of sixteen lanes of PCIe, one way
+_SECTOR, _BUS_LINE, _HEADER = 32, 128, 24  # bytes of a request on the bus
 _EXACT = 1000  # terms of a Zipf law's sum that are added up, the rest is an integral
 
 
@@ -185,6 +186,43 @@ def zipf_sum(count: int, s: float) -> float:
     return exact + rest
 
 
+def link_rate(row_bytes: int, align: int = 128, raw: float = RAW["gen5"]) -> float:
+    """Useful bytes per second at which a device reads host rows that begin at multiples of `align`.
+
+    A request on the bus carries up to a line of 128 bytes in sectors of 32, and 24 bytes of header,
+    so a row of w bytes that touches so many of each takes ``32·sectors + 24·lines`` bytes of the
+    raw rate. The model knows no limit to requests in flight, which may bind below 128 bytes.
+
+    Args:
+        row_bytes: bytes a row, at least 1.
+        align: a power of two from 1 to 128: the largest that divides all rows' addresses.
+        raw: bytes a second that the bus carries, headers included.
+
+    Raises:
+        InputError: if the width or the alignment is out of range.
+
+    Example:
+        One line of four sectors and a header: 128 / (128 + 24) of the raw rate.
+
+        >>> round(link_rate(128) / 63e9, 4) == round(128 / 152, 4)
+        True
+        >>> link_rate(128, align=4) < link_rate(128)
+        True
+    """
+    expect_positive("row_bytes", row_bytes)
+    power = align in [2**i for i in range(8)]
+    expect(power, "align", "a power of two from 1 to 128", align, "pass 128 for whole lines")
+    carried = _SECTOR * _touched(row_bytes, _SECTOR, align)
+    carried += _HEADER * _touched(row_bytes, _BUS_LINE, align)
+    return raw * row_bytes / carried
+
+
+def _touched(row_bytes: int, unit: int, align: int) -> float:
+    """Mean number of units that a row touches."""
+    starts = range(0, unit, min(align, unit))
+    return sum(math.ceil((start + row_bytes) / unit) for start in starts) / len(starts)
+
+
 def row_seconds(tier: str, row: int, asked: Plan, with_device: bool) -> float:
     """Seconds that one row of `row` bytes takes from a tier."""
     if tier == "device":
@@ -244,16 +282,11 @@ def _command(asked: Plan, counts: dict[str, int], in_memory: bool) -> str | None
     return " ".join(words)
 
 
-def _device(asked: Plan) -> str:
-    return asked.device if asked.device != "cpu" else "cuda"
-
-
 def _code(asked: Plan, counts: dict[str, int], in_memory: bool) -> list[str]:
     """The lines that make such a table; `rows`, `graph` and `train` are the user's."""
     if in_memory and counts["device"] == 0:
         return ["table = shoal.unified(rows)"]
-    parts = ["rows" if in_memory else '"rows.npy"']
-    lines = []
+    parts, lines = ["rows" if in_memory else '"rows.npy"'], []
     if asked.source:
         sizes = f"{list(asked.fanouts)}, {asked.batch_size}"
         lines.append(f"scores = shoal.touch_probability(graph, train, {sizes})")
@@ -263,3 +296,7 @@ def _code(asked: Plan, counts: dict[str, int], in_memory: bool) -> list[str]:
     if counts["host"] and not in_memory:
         parts.append(f"host_rows={counts['host']}")
     return [*lines, f"table = shoal.TieredTable({', '.join(parts)})"]
+
+
+def _device(asked: Plan) -> str:
+    return asked.device if asked.device != "cpu" else "cuda"

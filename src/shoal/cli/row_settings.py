@@ -68,5 +68,3 @@ class Gather(Common):
     """Gathers of each kind; the median counts."""
     folder: Path | None = None
     """Where the file is made and removed; the system's folder for such files by default."""
-    plot: Path | None = None
-    """Also draw the table: a .png, .svg or .pdf file (extra plot)."""

@@ -1,8 +1,19 @@
-"""Arrays that lie in a file: mapped into memory, and read from disk when they are touched."""
+"""Arrays that lie in a file: where, by its headers alone, and mapped into memory.
+
+Three formats hold arrays as they lie in memory, so that row i begins at ``start + i * row_bytes``:
+NumPy's ``.npy`` in C order, such a file in an ``.npz`` that is not compressed, and a tensor of a
+``.safetensors`` file. A file may be larger than memory: :func:`layout_of` reads headers alone, and
+what :func:`map_rows` maps is read from disk when it is touched.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import mmap
+import struct
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +21,177 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from shoal.core.errors import fail
-from shoal.core.layout import Layout, layout_of
+from shoal.core.errors import InputError, expect, expect_file, fail
 
+_KINDS = (".npy", ".npz", ".safetensors")
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 # Linux's own; without it the system promises memory for all that could be written to
 _NO_RESERVE = 0x4000
+_ZIP_HEAD = 30  # bytes before a member's name; the last four tell the lengths of what follows
+# of safetensors' names for them
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An array in a file.
+
+    Attributes:
+        path: the file.
+        start: the first row's first byte.
+        shape: ``(n, ...)``, rows first; ``()`` of a number.
+        dtype: of the numbers, little-endian.
+    """
+
+    path: Path
+    start: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes from one row to the next."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def end(self) -> int:
+        """The byte behind the last row."""
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+
+def layout_of(path: str | Path, name: str | None = None) -> Layout:
+    """Read the headers of a file whose rows are wanted.
+
+    Args:
+        path: a ``.npy``, ``.npz`` or ``.safetensors`` file.
+        name: which array of one that may hold several; not needed where it holds one.
+
+    Raises:
+        InputError: if the file is missing, truncated, of another kind or compressed, or its rows
+            are not contiguous.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     np.save(Path(folder, "x.npy"), np.zeros((3, 2), dtype=np.float32))
+        ...     found = layout_of(Path(folder, "x.npy"))
+        >>> found.start, found.shape, found.row_bytes, found.end
+        (128, (3, 2), 8, 152)
+    """
+    path = expect_file(path, "rows, .npy, .npz or .safetensors")
+    known = path.suffix in _KINDS
+    want = "a .npy, .npz or .safetensors file"
+    expect(known, str(path), want, path.suffix, "save it as one of them")
+    if path.suffix == ".npy":
+        found = _of_npy(path, 0)
+    elif path.suffix == ".npz":
+        found = _of_npz(path, name)
+    else:
+        names = tensors_of(path)
+        found = names[_one(path, list(names), name)]
+    expect(len(found.shape) >= 1, str(path), "at least one axis", "a number", "stack the rows")
+    return _whole(found)
+
+
+def tensors_of(path: Path) -> dict[str, Layout]:
+    """Where each tensor of a ``.safetensors`` file lies.
+
+    Raises:
+        InputError: if the file is truncated or of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # numpy's way only looks; torch's maps the file to be written to, and is refused the memory
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            kinds = {name: (tuple(x.get_shape()), x.get_dtype()) for name, x in slices.items()}
+        with path.open("rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(length))
+    except (OSError, ValueError, SafetensorError) as error:
+        fail(str(path), "a whole .safetensors file", error, "save it again")
+    for name, (_, kind) in kinds.items():
+        expect(kind in _DTYPES, f"{path}, {name}", "numbers that torch has", kind, "convert them")
+    return {
+        name: Layout(path, 8 + length + header[name]["data_offsets"][0], shape, _DTYPES[kind])
+        for name, (shape, kind) in kinds.items()
+    }
+
+
+def _of_npz(path: Path, name: str | None) -> Layout:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [x.removesuffix(".npy") for x in archive.namelist() if x.endswith(".npy")]
+            member = archive.getinfo(f"{_one(path, names, name)}.npy")
+        with path.open("rb") as file:
+            file.seek(member.header_offset)
+            head = file.read(_ZIP_HEAD)
+        # a member's own name and extra field, which need not be as long as in the directory
+        begin = member.header_offset + _ZIP_HEAD + sum(struct.unpack("<HH", head[-4:]))
+    except InputError:
+        raise
+    except Exception as error:  # zipfile's and zlib's own
+        fail(str(path), "a whole .npz file", error, "save it again")
+    stored = member.compress_type == zipfile.ZIP_STORED
+    expect(stored, str(path), "arrays as they are", "compressed ones", "save them by np.savez")
+    found = _of_npy(path, begin)
+    got = f"{member.file_size} bytes where {found.end - begin} should be"
+    expect(
+        found.end == begin + member.file_size, str(path), "a whole .npz file", got, "save it again"
+    )
+    return found
+
+
+def _one(path: Path, names: list[str], name: str | None) -> str:
+    """The name of the array that is meant."""
+    one = name in names or (name is None and len(names) == 1)
+    expect(one, str(path), f"name, one of {names}", name, "pass the name of the rows")
+    return names[0] if name is None else name
+
+
+def _of_npy(path: Path, at: int) -> Layout:
+    try:
+        with path.open("rb") as file:
+            file.seek(at)
+            version = np.lib.format.read_magic(file)
+            shape, columns_first, dtype = _READ_HEADER[version](file)
+            start = file.tell()
+        # torch knows which dtypes it can hold, and refuses foreign byte orders
+        torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        fail(str(path), f"a whole {path.suffix} file of numbers", error, "save it again")
+    in_rows = not columns_first or len(shape) < 2
+    remedy = "save np.ascontiguousarray(rows)"
+    expect(in_rows, str(path), "rows one after the other (C order)", "Fortran order", remedy)
+    return Layout(path, start, shape, torch_dtype)
+
+
+def _whole(found: Layout) -> Layout:
+    size = found.path.stat().st_size
+    got = f"{size} bytes where the header asks for {found.end}"
+    expect(size >= found.end, str(found.path), "a whole file", got, "save or copy it again")
+    return found
 
 
 def map_rows(path: str | Path, name: str | None = None) -> Shaped[Tensor, "n ..."]:

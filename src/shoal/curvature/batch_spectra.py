@@ -21,14 +21,17 @@ by one to two orders of magnitude, and E4, with κ measured, is near (docs/steps
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal.core.errors import expect, expect_positive
+from shoal.core.errors import expect, expect_positive, fail
+from shoal.curvature.lanczos import lanczos
+from shoal.curvature.products import Products
 
 Vector = Float[Tensor, " m"]
 
@@ -110,22 +113,6 @@ def additive(lam: float, tau: float) -> Outlier:
     if abs(lam) <= tau:
         return Outlier(edge, 0.0, edge)
     return Outlier(lam + tau**2 / lam, 1 - (tau / lam) ** 2, edge)
-
-
-def additive_inverse(value: float, tau: float) -> float:
-    """All data's eigenvalue from a batch's, under E1: λ = (λ' + √(λ'² − 4τ²))/2.
-
-    Raises:
-        InputError: if the value lies within the noise, where every small λ gives the same.
-
-    Example:
-        >>> additive_inverse(4.25, 1.0)
-        4.0
-    """
-    _expect_at_least_zero("tau", tau)
-    want = f"an eigenvalue beyond the noise's edge, {2 * tau:.4g}"
-    expect(abs(value) >= 2 * tau, "value", want, value, "measure it on a larger batch")
-    return (value + math.copysign(math.sqrt(value**2 - 4 * tau**2), value)) / 2
 
 
 def additive_bulk(lam: float, tau: float, nodes: Vector, weights: Vector) -> Outlier:
@@ -238,8 +225,8 @@ def perturbed(lam: float, known: Coupling, k: float) -> Outlier:
     """The outlier at the noise `k`, by measured coupling, E4: λ + kκ.
 
     Second order in the noise: valid while kκ is at most λ. Where samples are not independent, κ is
-    fitted at two batch sizes (:func:`~shoal.curvature.sizes.fit_top`). With a `kappa` that is one
-    pass' lower bound, ‖(I − v₁v₁ᵀ)(H_i − H)v₁‖²/λ₁, so is the value.
+    fitted at two batch sizes (:func:`fit_top`). With a `kappa` that is one pass' lower bound,
+    ‖(I − v₁v₁ᵀ)(H_i − H)v₁‖²/λ₁, so is the value.
 
     Raises:
         InputError: beyond that.
@@ -253,6 +240,63 @@ def perturbed(lam: float, known: Coupling, k: float) -> Outlier:
     remedy = "ask for a larger batch, or measure on a batch of that size"
     expect(k * known.kappa <= lam * (1 + 1e-9), "k", want, f"{k * known.kappa:.4g}", remedy)
     return Outlier(lam + k * known.kappa, max(0.0, 1 - k * known.leak), math.nan)
+
+
+def mean_top(products: Products, steps: int = 20, seed: int = 0) -> float:
+    """The mean over batches of the largest eigenvalue of a batch's own curvature.
+
+    Args:
+        products: of the batches.
+        steps: of Lanczos for each batch, at most; it stops at a residual of a hundredth.
+        seed: of the starts.
+
+    Raises:
+        InputError: if a product is not finite.
+    """
+    p, count = products.shape[0], len(products.problem.sizes)
+    found = [
+        lanczos(
+            partial(products.along, index),
+            p,
+            steps,
+            seed=seed,
+            tolerance=0.01,
+            dtype=products.dtype,
+            device=products.device,
+        )
+        for index in range(count)
+    ]
+    return sum(each.ritz[0].item() for each in found) / count
+
+
+def fit_top(tops: Mapping[int, float], dataset_size: int | None = None) -> tuple[float, float]:
+    """Fit lam_1 + kappa · k_b to the top eigenvalues of batches of two or more sizes.
+
+    What is to be done where samples of a batch are not independent (in-batch losses, clusters,
+    sampled neighborhoods): their spread is no function of one sample's, but is measured.
+
+    Args:
+        tops: mean top eigenvalue of a batch, by batch size (:func:`mean_top`).
+        dataset_size: samples of the whole data, or None for endless data.
+
+    Returns:
+        lam_1 and kappa, by least squares.
+
+    Raises:
+        InputError: if there are fewer than two sizes.
+
+    Example:
+        >>> lam, kappa = fit_top({8: 3.0, 16: 2.5})
+        >>> round(lam, 6), round(kappa, 6)
+        (2.0, 8.0)
+    """
+    if len(tops) < 2:
+        fail("tops", "two batch sizes or more", len(tops), "measure another loader too")
+    factors = [batch_factor(size, dataset_size) for size in tops]
+    rows = torch.tensor([[1.0, k] for k in factors], dtype=torch.float64)
+    values = torch.tensor(list(tops.values()), dtype=torch.float64)
+    lam, kappa = torch.linalg.lstsq(rows, values.unsqueeze(1)).solution.flatten().tolist()
+    return lam, kappa
 
 
 def _outlier(

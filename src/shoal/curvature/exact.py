@@ -105,30 +105,3 @@ def exact_rate(factors: Float[Tensor, "n p c"], k: float) -> float:
         if abs(top - before) < _TOLERANCE * top:
             return 1 / top
     fail("factors", "an iteration that settles", f"{_MOST_ITERATIONS} steps", "use gaussian_rate")
-
-
-def upper_bounds(
-    lam: float, top_square: float, trace: float, frobenius: float, c: float, k: float
-) -> tuple[float, float]:
-    """Two rates above which SGD is surely unstable: Rayleigh quotients of E5's problem.
-
-    With M = v₁v₁ᵀ: a ≤ 2/(λ₁ + k E(v₁ᵀ(H_i − H)v₁)²/λ₁). With M = I:
-    a ≤ 2 tr H/(‖H‖²_F + k E‖H_i − H‖²_F).
-
-    Args:
-        lam: λ₁.
-        top_square: E(v₁ᵀ(H_i − H)v₁)².
-        trace: tr H.
-        frobenius: ‖H‖²_F.
-        c: E‖H_i − H‖²_F / tr H.
-        k: noise of a batch.
-
-    Raises:
-        InputError: if one is out of range.
-
-    Example:
-        >>> upper_bounds(2.0, 0.0, 4.0, 8.0, 4.0, 0.5)
-        (1.0, 0.5)
-    """
-    expect_curvature(lam, c, k)
-    return 2 / (lam + k * top_square / lam), 2 * trace / (frobenius + k * c * trace)

@@ -11,6 +11,11 @@ vectors. With T u = θ u the residual of the pair (θ, Q u) is the part of T bel
 eigenvalue of H lies within it. Where w lies in the span already (a breakdown), the span is
 invariant, and a fresh random vector takes its place.
 
+*Quadrature.* From one random unit vector the weights w_j = (first component of Q u_j)² make
+Σ_j w_j f(θ_j) = v'f(H)v, exactly for polynomials f below degree 2m; its mean over v is tr f(H) / p,
+so the pairs (θ_j, w_j) stand for the density of eigenvalues (stochastic Lanczos quadrature; error
+bounds: Chen, Trogdon and Ubaru, ICML 2021, arXiv 2105.06595).
+
 Without reorthogonalization converged eigenvalues come again as ghosts; with it, and up to the few
 hundred steps for which it is cheap, they do not.
 """
@@ -217,3 +222,45 @@ def _expect_finite(length: float, step: int) -> None:
     good = length < float("inf")  # NaN compares false
     remedy = "check the loss for overflow, or measure in float64"
     expect(good, "product", "finite numbers", f"NaN or infinity at step {step + 1}", remedy)
+
+
+def quadrature(
+    product: Product,
+    p: int,
+    steps: int,
+    vectors: int = 1,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return nodes and weights that stand for the eigenvalues of a symmetric matrix.
+
+    Args:
+        product: ``[p] → [p]``, linear and symmetric.
+        p: rows of the matrix.
+        steps: of Lanczos from each vector.
+        vectors: random starts. At a million parameters one is as good as many.
+        seed: of the first start; the next ones follow.
+        dtype: of the vectors that `product` is given.
+        device: where they live.
+
+    Returns:
+        nodes and weights, together 1, of all starts.
+
+    Raises:
+        InputError: if there are no vectors.
+
+    Example:
+        >>> diagonal = torch.tensor([3.0, 1.0], dtype=torch.float64)
+        >>> nodes, weights = quadrature(lambda v: diagonal * v, 2, 2)
+        >>> [round(x, 6) for x in nodes.tolist()], round(float(weights.sum()), 6)
+        ([3.0, 1.0], 1.0)
+    """
+    expect_positive("vectors", vectors)
+    runs = [
+        lanczos(product, p, steps, seed=seed + k, dtype=dtype, device=device)
+        for k in range(vectors)
+    ]
+    weights = torch.cat([run.weights for run in runs]) / vectors
+    return torch.cat([run.ritz for run in runs]), weights

@@ -22,14 +22,21 @@ from torch import Tensor, nn
 
 from shoal.core.errors import expect, expect_positive
 from shoal.core.objectives import Objective
+from shoal.curvature.checks import check_problem
 from shoal.curvature.lanczos import Basis, Lanczos, lanczos
-from shoal.curvature.metric import in_metric, metric_of, scales_of
-from shoal.curvature.noise import Recorder, Rest, noise_of, rest_of
-from shoal.curvature.operators import product_of
-from shoal.curvature.products import Products
+from shoal.curvature.metric import metric_of, scales_of
+from shoal.curvature.noise import Complement, Recorder, complement_of, noise_of
+from shoal.curvature.preserve import Mode, notes_on_modes, preserve_state
+from shoal.curvature.problem import (
+    Problem,
+    Supervised,
+    in_metric,
+    problem_of,
+    split_at_scores,
+    with_rows,
+)
+from shoal.curvature.products import Products, product_of
 from shoal.curvature.routes import Route
-from shoal.curvature.rows import split_at_scores, with_rows
-from shoal.curvature.sound import expect_sound
 from shoal.curvature.spectrum import Curvature, Noise, Sampling, Spectrum
 from shoal.curvature.stream import (
     dataset_size_of,
@@ -38,8 +45,6 @@ from shoal.curvature.stream import (
     sampler_of,
     sampling_of,
 )
-from shoal.curvature.subject import Subject, Supervised, subject_of
-from shoal.curvature.untouched import Mode, notes_on, untouched
 
 CONVERGED = 0.01  # residual of the top pair as a share of it: its value is then right to about 1e-4
 _HOST_BASIS = 1 << 32  # bytes of Lanczos vectors beyond which they move to host memory
@@ -116,19 +121,19 @@ def spectrum(
         measured = _of_operator(operator, curvature, steps, probes, seed)
         return replace(measured, seconds=time.perf_counter() - began)
     objective = _objective(model, loss_fn, loader, forward)
-    with untouched(objective.model, loader, mode, seed):
+    with preserve_state(objective.model, loader, mode, seed):
         wanted = _filter(params)
-        subject, notes = _subject(objective, loader, max_batches, wanted, seed)
-        notes += notes_on(objective.model, mode) + expect_sound(subject)
+        problem, notes = _problem(objective, loader, max_batches, wanted, seed)
+        notes += notes_on_modes(objective.model, mode) + check_problem(problem)
         if precondition is not None:
-            subject = in_metric(subject, scales_of(precondition, objective.model))
-        products = Products(subject, curvature, route, memory)
-        loss = subject.mean_loss()
+            problem = in_metric(problem, scales_of(precondition, objective.model))
+        products = Products(problem, curvature, route, memory)
+        loss = problem.mean_loss()
         size = dataset_size if dataset_size is not None else dataset_size_of(loader)
-        expect_size(size, subject)
-        drawn = sampling or sampling_of(loader, subject)
+        expect_size(size, problem)
+        drawn = sampling or sampling_of(loader, problem)
         measured = _measured(products, steps, probes, seed, size, drawn)
-    notes += notes_on_stream(loader, subject, size, drawn)
+    notes += notes_on_stream(loader, problem, size, drawn)
     return replace(
         measured,
         metric=metric_of(precondition),
@@ -142,7 +147,7 @@ def spectrum(
 def _measured(
     products: Products, steps: int, probes: int, seed: int, size: int | None, sampling: Sampling
 ) -> Spectrum:
-    p, subject = products.shape[0], products.subject
+    p, problem = products.shape[0], products.problem
     m = min(steps, p)
     on_host = (m + 1) * p * products.dtype.itemsize > _HOST_BASIS
     basis = Basis(m + 1, p, products.dtype, torch.device("cpu") if on_host else products.device)
@@ -151,13 +156,13 @@ def _measured(
     found = lanczos(
         recorder, p, m, seed=seed, dtype=products.dtype, device=products.device, basis=basis
     )
-    rest = rest_of(recorder.several, found, probes, seed + 1)
+    rest = complement_of(recorder.several, found, probes, seed + 1)
     noise = noise_of(recorder, found, rest, sampling)
     return replace(
         _eigenvalues(found, rest, products.curvature),
-        samples=sum(subject.sizes),
+        samples=sum(problem.sizes),
         dataset_size=size,
-        batch_size=max(subject.sizes),
+        batch_size=max(problem.sizes),
         noise=noise,
         products=round(products.taken),
         warnings=tuple(_notes_on_result(found, products.curvature, noise)),
@@ -173,7 +178,7 @@ def _of_operator(
     def several(vectors: list[Tensor]) -> tuple[list[Tensor], list[float]]:
         return [product(v.to(device, dtype)) for v in vectors], [math.nan] * len(vectors)
 
-    measured = _eigenvalues(found, rest_of(several, found, probes, seed + 1), curvature)
+    measured = _eigenvalues(found, complement_of(several, found, probes, seed + 1), curvature)
     notes = _notes_on_result(found, curvature, None)
     return replace(
         measured,
@@ -183,7 +188,7 @@ def _of_operator(
     )
 
 
-def _eigenvalues(found: Lanczos, rest: Rest, curvature: Curvature) -> Spectrum:
+def _eigenvalues(found: Lanczos, rest: Complement, curvature: Curvature) -> Spectrum:
     """What needs no batches."""
     outside, error = _average(rest.traces)
     return Spectrum(
@@ -237,23 +242,23 @@ def _filter(params: str | Callable[[str], bool] | None) -> Callable[[str], bool]
     return params
 
 
-def _subject(
+def _problem(
     objective: Supervised | Objective,
     loader: Any,
     max_batches: int,
     wanted: Callable[[str], bool] | None,
     seed: int,
-) -> tuple[Subject, list[str]]:
+) -> tuple[Problem, list[str]]:
     learns = bool(getattr(getattr(loader, "table", None), "trainable", False))
     alone = learns and not any(x.requires_grad for x in objective.model.parameters())
-    subject = subject_of(
+    problem = problem_of(
         objective, loader, max_batches=max_batches, params=wanted, seed=seed, needs_leaves=not alone
     )
     if isinstance(objective, Objective):
-        subject = replace(subject, objective=split_at_scores(objective))
+        problem = replace(problem, objective=split_at_scores(objective))
     if alone:
-        return with_rows(subject), ["the parameters are the table's rows that the batches touch"]
-    return subject, ["the table's rows, which learn too, were held fixed"] if learns else []
+        return with_rows(problem), ["the parameters are the table's rows that the batches touch"]
+    return problem, ["the table's rows, which learn too, were held fixed"] if learns else []
 
 
 def _notes_on_result(found: Lanczos, curvature: Curvature, noise: Noise | None) -> list[str]:

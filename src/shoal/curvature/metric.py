@@ -7,8 +7,6 @@ are differentiated, and S u is what the objective sees.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,41 +14,10 @@ from torch import Tensor, nn
 
 from shoal.core.errors import expect
 from shoal.curvature.spectrum import Metric
-from shoal.curvature.subject import Halves, Subject
 
 # An entry that never had a gradient has D = eps, and a step there would be unbounded; in truth its
 # first gradient enters D at once. So D is held above this share of its root mean square.
 FLOOR = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class _Scaled:
-    objective: Halves
-    scales: Mapping[str, Tensor]
-
-    def outputs(self, params: Mapping[str, Tensor], batch: Any) -> Tensor:
-        scaled = {k: x * self.scales[k] if k in self.scales else x for k, x in params.items()}
-        return self.objective.outputs(scaled, batch)
-
-    def loss(self, outputs: Tensor, batch: Any) -> Tensor:
-        return self.objective.loss(outputs, batch)
-
-
-def in_metric(subject: Subject, scales: Mapping[str, Tensor]) -> Subject:
-    """The same subject with u in place of the leaves θ = S u.
-
-    Args:
-        subject: what is measured.
-        scales: S of some leaves, by name, above zero; others keep theirs.
-
-    Example:
-        A leaf scaled by s has its curvature multiplied by s².
-    """
-    leaves = {
-        name: (leaf.detach() / scales[name]).requires_grad_() if name in scales else leaf
-        for name, leaf in subject.leaves.items()
-    }
-    return replace(subject, objective=_Scaled(subject.objective, scales), leaves=leaves)
 
 
 def metric_of(optimizer: torch.optim.Optimizer | None) -> Metric:

@@ -28,7 +28,7 @@ from shoal.curvature.spectrum import Noise, Sampling
 
 
 @dataclass(frozen=True)
-class Rest:
+class Complement:
     """What random vectors say of the matrix outside the Lanczos vectors' span, one entry a vector.
 
     Attributes:
@@ -72,7 +72,7 @@ class Recorder:
         self, vectors: list[Tensor], columns: list[list[Tensor]] | None = None
     ) -> tuple[list[Tensor], list[float]]:
         """Means and spreads of the products with each vector; inner products go to `columns`."""
-        sizes = self.products.subject.sizes
+        sizes = self.products.problem.sizes
         means = [
             torch.zeros(len(v), dtype=torch.float64, device=self.products.device) for v in vectors
         ]
@@ -129,7 +129,7 @@ def anova(
     return spread if dataset_size is None else spread * (1 - 1 / dataset_size)
 
 
-def rest_of(several: Several, found: Lanczos, probes: int, seed: int) -> Rest:
+def complement_of(several: Several, found: Lanczos, probes: int, seed: int) -> Complement:
     """Multiply random vectors outside the Lanczos vectors' span.
 
     Args:
@@ -141,16 +141,16 @@ def rest_of(several: Several, found: Lanczos, probes: int, seed: int) -> Rest:
     rows = found.basis.rows
     room = rows.shape[1] - len(rows)
     if room <= 0:  # the span is everything: what is left is zero for certain
-        return Rest(*[(0.0, 0.0)] * 3)
+        return Complement(*[(0.0, 0.0)] * 3)
     generator = torch.Generator().manual_seed(seed)
     vectors = [found.basis.fresh(generator) * math.sqrt(room) for _ in range(probes)]
     means, spreads = several(vectors)
     traces = tuple(float(v @ mean.to(v)) for v, mean in zip(vectors, means, strict=True))
-    return Rest(traces, tuple(_square(mean) for mean in means), tuple(spreads))
+    return Complement(traces, tuple(_square(mean) for mean in means), tuple(spreads))
 
 
 def noise_of(
-    recorder: Recorder, found: Lanczos, rest: Rest, sampling: Sampling, keep: int = 8
+    recorder: Recorder, found: Lanczos, rest: Complement, sampling: Sampling, keep: int = 8
 ) -> Noise:
     """Assemble the noise from the products of Lanczos, of random vectors and of each gradient.
 
@@ -163,7 +163,7 @@ def noise_of(
         sampling: how batches were drawn.
         keep: Ritz vectors in ``Noise.top``.
     """
-    products, sizes = recorder.products, recorder.products.subject.sizes
+    products, sizes = recorder.products, recorder.products.problem.sizes
     if len(sizes) < 2:
         return Noise(sampling=sampling, micro_batch=max(sizes), batches=len(sizes))
     spread, direct = _at_top(recorder, found)
@@ -188,7 +188,7 @@ def noise_of(
 
 def _at_top(recorder: Recorder, found: Lanczos) -> tuple[float, float]:
     """E‖dH_i v1‖² and E(v1'dH_i v1)²."""
-    products, sizes = recorder.products, recorder.products.subject.sizes
+    products, sizes = recorder.products, recorder.products.problem.sizes
     top = found.vector(0).to(products.device)
     mean = torch.zeros(len(top), dtype=torch.float64, device=products.device)
     squares, dots = 0.0, []
@@ -204,7 +204,7 @@ def _at_top(recorder: Recorder, found: Lanczos) -> tuple[float, float]:
 
 def _along_gradients(products: Products) -> tuple[float, float, float]:
     """Covariance of gradients, noise scale (NaN where noise hides the gradient), sharpness."""
-    sizes, n = products.subject.sizes, sum(products.subject.sizes)
+    sizes, n = products.problem.sizes, sum(products.problem.sizes)
     mean = torch.zeros(products.shape[0], dtype=torch.float64, device=products.device)
     squares, sharp = 0.0, []
     for index, gradient in enumerate(products.gradients()):

@@ -10,21 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal.core.errors import expect
-from shoal.curvature.routes import ROUTES, At, Map, Route, batch_map
+from shoal.core.errors import expect, fail
+from shoal.curvature.lanczos import Product
+from shoal.curvature.problem import Problem
+from shoal.curvature.routes import ROUTES, LinearizationPoint, LinearOperator, Route, batch_operator
 from shoal.curvature.spectrum import Curvature
-from shoal.curvature.subject import Subject
 
 
 class Products:
-    """The curvature matrix ``[p, p]`` of a subject, by its products: ``products @ v``.
+    """The curvature matrix ``[p, p]`` of a problem, by its products: ``products @ v``.
 
     Args:
-        subject: what is measured, within :func:`~shoal.curvature.untouched.untouched`.
+        problem: what is measured, within :func:`~shoal.curvature.preserve.preserve_state`.
         curvature: ``"hessian"``, ``"ggn"`` (Gauss-Newton) or ``"fisher"`` (empirical Fisher).
         route: how (:mod:`~shoal.curvature.routes`).
         memory: bytes that graphs which are kept between products may take together, as far as the
@@ -36,7 +38,7 @@ class Products:
 
     def __init__(
         self,
-        subject: Subject,
+        problem: Problem,
         curvature: Curvature = "ggn",
         route: Route = "double-backward",
         memory: int = 1 << 30,
@@ -44,19 +46,19 @@ class Products:
         kinds = ("hessian", "ggn", "fisher")
         expect(curvature in kinds, "curvature", f"one of {kinds}", curvature, "choose one")
         expect(route in ROUTES, "route", f"one of {ROUTES}", route, "choose one")
-        self.subject = subject
+        self.problem = problem
         self.curvature: Curvature = curvature
         self.route: Route = route
         self.taken = 0.0
-        self._leaves = list(subject.leaves.values())
-        self._kept: dict[int, Map] = {}
+        self._leaves = list(problem.leaves.values())
+        self._kept: dict[int, LinearOperator] = {}
         self._room = memory if route == "double-backward" else 0
         self._each = 0  # bytes that the graph of the first batch saves
 
     @property
     def shape(self) -> tuple[int, int]:
         """``(p, p)``."""
-        return (self.subject.parameters, self.subject.parameters)
+        return (self.problem.parameters, self.problem.parameters)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,8 +78,8 @@ class Products:
     @property
     def weights(self) -> list[float]:
         """Share of the samples in each batch."""
-        total = sum(self.subject.sizes)
-        return [size / total for size in self.subject.sizes]
+        total = sum(self.problem.sizes)
+        return [size / total for size in self.problem.sizes]
 
     def __matmul__(self, v: Float[Tensor, "p ..."]) -> Float[Tensor, "p ..."]:
         """H v, in float64; of a matrix each column, for which a graph is made once."""
@@ -106,15 +108,15 @@ class Products:
             one list a batch.
         """
         split = [self._split(v) for v in vectors]
-        for index in range(len(self.subject.batches)):
-            product = self._map(index, several=len(split) > 1)
+        for index in range(len(self.problem.batches)):
+            product = self._operator(index, several=len(split) > 1)
             yield [_flat(product(v)) for v in split]
         self.taken += len(split)
 
     def along(self, index: int, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         """The product of one batch's curvature with `v`."""
         self.taken += self.weights[index]
-        return _flat(self._map(index, several=False)(self._split(v)))
+        return _flat(self._operator(index, several=False)(self._split(v)))
 
     def gradients(self) -> Iterator[Float[Tensor, " p"]]:
         """The gradient of each batch's loss.
@@ -122,19 +124,21 @@ class Products:
         Yields:
             one after the other.
         """
-        for index in range(len(self.subject.batches)):
-            at = At(self.subject, index)
+        for index in range(len(self.problem.batches)):
+            at = LinearizationPoint(self.problem, index)
             yield _flat(at.gradient(at.leaves))
 
     def _split(self, v: Tensor) -> list[Tensor]:
         parts = v.to(self.device, self.dtype).split([leaf.numel() for leaf in self._leaves])
         return [part.view_as(leaf) for part, leaf in zip(parts, self._leaves, strict=True)]
 
-    def _map(self, index: int, several: bool) -> Map:
+    def _operator(self, index: int, several: bool) -> LinearOperator:
         if index in self._kept:
             return self._kept[index]
         keep = self._has_room(index)
-        made = batch_map(At(self.subject, index), self.curvature, self.route, keep or several)
+        made = batch_operator(
+            LinearizationPoint(self.problem, index), self.curvature, self.route, keep or several
+        )
         if keep:
             self._kept[index] = made
         return made
@@ -144,16 +148,16 @@ class Products:
         if self._room <= 0:
             return False
         if not self._each:
-            self._each = saved_bytes(At(self.subject, 0), self.curvature)
-        sizes = self.subject.sizes
+            self._each = saved_bytes(LinearizationPoint(self.problem, 0), self.curvature)
+        sizes = self.problem.sizes
         kept = sum(sizes[i] for i in self._kept) + sizes[index]
         return kept * self._each <= self._room * sizes[0]
 
 
-def saved_bytes(at: At, curvature: Curvature) -> int:
+def saved_bytes(at: LinearizationPoint, curvature: Curvature) -> int:
     """Bytes of the tensors that a batch's graph by double-backward holds, parameters left out."""
     mine = {leaf.untyped_storage().data_ptr() for leaf in at.leaves}
-    mine |= {x.untyped_storage().data_ptr() for x in at.subject.frozen.values()}
+    mine |= {x.untyped_storage().data_ptr() for x in at.problem.frozen.values()}
     found: dict[int, int] = {}
 
     # detached: a node that holds a hook that holds its own output would never be freed
@@ -167,10 +171,44 @@ def saved_bytes(at: At, curvature: Curvature) -> int:
         return saved[0].detach().requires_grad_(saved[1])  # so that backward makes a graph as well
 
     with torch.autograd.graph.saved_tensors_hooks(count, give):
-        made: Any = batch_map(at, curvature, "double-backward", True)
+        made: Any = batch_operator(at, curvature, "double-backward", True)
     del made
     return max(sum(found.values()), 1)
 
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts]).detach()
+
+
+def product_of(operator: Any) -> tuple[Product, int, torch.dtype, torch.device]:
+    """Return the product, its size, and the dtype and device of the vectors that it takes.
+
+    Args:
+        operator: square, with ``shape`` and ``@`` or ``matvec``, of torch or numpy vectors. What
+            has a ``device`` takes torch's.
+
+    Raises:
+        InputError: if it is not square or has no product.
+
+    Example:
+        >>> product, p, _, _ = product_of(torch.eye(3))
+        >>> p, product(torch.ones(3)).tolist()
+        (3, [1.0, 1.0, 1.0])
+    """
+    shape = [int(size) for size in getattr(operator, "shape", ())]
+    square = len(shape) == 2 and shape[0] == shape[1]
+    expect(square, "operator", "a square shape", shape or "none", "pass a linear operator")
+    p = shape[0]
+    apply = getattr(operator, "__matmul__", None) or getattr(operator, "matvec", None)
+    if apply is None:
+        fail("operator", "@ or matvec", type(operator).__name__, "pass a linear operator")
+    dtype: Any = getattr(operator, "dtype", torch.float64)
+    if hasattr(operator, "device"):
+        kind = dtype if isinstance(dtype, torch.dtype) else torch.float64
+        return apply, p, kind, torch.device(operator.device)
+
+    def through_numpy(v: Tensor) -> Tensor:
+        made = apply(v.numpy().astype(np.dtype(dtype)))
+        return torch.from_numpy(np.asarray(made, dtype=np.float64))
+
+    return through_numpy, p, torch.float64, torch.device("cpu")

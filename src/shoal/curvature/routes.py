@@ -20,74 +20,88 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from functools import partial
+from typing import Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad, grad
 
 from shoal.core.errors import expect, fail
+from shoal.curvature.problem import Problem
 from shoal.curvature.spectrum import Curvature
-from shoal.curvature.subject import Subject
 
 Route = Literal["double-backward", "forward-over-reverse", "central-difference"]
-Map = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-"""A linear map of vectors in the shapes of the leaves."""
+ROUTES = get_args(Route)
+LinearOperator = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+"""Maps vectors in the shapes of the leaves, linearly."""
 
 
 @dataclass(frozen=True, eq=False)
-class At:
-    """One batch of a subject, as a function of its leaves.
+class LinearizationPoint:
+    """One batch of a problem, as a function of its leaves.
 
     Attributes:
-        subject: of which.
-        index: the batch.
+        problem: whose batch.
+        index: which batch.
     """
 
-    subject: Subject
+    problem: Problem
     index: int
 
     @property
     def leaves(self) -> list[Tensor]:
         """Where it is differentiated."""
-        return list(self.subject.leaves.values())
+        return list(self.problem.leaves.values())
 
-    def outputs(self, values: Sequence[Tensor]) -> Tensor:
-        """The expensive half."""
-        return self.subject.outputs(values, self.index)
+    def outputs(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The expensive half, one tensor in a list.
+
+        Raises:
+            InputError: if the model gives something else.
+        """
+        made = self.problem.outputs(values, self.index)
+        remedy = "give a forward that returns the logits"
+        kind = type(made).__name__
+        expect(isinstance(made, Tensor), "model", "outputs in one tensor", kind, remedy)
+        return [made]
 
     def loss(self, outputs: Tensor) -> Tensor:
         """The cheap half."""
-        return self.subject.loss(outputs, self.index)
+        return self.problem.loss(outputs, self.index)
 
     def gradient(self, values: Sequence[Tensor], graph: bool = False) -> list[Tensor]:
         """∂L/∂θ at `values`; zero for leaves without effect."""
-        return _grad([self.loss(self.outputs(values))], values, None, graph=graph)
+        outputs = self.problem.outputs(values, self.index)
+        return _grad([self.loss(outputs)], values, None, graph=graph)
 
 
-def batch_map(at: At, curvature: Curvature, route: Route, keep: bool) -> Map:
+def batch_operator(
+    at: LinearizationPoint, curvature: Curvature, route: Route, keep: bool
+) -> LinearOperator:
     """Return the product with one batch's curvature.
 
     Args:
         at: the batch.
         curvature: which matrix.
         route: how.
-        keep: whether the map will be called more than once; if not, its graphs go as they are used.
+        keep: whether the operator will be called more than once; if not, its graphs are freed as
+            they are used.
 
     Raises:
         InputError: if torch has no such derivative of an operation within.
     """
     try:
         if curvature == "hessian":
-            made = _HESSIAN[route](at, keep)
+            operator = _hessian(at, route, keep)
         else:
-            made = _GAUSS_NEWTON[route](at, curvature, keep)
+            operator = _gauss_newton(at, curvature, route, keep)
     except (NotImplementedError, RuntimeError) as error:
         _refuse(error, route)
 
     def apply(v: Sequence[Tensor]) -> Sequence[Tensor]:
         try:
-            return made(v)
+            return operator(v)
         except (NotImplementedError, RuntimeError) as error:
             _refuse(error, route)
 
@@ -107,88 +121,47 @@ def _refuse(error: Exception, route: Route) -> NoReturn:
     raise error
 
 
-# -- Hessian ---------------------------------------------------------------------------------
-
-
-def _hessian_double_backward(at: At, keep: bool) -> Map:
+def _hessian(at: LinearizationPoint, route: Route, keep: bool) -> LinearOperator:
+    if route == "central-difference":
+        return partial(_difference, at.gradient, at.leaves)
+    if route == "forward-over-reverse":
+        return lambda v: _dual(at.gradient, at.leaves, v)[1]
     leaves = at.leaves
     gradient = at.gradient(leaves, graph=True)
-
-    def apply(v: Sequence[Tensor]) -> Sequence[Tensor]:
-        return _grad(gradient, leaves, v, keep=keep)
-
-    return apply
+    return lambda v: _grad(gradient, leaves, v, keep=keep)
 
 
-def _hessian_forward_over_reverse(at: At, keep: bool) -> Map:
-    del keep  # nothing is kept
-
-    def apply(v: Sequence[Tensor]) -> Sequence[Tensor]:
-        with forward_ad.dual_level():
-            gradient = at.gradient([_dual(x, t) for x, t in zip(at.leaves, v, strict=True)])
-            return [_tangent(g) for g in gradient]
-
-    return apply
-
-
-def _hessian_central_difference(at: At, keep: bool) -> Map:
-    del keep
-
-    def apply(v: Sequence[Tensor]) -> Sequence[Tensor]:
-        step = _step(at.leaves, v)
-        ahead, behind = (at.gradient(_shifted(at.leaves, v, by)) for by in (step, -step))
-        return [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
-
-    return apply
-
-
-# -- Gauss-Newton and empirical Fisher -------------------------------------------------------
-
-
-def _gauss_newton_double_backward(at: At, curvature: Curvature, keep: bool) -> Map:
+def _gauss_newton(
+    at: LinearizationPoint, curvature: Curvature, route: Route, keep: bool
+) -> LinearOperator:
     leaves = at.leaves
-    outputs = _expect_tensor(at.outputs(leaves))
-    # Jᵀu is linear in u, so its derivative along v is J v whatever u is
-    u = torch.zeros_like(outputs, requires_grad=True)
-    pulled = _grad([outputs], leaves, [u], graph=True)
+    if route == "forward-over-reverse":
+
+        def in_one_pass(v: Sequence[Tensor]) -> Sequence[Tensor]:
+            (outputs,), (pushed,) = _dual(at.outputs, leaves, v)
+            return _grad([outputs], leaves, [_at_outputs(at, outputs, curvature)(pushed)])
+
+        return in_one_pass
+    (outputs,) = at.outputs(leaves)
+    if route == "double-backward":
+        # Jᵀu is linear in u, so its derivative along v is J v whatever u is
+        u = torch.zeros_like(outputs, requires_grad=True)
+        pulled = _grad([outputs], leaves, [u], graph=True)
+        push: LinearOperator = lambda v: _grad(pulled, [u], v, keep=keep)  # noqa: E731
+    else:
+        push = torch.no_grad()(partial(_difference, at.outputs, leaves))
     middle = _at_outputs(at, outputs, curvature)
 
     def apply(v: Sequence[Tensor]) -> Sequence[Tensor]:
-        (pushed,) = _grad(pulled, [u], v, keep=keep)
+        (pushed,) = push(v)
         return _grad([outputs], leaves, [middle(pushed)], keep=keep)
 
     return apply
 
 
-def _gauss_newton_forward_over_reverse(at: At, curvature: Curvature, keep: bool) -> Map:
-    del keep
-
-    def apply(v: Sequence[Tensor]) -> Sequence[Tensor]:
-        leaves = at.leaves
-        with forward_ad.dual_level():
-            duals = [_dual(x, t) for x, t in zip(leaves, v, strict=True)]
-            outputs, pushed = forward_ad.unpack_dual(_expect_tensor(at.outputs(duals)))
-        pushed = torch.zeros_like(outputs) if pushed is None else pushed.detach()
-        return _grad([outputs], leaves, [_at_outputs(at, outputs, curvature)(pushed)])
-
-    return apply
-
-
-def _gauss_newton_central_difference(at: At, curvature: Curvature, keep: bool) -> Map:
-    outputs = _expect_tensor(at.outputs(at.leaves))
-    middle = _at_outputs(at, outputs, curvature)
-
-    def apply(v: Sequence[Tensor]) -> Sequence[Tensor]:
-        step = _step(at.leaves, v)
-        with torch.no_grad():
-            ahead, behind = (at.outputs(_shifted(at.leaves, v, by)) for by in (step, -step))
-        pushed = middle((ahead - behind) / (2 * step))
-        return _grad([outputs], at.leaves, [pushed], keep=keep)
-
-    return apply
-
-
-def _at_outputs(at: At, outputs: Tensor, curvature: Curvature) -> Callable[[Tensor], Tensor]:
+def _at_outputs(
+    at: LinearizationPoint, outputs: Tensor, curvature: Curvature
+) -> Callable[[Tensor], Tensor]:
     """The product at the outputs: ∂²L/∂z² for Gauss-Newton, b q_i q_iᵀ of each row for Fisher."""
     z = outputs.detach().requires_grad_()
     (q,) = _grad([at.loss(z)], [z], None, graph=curvature == "ggn")
@@ -196,22 +169,6 @@ def _at_outputs(at: At, outputs: Tensor, curvature: Curvature) -> Callable[[Tens
         return lambda u: _grad([q], [z], [u], keep=True)[0]
     rows = q.flatten(1) if q.dim() > 1 else q.unsqueeze(1)
     return lambda u: (len(rows) * rows * (rows * u.view_as(rows)).sum(1, True)).view_as(q)
-
-
-_HESSIAN: dict[str, Callable[[At, bool], Map]] = {
-    "double-backward": _hessian_double_backward,
-    "forward-over-reverse": _hessian_forward_over_reverse,
-    "central-difference": _hessian_central_difference,
-}
-_GAUSS_NEWTON: dict[str, Callable[[At, Curvature, bool], Map]] = {
-    "double-backward": _gauss_newton_double_backward,
-    "forward-over-reverse": _gauss_newton_forward_over_reverse,
-    "central-difference": _gauss_newton_central_difference,
-}
-ROUTES = tuple(_HESSIAN)
-
-
-# -- parts -----------------------------------------------------------------------------------
 
 
 def _grad(
@@ -225,7 +182,7 @@ def _grad(
     moving = [i for i, x in enumerate(of) if x.requires_grad]
     if not moving:
         return [torch.zeros_like(x) for x in at]
-    found = grad(
+    gradients = grad(
         [of[i] for i in moving],
         at,
         None if along is None else [along[i] for i in moving],
@@ -234,33 +191,31 @@ def _grad(
         allow_unused=True,
         materialize_grads=True,
     )
-    return list(found)
+    return list(gradients)
 
 
-def _dual(x: Tensor, tangent: Tensor) -> Tensor:
-    return forward_ad.make_dual(x, tangent)
+_Function = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
-def _tangent(x: Tensor) -> Tensor:
-    tangent = forward_ad.unpack_dual(x).tangent
-    return torch.zeros_like(x) if tangent is None else tangent.detach()
+def _dual(
+    function: _Function, leaves: Sequence[Tensor], v: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Values of a function and its derivatives along v, by dual numbers."""
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(x, t) for x, t in zip(leaves, v, strict=True)]
+        parts = [forward_ad.unpack_dual(x) for x in function(duals)]
+        tangents = [torch.zeros_like(x) if t is None else t.detach() for x, t in parts]
+        return [x for x, _ in parts], tangents
 
 
-def _shifted(leaves: Sequence[Tensor], v: Sequence[Tensor], by: float) -> list[Tensor]:
-    return [(x.detach() + by * t).requires_grad_() for x, t in zip(leaves, v, strict=True)]
-
-
-def _step(leaves: Sequence[Tensor], v: Sequence[Tensor]) -> float:
-    """ε: the cube root of the precision balances truncation, ε², with rounding, precision / ε."""
+def _difference(function: _Function, leaves: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
+    """The derivatives of a function along v, by central differences."""
     size = float(torch.stack([x.detach().norm() for x in leaves]).norm())
     length = float(torch.stack([t.norm() for t in v]).norm())
-    relative = torch.finfo(leaves[0].dtype).eps ** (1 / 3)
-    return relative * max(size, 1.0) / max(length, 1e-30)
-
-
-def _expect_tensor(outputs: object) -> Tensor:
-    remedy = "give a forward that returns the logits"
-    got = type(outputs).__name__
-    expect(isinstance(outputs, Tensor), "model", "outputs in one tensor", got, remedy)
-    assert isinstance(outputs, Tensor)
-    return outputs
+    # the cube root of the precision balances truncation, ε², with rounding, precision / ε
+    step = torch.finfo(leaves[0].dtype).eps ** (1 / 3) * max(size, 1.0) / max(length, 1e-30)
+    ahead, behind = (
+        function([(x.detach() + by * t).requires_grad_() for x, t in zip(leaves, v, strict=True)])
+        for by in (step, -step)
+    )
+    return [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]

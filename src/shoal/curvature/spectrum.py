@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shoal.core.errors import expect_file, fail
+from shoal.core.errors import expect, expect_file, fail
 from shoal.core.files import file_aside
 
 Curvature = Literal["hessian", "ggn", "fisher"]
@@ -167,6 +167,42 @@ class Spectrum:
         """
         file = expect_file(path, "a spectrum")
         return cls.from_json(file.read_text(encoding="utf-8", errors="replace"), str(file))
+
+
+def smoothed(
+    nodes: Float[Tensor, " n"],
+    weights: Float[Tensor, " n"],
+    grid: Float[Tensor, " k"] | None = None,
+    width: float | None = None,
+) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
+    """Draw a density: each node a normal bell of its weight.
+
+    Args:
+        nodes: of a quadrature.
+        weights: theirs.
+        grid: where to evaluate; None takes 1,024 points, a twentieth of the span beyond either end.
+        width: standard deviation of the bells; None takes a hundredth of the span.
+
+    Returns:
+        the grid and the density on it, whose integral is that of the weights.
+
+    Raises:
+        InputError: if the width is not positive.
+
+    Example:
+        >>> one = torch.ones(1, dtype=torch.float64)
+        >>> grid, density = smoothed(one, one, width=0.5)
+        >>> round(float(torch.trapezoid(density, grid)), 3)
+        1.0
+    """
+    low, high = float(nodes.min()), float(nodes.max())
+    width = width if width is not None else 0.01 * max(high - low, abs(high), 1e-12)
+    expect(width > 0, "width", "a number above 0", width, "leave it out")
+    beyond = max(0.05 * (high - low), 5 * width)
+    if grid is None:
+        grid = torch.linspace(low - beyond, high + beyond, 1024, dtype=torch.float64)
+    bells = torch.exp(-0.5 * ((grid.unsqueeze(1) - nodes) / width) ** 2)
+    return grid, bells @ weights / (width * math.sqrt(2 * math.pi))
 
 
 def _plain(value: Any) -> Any:

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from shoal.core.block import Batch
 from shoal.core.errors import expect
+from shoal.curvature.problem import Problem
 from shoal.curvature.spectrum import Sampling
-from shoal.curvature.subject import Subject
 
 
 def dataset_size_of(loader: Any) -> int | None:
@@ -21,21 +21,21 @@ def dataset_size_of(loader: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def expect_size(size: int | None, subject: Subject) -> None:
+def expect_size(size: int | None, problem: Problem) -> None:
     """Raise if the data is smaller than what was measured of it.
 
     Raises:
         InputError: naming both numbers.
     """
-    measured = sum(subject.sizes)
+    measured = sum(problem.sizes)
     good = size is None or size >= measured
     want = f"at least the {measured} samples that were measured"
     expect(good, "dataset_size", want, size, "pass the number of samples of the whole data")
 
 
-def sampling_of(loader: Any, subject: Subject) -> Sampling:
+def sampling_of(loader: Any, problem: Problem) -> Sampling:
     """How samples of a batch were drawn, as far as its blocks and sampler tell."""
-    batch = subject.batches[0]
+    batch = problem.batches[0]
     if isinstance(batch, Batch) and batch.blocks:
         if "Cluster" in sampler_of(loader):
             return "clustered"
@@ -52,7 +52,7 @@ def sampler_of(loader: Any) -> str:
 
 
 def notes_on_stream(
-    loader: Any, subject: Subject, size: int | None, sampling: Sampling
+    loader: Any, problem: Problem, size: int | None, sampling: Sampling
 ) -> list[str]:
     """What the stream of batches means for the noise."""
     notes = []
@@ -64,9 +64,9 @@ def notes_on_stream(
     if sampling != "independent":
         notes.append(
             f"{sampling} batches: the noise is that of this batch size, no multiple of 1 / batch "
-            "size; for other sizes fit two of them (shoal.curvature.sizes.fit_top)"
+            "size; for other sizes fit two of them (shoal.curvature.batch_spectra.fit_top)"
         )
-    if len(subject.batches) < 2:
+    if len(problem.batches) < 2:
         notes.append("one batch: how batches differ was not measured; give two or more")
     if size is None:
         notes.append("the data's size is not known: noise is that of endless data; dataset_size=")

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError, expect, expect_file, expect_finite, expect_ids
-from shoal.core.layout import tensors_of
-from shoal.core.mapped import map_array
+from shoal.core.mapped import map_array, tensors_of
 from shoal.data.matrix import read_arrays
 from shoal.data.splits import random_split
 

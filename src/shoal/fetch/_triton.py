@@ -9,7 +9,7 @@ its address: one kernel serves all dtypes of 1 to 16 bytes and any width. Rows o
 
 The grid is capped and its programs loop: a gather occupies a few multiprocessors, which is all that
 the bus can feed, and the rest compute. An id outside the table reads the nearest row, and is
-written to `fault` (:mod:`shoal.fetch.bounds`).
+written to `fault` (:class:`~shoal.fetch.inplace.Bounds`).
 
 Every kernel equals the torch line in its docstring bit by bit, in Triton's interpreter and on an
 H200; products are rounded before they are added there, too (no fused multiply-adds).
@@ -17,6 +17,8 @@ H200; products are rounded before they are added there, too (no fused multiply-a
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import no_type_check
 
 import torch
@@ -24,8 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from shoal.fetch.cache import Copies
-from shoal.fetch.lines import Words, word_size, words
+from shoal.fetch.gather import TAIL
+from shoal.fetch.inplace import CacheView
 
 # × 128 threads, and the most where copies serve some rows. On an H200, 40 read sorted rows of 512
 # bytes as fast as 80 or 160 (46 GB/s) and let 94 % of the read hide behind a product of matrices,
@@ -34,6 +36,9 @@ PROGRAMS, MOST_PROGRAMS = 40, 160
 _TILE = 1024  # words that a program asks for at once
 _EXACT: dict[str, bool] = {"enable_fp_fusion": False}  # round products before they are added
 _UNROLL = 4  # rows of a bag that are asked for before the first is added
+
+_LINE = 128  # bytes of a request on the bus
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 COPY = tl.constexpr(0)
 FLOAT = tl.constexpr(1)
@@ -47,7 +52,6 @@ _KINDS = {
     torch.float16: HALF,
     torch.bfloat16: BFLOAT,
 }
-_PACKED = 8  # bytes behind a row of bytes: its scale and its bias, float32
 
 
 def copy_rows(
@@ -57,7 +61,7 @@ def copy_rows(
     fault: Tensor,
     slots: Tensor | None = None,
     programs: int | None = None,
-    copies: Copies | None = None,
+    copies: CacheView | None = None,
 ) -> None:
     """Write rows; equivalent to ``out[slots] = table[ids.clamp(0, n - 1)]``.
 
@@ -162,7 +166,7 @@ def _float_words(table: Tensor) -> tuple[int, int, int]:
     """Bytes of a word, elements of a word, and bytes behind the row, of rows read as floats."""
     item = table.element_size()
     size = 4 if item < 4 and word_size(table, largest=4) == 4 else item
-    return size, size // item, _PACKED if table.dtype == torch.uint8 else 0
+    return size, size // item, TAIL if table.dtype == torch.uint8 else 0
 
 
 def _launch_rows(
@@ -175,7 +179,7 @@ def _launch_rows(
     fault: Tensor,
     slots: Tensor | None,
     programs: int,
-    copies: Copies | None = None,
+    copies: CacheView | None = None,
 ) -> None:
     count = len(ids)
     rows = max(1, _TILE // (laid.lanes * per))
@@ -197,6 +201,55 @@ def _launch_rows(
             HELD=copies is not None,
             **_EXACT,
         )
+
+
+@dataclass(frozen=True)
+class Words:
+    """A table as integers.
+
+    Attributes:
+        table: the first word of row 0, as a tensor for its pointer.
+        width: words of a row that are read by lanes.
+        stride: words from row to row.
+        phase: words from the last line boundary to row 0.
+        lanes: words that are asked for together.
+        lines: how often, to cover a row.
+        aligned: whether the lanes begin at the boundary before the row.
+    """
+
+    table: Tensor
+    width: int
+    stride: int
+    phase: int
+    lanes: int
+    lines: int
+    aligned: bool
+
+
+def words(table: Tensor, size: int, tail: int = 0) -> Words:
+    """Lay rows out in words of `size` bytes, without the last `tail` bytes of each."""
+    item = table.element_size()
+    n, row = len(table), math.prod(table.shape[1:]) * item
+    step = table.stride(0) * item
+    flat = torch.as_strided(table, (n, row // item), (step // item, 1), table.storage_offset())
+    width, line = (row - tail) // size, _LINE // size
+    phase = table.data_ptr() % _LINE // size
+    whole = phase == 0 and step % _LINE == 0
+    aligned = width >= line and not whole
+    lanes = min(line, triton.next_power_of_2(max(width, 1)))
+    lines = -(-(width + (line - 1) * aligned) // lanes)
+    view = flat.view(_WORDS[size])
+    return Words(view, width, step // size, phase, lanes, lines, aligned)
+
+
+def word_size(*tensors: Tensor, largest: int = 8) -> int:
+    """Bytes of the widest integer that divides the rows and the addresses of all tensors."""
+    sizes = [largest]
+    for tensor in tensors:
+        item = tensor.element_size()
+        row = math.prod(tensor.shape[1:]) * item
+        sizes += [row, tensor.stride(0) * item, tensor.storage_offset() * item, tensor.data_ptr()]
+    return math.gcd(*sizes)
 
 
 @triton.jit

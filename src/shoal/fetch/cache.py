@@ -1,8 +1,8 @@
-"""Hot rows on a device: copies of the rows that batches ask for most, in slots of one tensor.
+"""Caches of rows: copies of the rows that batches read most, in the slots of one tensor.
 
-Which rows are hot is told by a score a row, from whoever knows: the fan-out model
-(``shoal.sample.touch``), degrees, or counts of what batches asked for. A score is taken to be in
-proportion to how often a row is read, so tiers that are filled in the order of falling scores serve
+One score per row says which are hot, from any source: the fan-out model (``shoal.sample.touch``),
+degrees, or counts of what batches read. A score is taken to be in proportion to how often a row is
+read, so tiers that are filled in the order of falling scores serve
 
     predicted share of tier t  =  Σ_{i in t} score_i / Σ_i score_i
 
@@ -16,14 +16,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
-from jaxtyping import Int, Real, Shaped
+from jaxtyping import Bool, Int, Real, Shaped
 from torch import Tensor
 
 from shoal.core.errors import expect
 from shoal.core.memory import is_out_of_memory
+from shoal.fetch.gather import gather_rows
+from shoal.fetch.inplace import CacheView
+from shoal.fetch.unified import unified
 
 _SHRINK = 0.75  # of the rows asked for, where the device has no room for them
 _FILL_BYTES = 64 << 20  # copied at a time, so that filling needs no second table
@@ -70,53 +73,46 @@ def expect_scores(scores: Real[Tensor, " n"], n: int) -> None:
     expect(good, "scores", "finite numbers of at least 0", "others", "clean them")
 
 
-@dataclass(frozen=True, eq=False)
-class Copies:
-    """Copies of some rows of a table, as reads on their device look them up.
-
-    Attributes:
-        rows: ``[c, ...]``.
-        keys: of each of the table's n rows: n and the number of its copy, or itself where it has
-            none; what ``torch.cat([table, rows])`` is indexed by.
-        hits: how many reads copies have served, added to by whoever reads.
-        share: of all reads that they should serve, in [0, 1].
-    """
-
-    rows: Shaped[Tensor, "c ..."]
-    keys: Int[Tensor, " n"]
-    hits: Int[Tensor, ""]
-    share: float
-
-
-class HeldRows:
-    """Some rows of a table, held in slots on a device, to be read by slot.
+class RowCache:
+    """Copies of some rows of a table in slots on a device, read by slot: one tier.
 
     Where the device has no room for as many slots as were asked for, there are fewer, and a warning
     says how many.
 
     Args:
         count: slots.
-        shape: of the table whose rows are held, ``(n, ...)``.
+        shape: of the table whose rows are copied, ``(n, ...)``.
         dtype: of its numbers.
         device: where the slots are.
+        base: number of the first slot, where several caches share one numbering.
 
     Attributes:
         rows: ``[slots, ...]``.
         ids: which row each slot holds, int64 on the host; -1 for none.
+        read: ``(slots - base, out)`` → rows, on the device of the slots' numbers.
 
     Example:
         >>> table = torch.arange(8.0).view(4, 2)
-        >>> held = HeldRows(2, table.shape, table.dtype, torch.device("cpu"))
-        >>> held.hold(torch.tensor([1, 3]), table.__getitem__)
-        >>> held.rows.tolist()
+        >>> cache = RowCache(2, table.shape, table.dtype, torch.device("cpu"))
+        >>> cache.fill(torch.tensor([1, 3]), table.__getitem__)
+        >>> cache.rows.tolist()
         [[2.0, 3.0], [6.0, 7.0]]
     """
 
     def __init__(
-        self, count: int, shape: torch.Size, dtype: torch.dtype, device: torch.device
+        self,
+        count: int,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device,
+        base: int = 0,
     ) -> None:
         self.rows = _as_many_as_fit(count, shape[1:], dtype, device)
         self.ids = torch.full((len(self.rows),), -1)
+        self.base = base
+        # what is on the host can be read from every device
+        on_host = self.rows.is_cpu
+        self.read = unified(self.rows).gather if on_host else partial(gather_rows, self.rows)
 
     def __len__(self) -> int:
         """How many slots there are."""
@@ -124,21 +120,29 @@ class HeldRows:
 
     @property
     def filled(self) -> Int[Tensor, " h"]:
-        """Ids of the rows that are held, by slot."""
+        """Ids of the rows that have a copy, by slot."""
         return self.ids[self.ids >= 0]
 
-    def copies(self, n: int, share: float) -> Copies:
-        """The held rows of a table of n rows, for reads on their device of which `share` hit."""
+    def serves(self, device: torch.device) -> bool:
+        """Whether ids on `device` are read here."""
+        return self.rows.is_cpu or device == self.rows.device
+
+    def has(self, slots: Int[Tensor, " s"]) -> Bool[Tensor, " s"]:
+        """Which of `slots` are this cache's."""
+        return (slots >= self.base) & (slots < self.base + len(self))
+
+    def view(self, n: int, share: float) -> CacheView:
+        """The copies of a table of n rows, for kernels whose reads hit in `share` of all cases."""
         there = self.rows.device
         keys = torch.arange(n, dtype=torch.int32 if n + len(self) < 2**31 else torch.int64)
         keys[self.filled] = (n + (self.ids >= 0).nonzero().squeeze(1)).to(keys.dtype)
         hits = torch.zeros((), dtype=torch.int64, device=there)
-        return Copies(self.rows, keys.to(there), hits, share)
+        return CacheView(self.rows, keys.to(there), hits, share)
 
-    def hold(
+    def fill(
         self, ids: Int[Tensor, " c"], read: Callable[[Tensor], Shaped[Tensor, "c ..."]]
     ) -> None:
-        """Hold rows `ids`, sorted, one a slot; those that are held already stay where they are.
+        """Copy rows `ids`, sorted, one per slot; those that are here already stay where they are.
 
         Args:
             ids: as many as there are slots.
@@ -150,7 +154,7 @@ class HeldRows:
         row_bytes = max(math.prod(self.rows.shape[1:]) * self.rows.element_size(), 1)
         each = max(_FILL_BYTES // row_bytes, 1)
         for some, rows in zip(slots.split(each), come.split(each), strict=True):
-            # a slot is nobody's while it is written, should reading fail
+            # a slot holds no row while it is written, in case reading fails
             self.ids[some] = -1
             self.rows.index_copy_(0, some.to(self.rows.device), read(rows).to(self.rows.device))
             self.ids[some] = rows

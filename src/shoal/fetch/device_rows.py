@@ -7,11 +7,12 @@ only the rows that it reads, over the bus, with no copy on the host: PyTorch-Dir
 
 Where registration is refused (a lock limit, a sandbox, memory that belongs to a mapped file), rows
 are gathered on the host into pinned memory and copied, with equal result. Where it is not, the
-faster of the two is measured and taken (:mod:`shoal.fetch.auto`).
+faster of the two is measured and taken (:class:`~shoal.fetch.staged.Auto`).
 
 Host and device see each other's writes only after a synchronization, so
-:meth:`DeviceRows.synchronize` waits for a device before the host looks at what it wrote, or writes where it may still be reading. The
-order of calls is tested against a stand-in, and on a device by ``make test-gpu``.
+:meth:`DeviceRows.synchronize` waits for a device before the host looks at what it wrote, or writes
+where it may still be reading. The order of calls is tested against a stand-in, and on a device by
+``make test-gpu``.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from torch import Tensor
 
 from shoal.core.errors import expect_ids
 from shoal.fetch import register
-from shoal.fetch.auto import Auto, Choice
-from shoal.fetch.bounds import Bounds, expect_index
-from shoal.fetch.cache import Copies
-from shoal.fetch.gather import expect_bags, expect_out
-from shoal.fetch.inplace import InPlace, mean_of
-from shoal.fetch.packed import as_floats
+from shoal.fetch.gather import (
+    as_floats,
+    expect_bags,
+    expect_index,
+    expect_out,
+    gather_mean,
+    mean_of,
+)
+from shoal.fetch.inplace import Bounds, CacheView, InPlace
 from shoal.fetch.register import Registration, RegistrationRefused, registration
-from shoal.fetch.staged import Staged
+from shoal.fetch.staged import Auto, Choice, Staged
 
 _REACHED = ("cuda",)  # kinds of devices that can be shown host memory
 # a complex number of two doubles is two integers
@@ -79,7 +83,7 @@ class DeviceRows:
     def gather_beside(
         self,
         ids: Int[Tensor, " s"],
-        copies: Copies,
+        copies: CacheView,
         out: Shaped[Tensor, "s ..."] | None = None,
     ) -> Shaped[Tensor, "s ..."] | None:
         """Return ``table[ids]`` as :meth:`gather`, from copies on the device where rows have some.
@@ -120,17 +124,23 @@ class DeviceRows:
     ) -> Float[Tensor, "b d"]:
         """Return the weighted mean of each bag of rows on the device of `indices`.
 
-        Looks at the offsets, and so waits for them.
+        On a device it looks at the offsets, and so waits for them.
 
         Raises:
             InputError: as :meth:`gather`, or if offsets or weights do not fit.
         """
+        if indices.is_cpu:
+            self.synchronize()
+            return gather_mean(self._table, indices, offsets, weights)
         expect_index(indices)
         expect_bags(indices, offsets, weights)
         in_place = self._in_place(indices.device)
         if in_place is None:
-            return mean_of(as_floats(self._staged.read(indices)), offsets, weights)
-        return in_place.mean(indices, offsets, weights)
+            mean = mean_of(as_floats(self._staged.read(indices)), offsets, weights)
+        else:
+            mean = in_place.mean(indices, offsets, weights)
+        packed = self._table.dtype == torch.uint8
+        return mean if packed else mean.to(self._table.dtype)
 
     def _in_place(self, device: torch.device) -> InPlace | None:
         """What reads on `device`, once earlier reads were in range; None where rows are staged."""
@@ -141,7 +151,7 @@ class DeviceRows:
         return None if view is None else self._readers[device]
 
     def inside(self, ids: Int[Tensor, " s"]) -> Int[Tensor, " s"]:
-        """Return ids that are safe to read a view by; see :class:`~shoal.fetch.bounds.Bounds`.
+        """Return ids that are safe to read a view by; see :class:`~shoal.fetch.inplace.Bounds`.
 
         Raises:
             InputError: if an earlier read's ids were out of range.

@@ -28,7 +28,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from shoal.core.errors import expect, expect_ids, expect_positive, fail
-from shoal.core.layout import layout_of
+from shoal.core.mapped import layout_of
 from shoal.fetch.gather import LENT_BYTES, Buffers, expect_out
 from shoal.fetch.threads import for_each
 

@@ -1,10 +1,13 @@
-"""Reading rows: ``table[ids]`` and the mean of bags of rows, as fast as a CPU can.
+"""Reading rows on the host: ``table[ids]`` and the mean of bags of rows, as fast as a CPU can.
 
 ``x[ids]`` of torch is the slow way: ``torch.index_select(x, 0, ids, out=buffer)`` into memory that
 has been touched before takes a third of its time (100,000 of 1,000,000 × 128 float32, one thread),
 because neither index arithmetic nor the operating system's page faults are in it.
 :class:`Buffers` keeps such memory. The mean of a bag needs no gathered rows at all:
 ``embedding_bag`` adds them up while it reads them.
+
+Rows of uint8 are *packed*: d codes q, then the bytes of two float32 numbers, and x = q·scale + bias
+(torch's and FBGEMM's "fused 8-bit rowwise" layout). As floats, rows of 16 bits are their float32.
 """
 
 from __future__ import annotations
@@ -14,15 +17,18 @@ import weakref
 from collections import deque
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from shoal.core.errors import expect, expect_ids, fail
+from shoal.fetch.threads import for_each
 
 # glibc maps blocks of more than 32 MB anew each time (half of a gather's time goes into their page
 # faults), and those of several threads from about half of that; below it reuses them by itself.
 LENT_BYTES = 16 << 20
+TAIL = 8  # bytes behind the codes of a packed row: scale and bias
+_BAGS = 256  # one thread's share of a mean of packed rows: some 0.1 ms of work
 
 
 class Buffers:
@@ -105,7 +111,7 @@ def gather_rows(
 
 
 def gather_mean(
-    table: Float[Tensor, "n d"],
+    table: Shaped[Tensor, "n w"],
     indices: Int[Tensor, " e"],
     offsets: Int[Tensor, " b_plus_1"],
     weights: Float[Tensor, " e"] | None = None,
@@ -117,10 +123,10 @@ def gather_mean(
     ``[e, d]`` in between. An empty bag gives zeros.
 
     Args:
-        table: rows to average.
+        table: rows to average, floats or packed bytes.
         indices: rows of all bags, one bag after the other, each in ``[0, n)``.
         offsets: where each bag begins, and the end of the last.
-        weights: one non-negative number an entry; each counts one if None.
+        weights: one non-negative number per entry; each counts one if None.
 
     Raises:
         InputError: if an id is out of range, or offsets or weights do not fit.
@@ -132,6 +138,8 @@ def gather_mean(
     """
     expect_ids("indices", indices, len(table))
     expect_bags(indices, offsets, weights)
+    if table.dtype == torch.uint8:
+        return _packed_mean(table, indices, offsets, bag_shares(weights, offsets, torch.float32))
     if weights is not None:
         weights = bag_shares(weights, offsets, table.dtype)
     return embedding_bag(
@@ -142,6 +150,49 @@ def gather_mean(
         per_sample_weights=weights,
         include_last_offset=True,
     )
+
+
+def _packed_mean(
+    packed: UInt8[Tensor, "n w"],
+    indices: Int[Tensor, " e"],
+    offsets: Int[Tensor, " b_plus_1"],
+    shares: Float[Tensor, " e"],
+) -> Float[Tensor, "b d"]:
+    out = torch.empty(len(offsets) - 1, float_width(packed))
+
+    def add_up(first: int, last: int) -> None:
+        ends = offsets[first : last + 1]
+        begin, end = int(ends[0]), int(ends[-1])
+        out[first:last] = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+            packed,
+            indices[begin:end].long(),
+            (ends - begin).long(),
+            per_sample_weights=shares[begin:end],
+            include_last_offset=True,
+        )
+
+    # torch's kernel runs in one thread: bags are shared out instead
+    bags = range(0, len(out), _BAGS)
+    for_each(add_up, ((first, min(first + _BAGS, len(out))) for first in bags))
+    return out
+
+
+def mean_of(
+    rows: Float[Tensor, "e d"],
+    offsets: Int[Tensor, " b_plus_1"],
+    weights: Float[Tensor, " e"] | None,
+) -> Float[Tensor, "b d"]:
+    """Return the weighted mean of each bag of rows that stand one after the other, in order.
+
+    Example:
+        >>> mean_of(torch.tensor([[0.0], [2.0], [8.0]]), torch.tensor([0, 2, 3]), None)
+        tensor([[1.],
+                [8.]])
+    """
+    shares = bag_shares(weights, offsets, rows.dtype)
+    owner = torch.repeat_interleave(offsets.diff(), output_size=len(rows))
+    out = rows.new_zeros((len(offsets) - 1, rows.shape[1]))
+    return out.index_add_(0, owner, shares[:, None] * rows)
 
 
 def bag_shares(
@@ -162,6 +213,30 @@ def bag_shares(
     # a bag whose weights are all zero is an empty one: 0 / tiny is 0
     sums.clamp_(min=torch.finfo(sums.dtype).tiny)
     return (weights / sums.repeat_interleave(counts, output_size=weights.numel())).to(dtype)
+
+
+def as_floats(
+    rows: Shaped[Tensor, "s w"], out: Float[Tensor, "s d"] | None = None
+) -> Float[Tensor, "s d"]:
+    """Return rows as float32, doubles as they are; each step of ``q·scale + bias`` is rounded.
+
+    Example:
+        >>> numbers = torch.tensor([[0.5, 1.0]]).view(torch.uint8)
+        >>> as_floats(torch.cat([torch.tensor([[0, 4]], dtype=torch.uint8), numbers], 1))
+        tensor([[1., 3.]])
+    """
+    if rows.dtype != torch.uint8:
+        return rows if rows.dtype == torch.float64 else rows.float()
+    # a copy even of one row, whose numbers may begin at any byte
+    numbers = rows[:, -TAIL:].clone(memory_format=torch.contiguous_format).view(torch.float32)
+    codes = rows[:, :-TAIL]
+    floats = codes.float() if out is None else out.copy_(codes)
+    return floats.mul_(numbers[:, :1]).add_(numbers[:, 1:])
+
+
+def float_width(table: Shaped[Tensor, "n w"]) -> int:
+    """Columns of the table's rows as floats."""
+    return table.shape[1] - (TAIL if table.dtype == torch.uint8 else 0)
 
 
 def expect_out(table: torch.Size, dtype: torch.dtype, ids: Tensor, out: Tensor) -> None:
@@ -193,3 +268,14 @@ def expect_bags(indices: Tensor, offsets: Tensor, weights: Tensor | None) -> Non
     same = weights is None or weights.shape == indices.shape
     got = None if weights is None else tuple(weights.shape)
     expect(same, "weights", f"one an entry, {tuple(indices.shape)}", got, "align them")
+
+
+def expect_index(ids: Tensor) -> None:
+    """Raise unless `ids` is a 1-d int32 or int64 tensor; looks at no value, so waits for nothing.
+
+    Raises:
+        InputError: if it is not.
+    """
+    good = ids.dim() == 1 and ids.dtype in (torch.int32, torch.int64)
+    kind = f"{ids.dim()}-d {ids.dtype}"
+    expect(good, "ids", "a 1-d int32 or int64 tensor", kind, "convert it with .long()")

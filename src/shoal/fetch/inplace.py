@@ -10,7 +10,14 @@ about a table beyond its reach miss it every time. On an H200, 131,072 rows of 5
 4.52 and 3.21 ms from 16 GiB; rows of 128 bytes gained from 1 GiB on; 32,768 ids gained nothing up
 to 16 GiB (docs/LOG.md). Others saw the same (dmlc/dgl #6635, #6590).
 
-An id outside the table reads the nearest row and is reported later (:mod:`shoal.fetch.bounds`).
+*Bounds.* A CUDA kernel that reads by an id outside of its table ends the process's use of the
+device. The host could look first, but would have to wait for the device, which ends all overlap. So
+ids are limited to the table on the device, in its own order of work, and what they were is kept in
+three numbers of host memory that the device writes (:class:`Bounds`). The host looks at them
+without waiting, at the table's next call, or when it waits anyway. As with every asynchronous error
+the call that raises comes after the call that was wrong; unlike with torch's own, the device stays
+usable.
+
 Kernels are tested in Triton's interpreter, the rest with a stand-in for the device, and both on one
 (``make test-gpu``).
 """
@@ -23,16 +30,87 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from shoal.core.errors import fail
 from shoal.core.kernels import current, usable
-from shoal.fetch.bounds import Bounds
-from shoal.fetch.cache import Copies
-from shoal.fetch.gather import bag_shares
-from shoal.fetch.packed import as_floats, float_width
+from shoal.fetch.gather import as_floats, bag_shares, float_width, mean_of
 
 SORT_BYTES = 1 << 30
 SORT_COUNT = 65536  # below it a sort costs more than the misses
 _RUNS_KERNELS = ("cuda",)  # kinds of devices; tests let Triton's interpreter play one
 _KERNELS_CELL = 2  # of the three numbers of a fault
+
+
+class Bounds:
+    """The range ``[0, n)`` of a table's ids, as devices keep it.
+
+    Example:
+        >>> bounds = Bounds(3)
+        >>> fault = bounds.fault(torch.device("cpu"))
+        >>> bounds.inside(torch.tensor([0, 5]), fault)  # row 5 does not exist: row 2 is read
+        tensor([0, 2])
+        >>> bounds.report()
+        Traceback (most recent call last):
+            ...
+        shoal.core.errors.InputError: ids: expected ids in [0, 3), got 5 in an earlier ...
+        >>> bounds.report()  # said once
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._faults: dict[torch.device, Int[Tensor, " 3"]] = {}
+
+    def fault(self, device: torch.device) -> Int[Tensor, " 3"]:
+        """The numbers that `device` writes, in host memory: lowest, highest, and the kernels'.
+
+        All lie in ``[0, n)`` as long as no id was wrong. Who asks shows them to the device.
+        """
+        if device not in self._faults:
+            pinned = device.type == "cuda"
+            self._faults[device] = torch.zeros(3, dtype=torch.int64, pin_memory=pinned)
+        return self._faults[device]
+
+    def inside(self, ids: Int[Tensor, " s"], fault: Int[Tensor, " 3"]) -> Int[Tensor, " s"]:
+        """Return ids limited to ``[0, n)``; what they were goes to `fault`, beside ids.
+
+        Four small kernels, and no wait.
+        """
+        if ids.numel() == 0:
+            return ids
+        lowest, highest = torch.aminmax(ids)
+        torch.minimum(fault[0], lowest, out=fault[0])
+        torch.maximum(fault[1], highest, out=fault[1])
+        return ids.clamp(0, self._n - 1)
+
+    def report(self) -> None:
+        """Raise if a device has met an id outside the table, once.
+
+        Raises:
+            InputError: naming the id and the device.
+        """
+        for device, fault in self._faults.items():
+            bad = [x for x in fault.tolist() if not 0 <= x < self._n]
+            if bad:
+                fault.zero_()
+                got = f"{bad[0]} in an earlier read on {device}"
+                fail("ids", f"ids in [0, {self._n})", got, "check what the ids index")
+
+
+@dataclass(frozen=True, eq=False)
+class CacheView:
+    """A row cache (:class:`~shoal.fetch.cache.RowCache`) as kernels on its device look it up.
+
+    Attributes:
+        rows: ``[c, ...]``.
+        keys: of each of the table's n rows: n and the number of its copy, or itself where it has
+            none; what ``torch.cat([table, rows])`` is indexed by.
+        hits: how many reads copies have served, added to by whoever reads.
+        share: of all reads that they should serve, in [0, 1].
+    """
+
+    rows: Shaped[Tensor, "c ..."]
+    keys: Int[Tensor, " n"]
+    hits: Int[Tensor, ""]
+    share: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +133,7 @@ class InPlace:
         self,
         ids: Int[Tensor, " s"],
         out: Shaped[Tensor, "s ..."] | None = None,
-        copies: Copies | None = None,
+        copies: CacheView | None = None,
     ) -> Shaped[Tensor, "s ..."]:
         """Return ``table[ids]`` on the device of the view; in `out` of that shape if given.
 
@@ -133,24 +211,6 @@ class InPlace:
 
     def _floats(self, count: int, dtype: torch.dtype) -> Tensor:
         return self.view.new_empty((count, float_width(self.view)), dtype=dtype)
-
-
-def mean_of(
-    rows: Float[Tensor, "e d"],
-    offsets: Int[Tensor, " b_plus_1"],
-    weights: Float[Tensor, " e"] | None,
-) -> Float[Tensor, "b d"]:
-    """Return the weighted mean of each bag of rows that stand one after the other, in order.
-
-    Example:
-        >>> mean_of(torch.tensor([[0.0], [2.0], [8.0]]), torch.tensor([0, 2, 3]), None)
-        tensor([[1.],
-                [8.]])
-    """
-    shares = bag_shares(weights, offsets, rows.dtype)
-    owner = torch.repeat_interleave(offsets.diff(), output_size=len(rows))
-    out = rows.new_zeros((len(offsets) - 1, rows.shape[1]))
-    return out.index_add_(0, owner, shares[:, None] * rows)
 
 
 def _place(rows: Tensor, slots: Tensor, out: Tensor | None) -> Tensor:

@@ -11,20 +11,17 @@ mean of bags comes straight from the bytes, without float rows in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from shoal.core.errors import expect, expect_finite, expect_ids
+from shoal.core.errors import expect, expect_finite
 from shoal.fetch.device_rows import DeviceRows
-from shoal.fetch.gather import bag_shares, expect_bags, gather_rows
-from shoal.fetch.packed import TAIL, as_floats, float_width
+from shoal.fetch.gather import TAIL, as_floats, float_width, gather_rows
 from shoal.fetch.threads import for_each
 
-_BAGS = 256  # a thread's share of a mean: some 0.1 ms of work
 _BLOCK_BYTES = 256 << 10  # float rows of a block stay in a core's own cache until they are written
 
 
@@ -103,33 +100,9 @@ class QuantizedRows:
         offsets: Int[Tensor, " b_plus_1"],
         weights: Float[Tensor, " e"] | None = None,
     ) -> Float[Tensor, "b d"]:
-        """Return the weighted mean of each bag of rows, as :func:`shoal.fetch.gather.gather_mean`.
+        """Return the weighted mean of each bag of rows: :func:`shoal.fetch.gather.gather_mean`.
 
         Raises:
             InputError: if an id is out of range, or offsets or weights do not fit.
         """
-        expect_bags(indices, offsets, weights)
-        if indices.is_cuda:
-            return self._device_rows.gather_mean(indices, offsets, weights)
-        expect_ids("indices", indices, len(self.packed))
-        shares = bag_shares(weights, offsets, torch.float32)
-        out = torch.empty(len(offsets) - 1, self.shape[1])
-
-        def add_up(first: int, last: int) -> None:
-            ends = offsets[first : last + 1]
-            begin, end = int(ends[0]), int(ends[-1])
-            out[first:last] = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-                self.packed,
-                indices[begin:end].long(),
-                (ends - begin).long(),
-                per_sample_weights=shares[begin:end],
-                include_last_offset=True,
-            )
-
-        for_each(add_up, _ranges(len(out)))
-        return out
-
-
-def _ranges(count: int) -> Iterator[tuple[int, int]]:
-    for first in range(0, count, _BAGS):
-        yield first, min(first + _BAGS, count)
+        return self._device_rows.gather_mean(indices, offsets, weights)

@@ -25,7 +25,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from shoal.core.errors import expect, fail
 from shoal.fetch.threads import for_each
 
 Range = tuple[int, int]  # first address and the one behind the last
@@ -39,6 +41,17 @@ _REASONS = {
     2: "no more memory may be locked: see ulimit -l; Windows and WSL lock half of it at most",
     712: "another library has registered these pages",
     801: "this device, MIG slice or driver does not map host memory",
+}
+
+
+# numbers of madvise(2)
+_MADVISE = {"normal": 0, "random": 1, "sequential": 2, "willneed": 3, "hugepages": 14}
+# PyTorch-Direct passed cudaMemAdvise on to managed memory, whose pages migrate; registered pages
+# never do, so CUDA's advice has no place here
+_REFUSED = {
+    "read_mostly": "keep hot rows on the device with shoal.TieredTable",
+    "preferred_location": "keep hot rows on the device with shoal.TieredTable",
+    "accessed_by": "leave it out: every device maps registered rows",
 }
 
 
@@ -142,6 +155,34 @@ def touch(begin: int, end: int) -> None:
         libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _POPULATE_WRITE)
 
     for_each(populate, _cut(*pages_of(begin, end), _TOUCH_BYTES))
+
+
+def madvise(table: Tensor, advice: str, mapped: bool = False) -> None:
+    """Tell the system how a table in host memory will be read.
+
+    Args:
+        table: rows in host memory.
+        advice: ``populate`` backs all pages with memory now (not those of a mapped file, which it
+            would copy); ``hugepages`` asks for pages of 2 MB, before they are touched; ``random``,
+            ``sequential``, ``willneed`` and ``normal`` steer the reading ahead of a mapped file.
+        mapped: whether the rows belong to a mapped file.
+
+    Raises:
+        InputError: for CUDA's advice and unknown words, each with what to do instead.
+    """
+    known = [*_MADVISE, "populate"]
+    if advice in _REFUSED:
+        fail("advice", f"one of {known}", f"CUDA's {advice}", _REFUSED[advice])
+    expect(advice in known, "advice", f"one of {known}", repr(advice), "choose one")
+    begin, end = pages_of(*bytes_of(table.untyped_storage()))
+    if advice == "populate":
+        expect(not mapped, "advice", "rows in memory", "a mapped file", 'use "willneed"')
+        touch(begin, end)
+    elif sys.platform.startswith("linux"):
+        # advice about whole pages: those that the table shares with others at its ends are left out
+        begin += mmap.PAGESIZE * (begin < table.untyped_storage().data_ptr())
+        madvise = ctypes.CDLL(None).madvise
+        madvise(ctypes.c_void_p(begin), ctypes.c_size_t(max(end - begin, 0)), _MADVISE[advice])
 
 
 def synchronize() -> None:

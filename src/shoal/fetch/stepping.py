@@ -5,8 +5,14 @@ table ``[n, d]``. :class:`Rows` sums doubles, reads, changes and writes back tho
 table and of the state; an optimizer itself only says in which direction they go, ``x ← x − lr·u``.
 
 Where gradients lie on a device that reaches host memory, the device does it, on rows and state that
-stay in host memory. Tables of bfloat16 are computed in float32 and rounded stochastically
-(:mod:`shoal.fetch.rounding`), without which small steps would be lost.
+stay in host memory.
+
+*bfloat16* keeps 8 bits: a step below 2⁻⁹ of a number is lost when the sum is rounded to the
+nearest, however often it is taken. Such tables are computed in float32 and rounded stochastically,
+up with the probability that the number has come that far, so that steps survive in the mean:
+E[round(x)] = x (Gupta et al., "Deep learning with limited numerical precision", ICML 2015, section
+3). The low 16 bits of a float32 are how far x is between its two neighbors, so 16 random bits are
+added and the low half is cut off.
 """
 
 from __future__ import annotations
@@ -19,13 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int16
+from jaxtyping import BFloat16, Float, Float32, Int, Int16
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from shoal.core.errors import expect, expect_ids
 from shoal.fetch.device_rows import DeviceRows
-from shoal.fetch.rounding import noise_like, round_stochastically
 from shoal.fetch.threads import for_each
 
 # Rows are updated in pieces of this size, so that what one pass reads is still in the cache for the
@@ -238,3 +243,29 @@ def _pieces(
     size = max(_PIECE_BYTES // max(grad.shape[1] * grad.element_size(), 1), 16)
     parts = itertools.repeat(None) if noise is None else noise.split(size)
     return zip(ids.split(size), grad.split(size), parts, strict=False)
+
+
+def noise_like(x: Float32[Tensor, "c d"], seed: int) -> Int16[Tensor, "c d"]:
+    """Return 16 random bits a number, a function of shape, device and seed (of 32 bits)."""
+    words = -(-x.numel() // 4)  # four numbers' bits from each draw: a quarter of the time
+    generator = torch.Generator(x.device).manual_seed(seed)
+    bits = torch.empty(words, dtype=torch.int64, device=x.device)
+    bits.random_(-(1 << 63), None, generator=generator)
+    return bits.view(torch.int16)[: x.numel()].view(x.shape)
+
+
+def round_stochastically(
+    x: Float32[Tensor, "c d"], noise: Int16[Tensor, "c d"]
+) -> BFloat16[Tensor, "c d"]:
+    """Round each number to one of its two neighbors in bfloat16, the mean of which is the number.
+
+    What bfloat16 holds exactly stays, and so do infinity and NaN.
+
+    Example:
+        >>> x = torch.full((1, 4096), 1.0 + 1 / 512)  # a quarter of the way from 1 to 1.0078125
+        >>> rounded = round_stochastically(x, noise_like(x, seed=0))
+        >>> rounded.unique().tolist(), round(float(rounded.float().mean() - 1) * 512, 1)
+        ([1.0, 1.0078125], 1.0)
+    """
+    low = noise.int().add_(1 << 15).masked_fill_(x.isfinite().logical_not_(), 0)
+    return low.add_(x.view(torch.int32)).bitwise_right_shift_(16).short().view(torch.bfloat16)

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import textwrap
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +28,10 @@ from torch import Tensor
 
 from shoal.core.columns import Columns
 from shoal.core.errors import expect, expect_device, expect_ids
-from shoal.fetch.cache import Copies, HeldRows, expect_scores, hottest, share
+from shoal.fetch.cache import RowCache, expect_scores, hottest, share
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.gather import expect_out, gather_rows
+from shoal.fetch.inplace import CacheView
 from shoal.fetch.threads import ManyOrOne
 from shoal.fetch.unified import UnifiedTensor, unified
 
@@ -59,38 +58,6 @@ class TierUse:
         shares = {"predicted": self.predicted, "measured": self.measured}
         percent = {k: None if x is None else round(100 * x, 2) for k, x in shares.items()}
         return {"rows": self.rows, **percent}
-
-
-@dataclass(frozen=True, eq=False)
-class _Tier:
-    """Held rows, the number of their first slot among all tiers', and how they are read."""
-
-    held: HeldRows
-    base: int
-    read: Callable[[Tensor, Tensor | None], Tensor]
-    everywhere: bool
-
-    def serves(self, device: torch.device) -> bool:
-        """Whether ids on `device` find their rows here."""
-        return self.everywhere or device == self.held.rows.device
-
-    def has(self, slots: Tensor) -> Tensor:
-        """Which of `slots` are this tier's."""
-        return (slots >= self.base) & (slots < self.base + len(self.held))
-
-
-def _tiers(
-    table: UnifiedTensor | DiskRows, device_rows: int, host_rows: int, device: torch.device
-) -> dict[str, _Tier]:
-    """The tiers above a table that hold anything, the fastest first."""
-    hot = HeldRows(min(device_rows, len(table)), table.shape, table.dtype, device)
-    left = min(host_rows, len(table) - len(hot))
-    warm = HeldRows(left, table.shape, table.dtype, torch.device("cpu"))
-    tiers = {
-        "device": _Tier(hot, 0, partial(gather_rows, hot.rows), everywhere=False),
-        "host": _Tier(warm, len(hot), unified(warm.rows).gather, everywhere=True),
-    }
-    return {name: tier for name, tier in tiers.items() if len(tier.held)}
 
 
 class TieredTable:
@@ -143,17 +110,22 @@ class TieredTable:
         idle = on_disk or host_rows == 0
         expect(idle, "host_rows", "0, as all rows are in host memory", host_rows, "leave it out")
         expect_device(str(device))
-        self._tiers = _tiers(self._below, device_rows, host_rows, torch.device(device))
+        hot = self._cache(device_rows, torch.device(device), 0)
+        warm = self._cache(min(host_rows, len(self) - len(hot)), torch.device("cpu"), len(hot))
+        self._caches = {name: x for name, x in (("device", hot), ("host", warm)) if len(x)}
         self._slots = torch.full((len(self),), -1, dtype=torch.int32)
         self._scores, self._observes = scores, scores is None
         self._seen: dict[torch.device, Tensor] = {}
         self._served = {"device": 0, "host": 0, "disk": 0}
         self._there: dict[torch.device, Tensor] = {}
-        self._copies: dict[torch.device, Copies] = {}
+        self._views: dict[torch.device, CacheView] = {}
         self._gate, self._counting = ManyOrOne(), threading.Lock()
         if scores is not None:
             expect_scores(scores, len(self))
             self._place(scores)
+
+    def _cache(self, count: int, device: torch.device, base: int) -> RowCache:
+        return RowCache(min(count, len(self)), self.shape, self.dtype, device, base)
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -191,16 +163,16 @@ class TieredTable:
 
     def _at_once(self, ids: Tensor, out: Tensor | None) -> Tensor | None:
         """The batch's rows by one kernel over host memory and what is held on the ids' device."""
-        hot = self._tiers.get("device")
+        hot = self._caches.get("device")
         if not isinstance(ids, Tensor) or ids.device.type not in _READS_THE_HOST or hot is None:
             return None
         if not isinstance(self._below, UnifiedTensor) or not hot.serves(ids.device):
             return None
         with self._counting:
-            if ids.device not in self._copies:
-                hits = 0.0 if self._scores is None else share(self._scores, hot.held.filled)
-                self._copies[ids.device] = hot.held.copies(len(self), hits)
-        rows = self._below.gather_beside(ids, self._copies[ids.device], out)
+            if ids.device not in self._views:
+                hits = 0.0 if self._scores is None else share(self._scores, hot.filled)
+                self._views[ids.device] = hot.view(len(self), hits)
+        rows = self._below._device_rows.gather_beside(ids, self._views[ids.device], out)
         if rows is not None:
             with self._counting:
                 self._served[self._last] += len(ids)  # of which the device counts its hits
@@ -231,8 +203,8 @@ class TieredTable:
     def _reads(self) -> dict[str, int]:
         """How many rows each tier has served; waits for the devices that count them."""
         reads = dict(self._served)
-        for copies in self._copies.values():
-            hits = int(copies.hits)
+        for view in self._views.values():
+            hits = int(view.hits)
             reads["device"] += hits
             reads[self._last] -= hits
         return reads
@@ -241,13 +213,12 @@ class TieredTable:
         """Positions of the batch that each tier serves, and the tier's ids for them; none empty."""
         parts: dict[str, tuple[Tensor, Tensor]] = {}
         below = torch.ones_like(slots, dtype=torch.bool)
-        for name, tier in self._tiers.items():
-            if not tier.serves(ids.device):
-                continue
-            inside = tier.has(slots)
-            at = inside.nonzero().squeeze(1)
-            parts[name] = at, slots[at] - tier.base
-            below &= ~inside
+        for name, cache in self._caches.items():
+            if cache.serves(ids.device):
+                inside = cache.has(slots)
+                at = inside.nonzero().squeeze(1)
+                parts[name] = at, slots[at] - cache.base
+                below &= ~inside
         at = below.nonzero().squeeze(1)
         parts[self._last] = at, ids[at]
         return {name: part for name, part in parts.items() if len(part[0])}
@@ -256,20 +227,18 @@ class TieredTable:
         self, ids: Tensor, parts: dict[str, tuple[Tensor, Tensor]], out: Tensor | None
     ) -> Tensor:
         """The batch's rows in its order."""
+        reads = {self._last: self._below.gather}
+        reads |= {name: self._caches[name].read for name in parts if name != self._last}
         if out is not None:
             expect_out(self.shape, self.dtype, ids, out)
         if len(parts) <= 1:  # one tier has them all: no further copy
             local = next((local for _, local in parts.values()), ids)
-            return self._read(next(iter(parts), self._last), local, out)
+            return reads[next(iter(parts), self._last)](local, out)
         if out is None:
             out = torch.empty((len(ids), *self.shape[1:]), dtype=self.dtype, device=ids.device)
         for name, (at, local) in parts.items():
-            out.index_copy_(0, at, self._read(name, local, None))
+            out.index_copy_(0, at, reads[name](local, None))
         return out
-
-    def _read(self, name: str, local: Tensor, out: Tensor | None) -> Tensor:
-        read = self._below.gather if name == self._last else self._tiers[name].read
-        return read(local, out)
 
     def _slots_on(self, device: torch.device) -> Tensor:
         if device.type == "cpu":
@@ -294,25 +263,25 @@ class TieredTable:
                 self._served = dict.fromkeys(self._served, 0)
 
     def _place(self, scores: Tensor) -> None:
-        tiers = list(self._tiers.values())
+        caches = list(self._caches.values())
         self._wait()  # reads of what now moves may be on their way, in any stream
         self._there.clear()
-        self._copies.clear()
-        for tier, ids in zip(tiers, hottest(scores, [len(t.held) for t in tiers]), strict=True):
-            # should reading fail, rows of this tier are read from below
-            self._slots[tier.has(self._slots)] = -1
-            tier.held.hold(ids, self._below.gather)
-            self._slots[tier.held.ids] = torch.arange(len(ids), dtype=torch.int32) + tier.base
+        self._views.clear()
+        for cache, ids in zip(caches, hottest(scores, list(map(len, caches))), strict=True):
+            # should reading fail, rows of this cache are read from below
+            self._slots[cache.has(self._slots)] = -1
+            cache.fill(ids, self._below.gather)
+            self._slots[cache.ids] = torch.arange(len(ids), dtype=torch.int32) + cache.base
         self._wait()  # the next read may be in another stream than these writes
 
     def _wait(self) -> None:
-        for device in {*self._there, *(tier.held.rows.device for tier in self._tiers.values())}:
+        for device in {*self._there, *(cache.rows.device for cache in self._caches.values())}:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
     def use(self) -> dict[str, TierUse]:
         """What each tier holds, and the shares of the rows read that it should serve and did."""
-        held = {name: tier.held.filled for name, tier in self._tiers.items()}
+        held = {name: cache.filled for name, cache in self._caches.items()}
         none = torch.empty(0, dtype=torch.int64)
         counts = {name: len(ids) for name, ids in held.items()}
         counts[self._last] = len(self) - sum(counts.values())

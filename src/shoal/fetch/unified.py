@@ -27,13 +27,12 @@ from torch import Tensor, nn
 from shoal.core.errors import expect, expect_ids, fail
 from shoal.core.mapped import map_rows
 from shoal.fetch import device_rows
-from shoal.fetch.advice import advise
-from shoal.fetch.auto import Choice
-from shoal.fetch.cache import Copies
 from shoal.fetch.device_rows import DeviceRows
-from shoal.fetch.gather import LENT_BYTES, Buffers, gather_mean, gather_rows
+from shoal.fetch.dispatch import DISPATCH
+from shoal.fetch.gather import LENT_BYTES, Buffers, gather_rows
 from shoal.fetch.placement import carry_out
-from shoal.fetch.spellings import SPELLINGS
+from shoal.fetch.register import madvise
+from shoal.fetch.staged import Choice
 from shoal.fetch.update import RowOptimizer
 
 # Tables that were freed lend their memory to new ones of up to this size; more would be missed by
@@ -192,22 +191,6 @@ class UnifiedTensor(Tensor):
             out = self._lent(ids.numel())
         return gather_rows(self._plain, ids, out)
 
-    def gather_beside(
-        self,
-        ids: Int[Tensor, " s"],
-        copies: Copies,
-        out: Shaped[Tensor, "s ..."] | None = None,
-    ) -> Shaped[Tensor, "s ..."] | None:
-        """Return ``self[ids]`` on the device of `ids`, which holds copies of some rows.
-
-        Returns:
-            the rows; None where the device does not read host memory by a kernel.
-
-        Raises:
-            InputError: as :meth:`gather`.
-        """
-        return self._device_rows.gather_beside(ids, copies, out)
-
     def gather_mean(
         self,
         indices: Int[Tensor, " e"],
@@ -219,10 +202,7 @@ class UnifiedTensor(Tensor):
         Raises:
             InputError: if an id is out of range, or offsets or weights do not fit.
         """
-        if indices.is_cuda:
-            return self._device_rows.gather_mean(indices, offsets, weights).to(self.dtype)
-        self._device_rows.synchronize()
-        return gather_mean(self._plain, indices, offsets, weights)
+        return self._device_rows.gather_mean(indices, offsets, weights)
 
     @property
     def choices(self) -> dict[torch.device, list[Choice]]:
@@ -300,16 +280,16 @@ class UnifiedTensor(Tensor):
     ) -> Any:
         """Read and write rows our way, do everything else torch's way on plain tensors."""
         with torch._C.DisableTorchFunctionSubclass():
-            spelling = SPELLINGS.get(func)
-            if spelling is not None:
-                answer = spelling(*args, **(kwargs or {}))
+            ours = DISPATCH.get(func)
+            if ours is not None:
+                answer = ours(*args, **(kwargs or {}))
                 if answer is not None:
                     return answer
             return carry_out(func, args, kwargs or {})
 
     def advise(self, advice: str) -> None:
-        """Tell the system how the rows will be read: see :func:`shoal.fetch.advice.advise`."""
-        advise(self._plain, advice, self._mapped)
+        """Tell the system how the rows will be read: see :func:`shoal.fetch.register.madvise`."""
+        madvise(self._plain, advice, self._mapped)
 
     def synchronize(self, writes: bool = False) -> None:
         """Wait for what devices wrote and, where the host is about to write, for their reads.

@@ -73,7 +73,7 @@ def step_callback(
         InputError: if lightning is not installed.
     """
     from shoal.curvature.metric import scales_of
-    from shoal.curvature.subject import Supervised
+    from shoal.curvature.problem import Supervised
     from shoal.step.learner import learner_for
     from shoal.step.probe import Probe
 

@@ -145,7 +145,7 @@ def head_job(
         refresh=refresh,
         evaluate=evaluate,
         evaluate_every=evaluate_every,
-        also=also,
+        state=also,
     )
 
 

@@ -27,11 +27,11 @@ def report(settings: asked.Report) -> dict[str, Any]:
             written.
     """
     run = Run.open(settings.run)
-    path = str(run.folder / "record.jsonl")
-    record = run.record()
+    path = str(run.log_file)
+    record = run.log()
     expect(bool(record), path, "what a run did", "nothing", "train it, or name another run")
     try:
-        head = Story.of({}, Run(run.folder / "head", {}).record())
+        head = Story.of({}, Run(run.folder / "head", {}).log())
         text = page(run.folder.resolve().name, Story.of(run.settings, record), head)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"

@@ -14,8 +14,7 @@ import torch
 
 from shoal.core.errors import fail
 from shoal.curvature.batch_spectra import additive, batch_factor
-from shoal.curvature.density import smoothed
-from shoal.curvature.spectrum import Spectrum
+from shoal.curvature.spectrum import Spectrum, smoothed
 from shoal.step.evidence import Evidence
 from shoal.step.rules import Rates
 from shoal.step.size import StepSize

@@ -1,9 +1,9 @@
 """Floyd's algorithm on a device: the subsets of all rows in one launch.
 
 A program holds the subsets of some rows in registers, one lane a slot, and compares each new number
-with all slots at once. The numbers are those of :class:`~shoal.sample.stream.Stream`, so the result
-is that of :func:`~shoal.sample.fanout.by_columns`, bit by bit, in
-Triton's interpreter and on an H200.
+with all slots at once. The numbers are those of :class:`~shoal.sample.counter.CounterRandom`, so
+the result is that of :func:`~shoal.sample.fanout.by_columns`, bit by bit, in Triton's interpreter
+and on an H200.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from shoal.sample.fanout import by_columns
-from shoal.sample.stream import GAMMA, MIX_1, MIX_2, Stream, signed
+from shoal.sample.counter import GAMMA, MIX_1, MIX_2, signed
 
 _LANES = 512  # slots that a program holds: four a thread
 _EXACT: dict[str, bool] = {"enable_fp_fusion": False}  # each product is rounded, as in torch
@@ -24,7 +23,7 @@ _GAMMA, _MIX_1, _MIX_2 = tl.constexpr(GAMMA), tl.constexpr(MIX_1), tl.constexpr(
 
 
 def subsets(start: Tensor, degrees: Tensor, offsets: Tensor, fanout: int, key: int) -> Tensor:
-    """Draw a subset of each row; equivalent to ``by_columns(…, fanout, Stream(key))``."""
+    """Draw a subset of each row; equivalent to ``by_columns(…, fanout, CounterRandom(key))``."""
     positions = torch.empty(int(offsets[-1]), dtype=torch.int64, device=start.device)
     lanes = triton.next_power_of_2(max(fanout, 1))
     rows = max(1, _LANES // lanes)
@@ -38,13 +37,6 @@ def subsets(start: Tensor, degrees: Tensor, offsets: Tensor, fanout: int, key: i
     return positions
 
 
-def probe(device: torch.device) -> bool:
-    """Whether a tiny draw on `device` gives what torch gives."""
-    start, degrees, offsets = (torch.tensor(x, device=device) for x in ([0, 9], [9, 1], [0, 3, 4]))
-    drawn = subsets(start, degrees, offsets, 3, key=1)
-    return torch.equal(drawn, by_columns(start, degrees, offsets, 3, Stream(1)))
-
-
 @triton.jit
 @no_type_check
 def _right(z, BY: tl.constexpr):
@@ -55,7 +47,7 @@ def _right(z, BY: tl.constexpr):
 @triton.jit
 @no_type_check
 def _below(first, at, bound):
-    """Stream.below: `first` is the key and one gamma."""
+    """CounterRandom.below: `first` is the key and one gamma."""
     z = at * _GAMMA + first
     z = (z ^ _right(z, 30)) * _MIX_1
     z = (z ^ _right(z, 27)) * _MIX_2

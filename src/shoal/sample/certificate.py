@@ -1,8 +1,8 @@
 """How accurate in-batch negatives must be, proven from distances alone.
 
 Examples x and labels z are unit vectors with scores ``s(x, l) = x · z_l``; example i lies in
-cluster C, whose shortlist are all labels of its points. Two bounds, by Cauchy-Schwarz and the triangle
-inequality:
+cluster C, whose shortlist are all labels of its examples. Two bounds, by Cauchy-Schwarz and the
+triangle inequality:
 
 *What a cluster holds is hard.* For a label l of another point j of C,
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 
 import torch
@@ -239,7 +240,7 @@ class NeighborSampler:
         return blocks
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Chain:
     """One block sampler after another: what the outer one touches seeds the inner one.
 
@@ -268,8 +269,22 @@ class Chain:
         blocks = self.outer(seeds, generator)
         return [*self.inner(self.rows(blocks[0]), generator), *blocks]
 
+    def __repr__(self) -> str:
+        """The steps in the order in which they run, from the seeds to the input hop.
 
-@dataclass(frozen=True, eq=False)
+        Example:
+            >>> tokens = Csr.from_lists([[0], [1]], n_cols=2)
+            >>> Chain(Hop(tokens, 1), Hop(tokens))  # doctest: +NORMALIZE_WHITESPACE
+            seeds -> Hop(csr=Csr(2 x 2, nnz=2, torch.int64), fanout=1)
+              -> src -> Hop(csr=Csr(2 x 2, nnz=2, torch.int64), fanout=None)
+        """
+        rows = self.rows.func if isinstance(self.rows, partial) else self.rows
+        name = "src" if rows == Chain.rows else getattr(rows, "__name__", repr(rows))
+        steps = [repr(x).removeprefix("seeds -> ") for x in (self.outer, self.inner)]
+        return f"seeds -> {steps[0]}\n  -> {name} -> {steps[1]}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Both:
     """The blocks of two block samplers for the same seeds, one after the other.
 
@@ -291,6 +306,10 @@ class Both:
     def __call__(self, seeds: Int[Tensor, " b"], generator: Generator) -> list[Block]:
         """Return the blocks of the first, then those of the second."""
         return [*self.first(seeds, generator), *self.second(seeds, generator)]
+
+    def __repr__(self) -> str:
+        """Both, side by side."""
+        return f"({self.first!r}, beside {self.second!r})"
 
 
 def dst_then_src(block: Block, offset: int) -> Int[Tensor, " b_plus_s"]:

@@ -12,9 +12,9 @@ Rows are ragged and the work is a fixed number of tensor operations, with no loo
 - *with replacement*: k independent draws, uniform or by weight (the running sum inverted, in whole
   numbers: weights are rounded to 2^-32 of their row's largest).
 
-Random numbers are read by position (:mod:`shoal.sample.stream`): one seed gives the same entries on
-every device. On CUDA, Floyd's algorithm is one kernel (:mod:`shoal.sample._triton`) instead of some
-eight an entry; *neither has been run on a device yet*, the kernel has in Triton's interpreter.
+Random numbers are read by position (:mod:`shoal.sample.counter`): one seed gives the same entries
+on every device. On CUDA, Floyd's algorithm is one kernel (:mod:`shoal.sample._triton`) instead of
+some eight per entry.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.nn.functional import pad
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, fail
 from shoal.core.kernels import current, usable
-from shoal.sample.stream import Stream
+from shoal.sample.counter import CounterRandom
 
 _RUNS_KERNELS = ("cuda",)  # kinds of devices; tests let Triton's interpreter play one
 _WHOLE = 2.0**32  # what a row's largest weight becomes; 2^31 of them still fit an int64
@@ -76,39 +76,40 @@ def draw(
     expect(fanout >= 0, "fanout", "at least 0, or None for all", fanout, "raise it")
     if generator is None:
         fail("generator", "a torch.Generator", None, "pass one: it is what makes draws repeatable")
-    stream = Stream.of(generator)
+    random = CounterRandom.of(generator)
     if weighted:
-        return _weighted(csr, rows, fanout, stream, replace)
+        return _weighted(csr, rows, fanout, random, replace)
     start = csr.indptr.index_select(0, rows)
     degrees = csr.indptr.index_select(0, rows + 1) - start
-    return (_independent if replace else _subsets)(start, degrees, fanout, stream)
+    return (_independent if replace else _subsets)(start, degrees, fanout, random)
 
 
 def floyd(
-    degrees: Int[Tensor, " b"], k: int, stream: Stream, rows: Int[Tensor, " b"]
+    degrees: Int[Tensor, " b"], k: int, random: CounterRandom, rows: Int[Tensor, " b"]
 ) -> Int[Tensor, "k b"]:
     """Draw a k-subset of ``range(degrees[i])`` for each i, all subsets equally likely.
 
     Args:
         degrees: sizes of the sets, each at least `k`.
         k: how many to draw.
-        stream: where randomness comes from.
-        rows: subset i reads the numbers ``k·rows[i]`` … ``k·rows[i] + k - 1`` of the stream.
+        random: where randomness comes from.
+        rows: subset i reads the numbers ``k·rows[i]`` … ``k·rows[i] + k - 1``.
 
     Returns:
         ``[k, b]``: column i holds k different numbers below ``degrees[i]``, in no useful order.
 
     Example:
-        >>> floyd(torch.tensor([3, 3]), 3, Stream(0), torch.arange(2)).sort(0).values.T.tolist()
+        >>> drawn = floyd(torch.tensor([3, 3]), 3, CounterRandom(0), torch.arange(2))
+        >>> drawn.sort(0).values.T.tolist()
         [[0, 1, 2], [0, 1, 2]]
     """
     turns = torch.arange(k, device=degrees.device).unsqueeze(1)
     last = degrees - k + turns
-    drawn = stream.below(rows * k + turns, last + 1)
-    return (_settle_on_host if drawn.device.type == "cpu" else settle)(drawn, last)
+    drawn = random.below(rows * k + turns, last + 1)
+    return (_resolve_on_host if drawn.is_cpu else resolve)(drawn, last)
 
 
-def settle(drawn: Int[Tensor, "k b"], last: Int[Tensor, "k b"]) -> Int[Tensor, "k b"]:
+def resolve(drawn: Int[Tensor, "k b"], last: Int[Tensor, "k b"]) -> Int[Tensor, "k b"]:
     """Replace, step by step, each number that an earlier one has taken by its step's last."""
     taken = torch.zeros_like(drawn, dtype=torch.bool)
     # Small batches pay by the operation: views are made once, and the draws to come look at this
@@ -120,7 +121,7 @@ def settle(drawn: Int[Tensor, "k b"], last: Int[Tensor, "k b"]) -> Int[Tensor, "
     return drawn
 
 
-def _settle_on_host(drawn: Int[Tensor, "k b"], last: Int[Tensor, "k b"]) -> Int[Tensor, "k b"]:
+def _resolve_on_host(drawn: Int[Tensor, "k b"], last: Int[Tensor, "k b"]) -> Int[Tensor, "k b"]:
     """The same in two thirds of the time: numpy's operations are begun sooner than torch's."""
     numbers, ends = drawn.numpy(), last.numpy()
     taken = np.zeros(numbers.shape, dtype=bool)
@@ -133,7 +134,7 @@ def _settle_on_host(drawn: Int[Tensor, "k b"], last: Int[Tensor, "k b"]) -> Int[
 
 
 def _subsets(
-    start: Int[Tensor, " b"], degrees: Int[Tensor, " b"], fanout: int, stream: Stream
+    start: Int[Tensor, " b"], degrees: Int[Tensor, " b"], fanout: int, random: CounterRandom
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
     """Uniform without replacement: the first `fanout` of each row, then subsets in long rows."""
     counts = degrees.clamp(max=fanout)
@@ -142,8 +143,8 @@ def _subsets(
         from shoal.sample import _triton
 
         with current(start.device):
-            return _triton.subsets(start, degrees, offsets, fanout, stream.key), offsets
-    return by_columns(start, degrees, offsets, fanout, stream), offsets
+            return _triton.subsets(start, degrees, offsets, fanout, random.key), offsets
+    return by_columns(start, degrees, offsets, fanout, random), offsets
 
 
 def by_columns(
@@ -151,7 +152,7 @@ def by_columns(
     degrees: Int[Tensor, " b"],
     offsets: Int[Tensor, " b_plus_1"],
     fanout: int,
-    stream: Stream,
+    random: CounterRandom,
 ) -> Int[Tensor, " e"]:
     """Positions of a uniform subset of each row, one step of Floyd's for all rows at once.
 
@@ -160,7 +161,7 @@ def by_columns(
         degrees: entries of each row; those with at most `fanout` give all of them, in order.
         offsets: where in the result each row's entries begin.
         fanout: entries a row.
-        stream: where randomness comes from; row i reads it from ``fanout·i``.
+        random: where randomness comes from; row i reads it from ``fanout·i``.
     """
     counts = offsets.diff()
     shift = (start - offsets[:-1]).repeat_interleave(counts, output_size=int(offsets[-1]))
@@ -169,22 +170,22 @@ def by_columns(
     if long.numel() == 0:
         return positions
     slots = offsets[long] + torch.arange(fanout, device=long.device).unsqueeze(1)
-    subsets = start[long] + floyd(degrees[long], fanout, stream, long)
+    subsets = start[long] + floyd(degrees[long], fanout, random, long)
     return positions.scatter_(0, slots.flatten(), subsets.flatten())
 
 
 def _independent(
-    start: Int[Tensor, " b"], degrees: Int[Tensor, " b"], fanout: int, stream: Stream
+    start: Int[Tensor, " b"], degrees: Int[Tensor, " b"], fanout: int, random: CounterRandom
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
     """Uniform with replacement."""
     some = degrees > 0
     bound = degrees[some].unsqueeze(1)
-    drawn = stream.below(_positions(some, fanout), bound)
+    drawn = random.below(_positions(some, fanout), bound)
     return (start[some].unsqueeze(1) + drawn).flatten(), _offsets(some * fanout)
 
 
 def _weighted(
-    csr: Csr, rows: Int[Tensor, " b"], fanout: int, stream: Stream, replace: bool
+    csr: Csr, rows: Int[Tensor, " b"], fanout: int, random: CounterRandom, replace: bool
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
     """Both weighted laws, on the entries whose weight is not zero."""
     if csr.values is None:
@@ -198,7 +199,7 @@ def _weighted(
     owner, weights = owner[some], weights[some]
     ends = _offsets(torch.bincount(owner, minlength=rows.numel()))
     law = _by_running_sum if replace else _by_waiting
-    chosen, counts = law(weights, owner, ends, fanout, stream)
+    chosen, counts = law(weights, owner, ends, fanout, random)
     return positions[some][chosen], _offsets(counts)
 
 
@@ -207,7 +208,7 @@ def _by_running_sum(
     owner: Int[Tensor, " e"],
     ends: Int[Tensor, " b_plus_1"],
     fanout: int,
-    stream: Stream,
+    random: CounterRandom,
 ) -> tuple[Int[Tensor, " f"], Int[Tensor, " b"]]:
     """With replacement: find uniform points of each row's stretch of the running sum."""
     # whole numbers add up to the same on every device, whatever the order
@@ -215,7 +216,7 @@ def _by_running_sum(
     sums = (weights / largest[owner] * _WHOLE).round().long().cumsum(0)
     some = ends.diff() > 0
     low, high = pad(sums, (1, 0))[ends[:-1][some]], sums[ends[1:][some] - 1]
-    point = stream.below(_positions(some, fanout), (high - low).unsqueeze(1))
+    point = random.below(_positions(some, fanout), (high - low).unsqueeze(1))
     at = torch.searchsorted(sums, point + low.unsqueeze(1), right=True)
     return at.flatten(), some * fanout
 
@@ -225,10 +226,10 @@ def _by_waiting(
     owner: Int[Tensor, " e"],
     ends: Int[Tensor, " b_plus_1"],
     fanout: int,
-    stream: Stream,
+    random: CounterRandom,
 ) -> tuple[Int[Tensor, " f"], Int[Tensor, " b"]]:
     """Without replacement: the `fanout` entries of each row that waited least."""
-    wait = stream.exponential(torch.arange(owner.numel(), device=owner.device)) / weights
+    wait = random.exponential(torch.arange(owner.numel(), device=owner.device)) / weights
     by_wait = wait.argsort(stable=True)
     order = by_wait[owner[by_wait].argsort(stable=True)]
     rank = torch.arange(owner.numel(), device=owner.device) - ends[owner]
@@ -236,15 +237,18 @@ def _by_waiting(
 
 
 def _positions(some: Bool[Tensor, " b"], fanout: int) -> Int[Tensor, "c k"]:
-    """Positions in the stream of the draws of the rows that draw: row i begins at ``fanout·i``."""
+    """Which random numbers the rows that draw read: row i begins at ``fanout·i``."""
     rows = some.nonzero()
     return rows * fanout + torch.arange(fanout, device=some.device)
 
 
 def _probe(device: torch.device) -> bool:
+    """Whether a tiny draw by the kernel gives what torch gives."""
     from shoal.sample import _triton
 
-    return _triton.probe(device)
+    parts = [torch.tensor(x, device=device) for x in ([0, 9], [9, 1], [0, 3, 4])]
+    drawn = _triton.subsets(*parts, fanout=3, key=1)
+    return torch.equal(drawn, by_columns(*parts, 3, CounterRandom(1)))
 
 
 def _offsets(counts: Int[Tensor, " b"]) -> Int[Tensor, " b_plus_1"]:

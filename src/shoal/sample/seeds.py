@@ -1,10 +1,11 @@
 """Batch samplers: who is in the batch.
 
 A batch sampler yields seeds ``[b]``, batch by batch, for the current epoch. It is any object with
-``__iter__``, ``__len__``, ``set_epoch``, ``refresh``, ``state_dict`` and ``load_state_dict``. The
-law: batch k of epoch e is a pure function of (seed, e, k) and of the saved state, so a run that is
-resumed by ``load_state_dict`` and ``itertools.islice(sampler, k, None)`` sees the batches that the
-uninterrupted run would have seen.
+``__iter__``, ``__len__``, ``set_epoch``, ``refresh``, ``state_dict`` and ``load_state_dict``; its
+attribute ``sampling`` says how the seeds of a batch are drawn, ``"independent"`` or
+``"clustered"``. The law: batch k of epoch e is a pure function of (seed, e, k) and of the saved
+state, so a run that is resumed by ``load_state_dict`` and ``itertools.islice(sampler, k, None)``
+sees the batches that the uninterrupted run would have seen.
 
 :class:`ClusterBatchSampler` packs batches from whole clusters of similar points, whose positives
 are one another's hard negatives (NGAME, section 4.2: Dahiya et al., WSDM 2023);
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,8 +48,14 @@ class RandomBatchSampler:
         [0, 1, 2, 3, 4]
     """
 
+    sampling: Literal["independent", "clustered"] = "independent"
+
     def __init__(self, n: int, batch_size: int, seed: int, drop_last: bool = False) -> None:
-        _expect_batches(n, batch_size, seed)
+        expect_positive("n", n)
+        expect_positive("batch_size", batch_size)
+        remedy = f"lower it to {n} or less"
+        expect(batch_size <= n, "batch_size", f"at most the {n} examples", batch_size, remedy)
+        expect(seed >= 0, "seed", "a whole number of at least 0", seed, "raise it")
         self.n, self.batch_size, self.seed, self.drop_last = n, batch_size, seed, drop_last
         self.epoch = 0
 
@@ -61,7 +68,7 @@ class RandomBatchSampler:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return _n_batches(self.n, self.batch_size, self.drop_last)
+        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[Int[Tensor, " b"]]:
         """The current epoch's batches of seeds."""
@@ -77,7 +84,7 @@ class RandomBatchSampler:
         self.epoch = int(state["epoch"])
 
 
-class ClusterBatchSampler:
+class ClusterBatchSampler(RandomBatchSampler):
     """Every point once an epoch, in batches of whole clusters of similar points.
 
     Until the first :meth:`refresh` every point is a cluster of its own, so batches are random.
@@ -105,6 +112,8 @@ class ClusterBatchSampler:
         [[0, 2, 4, 6], [1, 3, 5, 7]]
     """
 
+    sampling = "clustered"
+
     def __init__(
         self,
         n: int,
@@ -113,18 +122,12 @@ class ClusterBatchSampler:
         seed: int,
         drop_last: bool = False,
     ) -> None:
-        _expect_batches(n, batch_size, seed)
+        super().__init__(n, batch_size, seed, drop_last)
         single = isinstance(cluster_size, int)
         self.curriculum = [(0, cluster_size)] if single else list(cluster_size)
         _expect_curriculum(self.curriculum, batch_size)
-        self.n, self.batch_size, self.seed, self.drop_last = n, batch_size, seed, drop_last
-        self.epoch = 0
         self.size = 1
         self.order = torch.arange(n, dtype=torch.int32)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields."""
-        self.epoch = epoch
 
     def size_at(self, epoch: int) -> int:
         """The cluster size that the curriculum gives for `epoch`."""
@@ -150,10 +153,6 @@ class ClusterBatchSampler:
             return
         seed = _generator(self.seed, self.epoch, 1).initial_seed()
         self.order = balanced_clusters(embeddings, self.size, seed).int().cpu()
-
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        return _n_batches(self.n, self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[Int[Tensor, " b"]]:
         """The current epoch's batches of seeds."""
@@ -248,18 +247,6 @@ def _generator(*key: int) -> torch.Generator:
     """A generator for `key`; unlike seed + epoch, (0, 1) and (1, 0) are unrelated."""
     word = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(word >> 1))
-
-
-def _n_batches(n: int, batch_size: int, drop_last: bool) -> int:
-    return n // batch_size if drop_last else -(-n // batch_size)
-
-
-def _expect_batches(n: int, batch_size: int, seed: int) -> None:
-    expect_positive("n", n)
-    expect_positive("batch_size", batch_size)
-    fits = batch_size <= n
-    expect(fits, "batch_size", f"at most the {n} points", batch_size, f"lower it to {n} or less")
-    expect(seed >= 0, "seed", "a whole number of at least 0", seed, "raise it")
 
 
 def _expect_curriculum(curriculum: Sequence[tuple[int, int]], batch_size: int) -> None:

@@ -117,7 +117,7 @@ def diagonal_of(products: Products, probes: int = 4, seed: int = 0) -> dict[str,
     for _ in range(probes):
         z = torch.randint(0, 2, total.shape, generator=generator).to(products.device) * 2.0 - 1.0
         total += z.double() * (products @ z.to(products.dtype))
-    leaves = products.subject.leaves
+    leaves = products.problem.leaves
     parts = (total / probes).split([leaf.numel() for leaf in leaves.values()])
     return {
         name: x.view_as(leaf).to(leaf)

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shoal.core.batches import moved
 from shoal.core.errors import expect, expect_positive
-from shoal.curvature.subject import Supervised, moved
-from shoal.curvature.untouched import untouched
+from shoal.curvature.preserve import preserve_state
+from shoal.curvature.problem import Supervised
 from shoal.step.size import StepSize
 
 WORSE = 1.5
@@ -123,7 +124,7 @@ def evidence(
     good = len(factors) > 0 and all(x > 0 for x in factors)
     expect(good, "factors", "numbers above 0", factors, "leave them out")
     device = next(model.parameters()).device
-    with untouched(model, loader, "train", seed):
+    with preserve_state(model, loader, "train", seed):
         batches = [moved(batch, device) for batch in islice(_forever(loader), steps)]
     expect(len(batches) > 0, "loader", "at least one batch", "none", "check the data set")
     objective = Supervised(model, loss_fn, forward)

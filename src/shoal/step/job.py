@@ -15,10 +15,11 @@ from torch import Tensor
 from shoal.core.block import Batch, Block
 from shoal.core.errors import expect
 from shoal.curvature.metric import floored, scales_of
-from shoal.curvature.rows import ROWS
+from shoal.curvature.problem import ROWS
 from shoal.step.learner import StepLearner
 from shoal.step.method import Method, method_of
 from shoal.step.probe import Probe
+from shoal.training.checkpoints import moved_by_steps, put_back
 from shoal.training.job import Job
 
 
@@ -36,8 +37,8 @@ class JobLearner(StepLearner):
         super().load_state_dict({**state, "batches": batches})
 
 
-def learner_of(job: Job, **options: Any) -> JobLearner:
-    """Make the learner for a job.
+def spectral_step(job: Job, **options: Any) -> JobLearner:
+    """Make the step rule of a job from curvature that is measured while it trains.
 
     Args:
         job: whose optimizers' rates are those to begin with. Further tables that the objective
@@ -65,10 +66,14 @@ def learner_of(job: Job, **options: Any) -> JobLearner:
         method,
         lr,
         look,
-        state=lambda: _state(job),
-        restore=lambda state: _restore(job, state),
+        state=lambda: _copied(moved_by_steps(job)),
+        # a copy, so that it can be put back again
+        restore=lambda state: put_back(job, _copied(state)),
         **options,
     )
+
+
+spectral = spectral_step
 
 
 def method_of_job(job: Job) -> tuple[Method, float]:
@@ -100,32 +105,6 @@ def _row_divisor(optimizer: Any, ids: Tensor) -> Tensor | None:
     if "sum" in state:
         return floored(state["sum"][at].sqrt() + optimizer.eps).unsqueeze(1)
     return None
-
-
-def _tables(job: Job) -> dict[str, Any]:
-    return {**({} if job.table is None else {"": job.table}), **job.tables}
-
-
-def _state(job: Job) -> dict[str, Any]:
-    """A copy of all that a step moves."""
-    tables = _tables(job)
-    parts = {
-        "model": job.objective.model.state_dict(),
-        "optimizer": None if job.optimizer is None else job.optimizer.state_dict(),
-        "rows": {name: table.as_subclass(Tensor) for name, table in tables.items()},
-        "row_optimizers": {name: table.optimizer.state_dict() for name, table in tables.items()},
-    }
-    return _copied(parts)
-
-
-def _restore(job: Job, state: Mapping[str, Any]) -> None:
-    state = _copied(state)  # so that it can be put back again
-    job.objective.model.load_state_dict(state["model"])
-    if job.optimizer is not None:
-        job.optimizer.load_state_dict(state["optimizer"])
-    for name, table in _tables(job).items():
-        table.as_subclass(Tensor).copy_(state["rows"][name])
-        table.optimizer.load_state_dict(state["row_optimizers"][name])
 
 
 def _copied(node: Any) -> Any:

@@ -28,9 +28,9 @@ from typing import Any, Literal
 import torch
 from torch.optim import Optimizer
 
+from shoal.core.batches import size_of
 from shoal.core.errors import InputError, expect, expect_positive
 from shoal.curvature import stability
-from shoal.curvature.subject import size_of
 from shoal.step.climb import Climb
 from shoal.step.method import Method, method_of
 from shoal.step.probe import Reading

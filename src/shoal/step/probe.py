@@ -22,11 +22,16 @@ from torch import Tensor
 from shoal.core.errors import expect
 from shoal.core.objectives import Objective
 from shoal.curvature.lanczos import lanczos
-from shoal.curvature.metric import in_metric
+from shoal.curvature.preserve import preserve_state
+from shoal.curvature.problem import (
+    Problem,
+    Supervised,
+    in_metric,
+    problem_of,
+    split_at_scores,
+    with_rows,
+)
 from shoal.curvature.products import Products
-from shoal.curvature.rows import split_at_scores, with_rows
-from shoal.curvature.subject import Subject, Supervised, subject_of
-from shoal.curvature.untouched import untouched
 from shoal.training.gradients import trained
 
 # a product with the Gauss-Newton matrix in gradients: 9.6 ms to 4.2 ms for an MLP on one core
@@ -59,7 +64,7 @@ class Probe:
         objective: whose model's parameters are differentiated.
         table: whose gathered rows are differentiated too; None where rows do not learn.
         scales: S of the optimizer's metric, by name; called at each look with the ids of the rows,
-            whose name is :data:`~shoal.curvature.rows.ROWS`.
+            whose name is :data:`~shoal.curvature.problem.ROWS`.
         steps: of Lanczos. Four find λ₁ to a fifth and, begun where the last look ended, nearer at
             each; more would make looks rarer, which cost a share of all gradients (docs/LOG.md).
         probes: random vectors.
@@ -91,20 +96,20 @@ class Probe:
             InputError: if there are fewer, or their curvature is not a finite number above zero.
         """
         expect(len(batches) > 1, "batches", "at least two", len(batches), "pass more")
-        with untouched(self.objective.model, None, "eval", self.seed + self.looks):
-            subject, ids = self._subject(batches)
+        with preserve_state(self.objective.model, None, "eval", self.seed + self.looks):
+            problem, ids = self._problem(batches)
             if self.scales is not None:
-                subject = in_metric(subject, self.scales(ids))
-            found = self._look(Products(subject))
+                problem = in_metric(problem, self.scales(ids))
+            found = self._look(Products(problem))
         self.looks += 1
         good = 0 < found.lam < float("inf")
         remedy = "lower the learning rate: training has diverged"
         expect(good, "curvature", "a finite number above 0", found.lam, remedy)
         return found
 
-    def _subject(self, batches: Sequence[Any]) -> tuple[Subject, Tensor | None]:
+    def _problem(self, batches: Sequence[Any]) -> tuple[Problem, Tensor | None]:
         alone = self.table is not None and not trained(self.objective.model)
-        subject = subject_of(
+        problem = problem_of(
             self.objective,
             batches,
             max_batches=len(batches),
@@ -112,13 +117,13 @@ class Probe:
             needs_leaves=not alone,
         )
         if isinstance(self.objective, Objective):
-            subject = replace(subject, objective=split_at_scores(self.objective))
+            problem = replace(problem, objective=split_at_scores(self.objective))
         if self.table is None:
-            return subject, None
+            return problem, None
         # rows that learn have moved since the batch was made
-        fresh = [replace(x, src=self.table.gather(x.blocks[0].src)) for x in subject.batches]
+        fresh = [replace(x, src=self.table.gather(x.blocks[0].src)) for x in problem.batches]
         ids = torch.cat([batch.blocks[0].src for batch in fresh]).unique()
-        return with_rows(replace(subject, batches=fresh)), ids
+        return with_rows(replace(problem, batches=fresh)), ids
 
     def _look(self, products: Products) -> Reading:
         p, dtype, device = products.shape[0], products.dtype, products.device

@@ -143,7 +143,7 @@ def renew(
         full but at most one, and whether they, or mined labels, are new.
     """
     seeds.set_epoch(epoch)
-    age, idle = epoch - warm, isinstance(seeds, RandomBatchSampler) and mine is None
+    age, idle = epoch - warm, seeds.sampling == "independent" and mine is None
     anew = age >= 0 and age % settings.refresh_every == 0 and not idle
     if anew:
         rows = embed()

@@ -128,7 +128,7 @@ def _facts(predictor: Predictor, run: Run) -> str:
         "encoder": f"{run.settings.get('encoder')}, {labeler.label_embeddings.shape[1]} wide",
         "ranks by": ranks,
     }
-    ended = [event for event in run.record() if event.get("event") == "end"]
+    ended = [event for event in run.log() if event.get("event") == "end"]
     if ended:
         facts["training"] = f"{ended[-1].get('step')} steps, {ended[-1].get('seconds')} s"
     return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
@@ -136,7 +136,7 @@ def _facts(predictor: Predictor, run: Run) -> str:
 
 def _metrics(run: Run) -> str:
     """The last judgment on the data's test points, as the record has it."""
-    tests = [event for event in run.record() if event.get("event") in ("test", "add")]
+    tests = [event for event in run.log() if event.get("event") in ("test", "add")]
     if not tests:
         return ""
     if tests[-1]["event"] == "add":

@@ -16,9 +16,11 @@ from shoal.cli.recipes import RECIPES
 from shoal.cli.settings import Train
 from shoal.core.errors import expect, expect_positive
 from shoal.data import is_graph
-from shoal.training import track
-from shoal.training.job import Budget, Progress
+from shoal.step.job import spectral
+from shoal.training.callbacks import Callback, EarlyStopping, RunLog, ShowProgress
+from shoal.training.job import Budget, Job, Progress
 from shoal.training.run import Run
+from shoal.training.track import Tracker
 
 # What a resumed run may be asked for anew: how long, where, and what changes nothing but time.
 _FREE = {"steps", "epochs", "minutes", "patience", "out", "resume", "json", "prefetch", "device"}
@@ -197,8 +199,6 @@ def open_run(settings: Train) -> Run:
     if settings.resume:
         expect(not run.exported, str(out), "a run to continue", "an export", "continue its run")
         run.expect_settings(asked, _FREE)
-    if settings.track is not None:
-        track.listen(run, settings.track)
     return run
 
 
@@ -245,12 +245,31 @@ def budget_of(settings: Train, epochs: int) -> Budget:
         steps=settings.steps,
         epochs=epochs if open_ended else settings.epochs,
         minutes=settings.minutes,
-        patience=settings.patience,
     )
 
 
+def callbacks_of(settings: Train, run: Run) -> list[Callback]:
+    """What was asked for around training: progress, early stopping, a tracker.
+
+    Raises:
+        InputError: if the tracker is not installed, or a number is out of range.
+    """
+    stopping = [] if settings.patience is None else [EarlyStopping(settings.patience)]
+    trackers = [] if settings.track is None else [Tracker(settings.track, run.folder)]
+    return [ShowProgress("train"), *stopping, *trackers]
+
+
+def step_rule_of(settings: Train, job: Job) -> Any:
+    """The rule that sets the learning rate beside the schedule; None for the schedule alone."""
+    return spectral(job) if settings.step == "spectral" else None
+
+
 def finish(
-    run: Run, settings: Train, progress: Progress, judge: Callable[[], dict[str, float]]
+    run: Run,
+    settings: Train,
+    progress: Progress,
+    judge: Callable[[], dict[str, float]],
+    callbacks: list[Callback],
 ) -> dict[str, Any]:
     """Judge the run unless it was interrupted, and say what came of it."""
     result: dict[str, Any] = {
@@ -266,7 +285,8 @@ def finish(
     begin = time.monotonic()
     test = judge()
     seconds = round(time.monotonic() - begin, 1)
-    run.write("test", {"step": progress.step, "test_seconds": seconds, **test})
+    for callback in (RunLog(run), *callbacks):
+        callback.test(progress, {"test_seconds": seconds, **test})
     return result | {"test": test, "test_seconds": seconds}
 
 

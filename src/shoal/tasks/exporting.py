@@ -106,9 +106,8 @@ def write_export(predictor: Predictor, run: Run, out: Path, added: int = 0) -> l
     labeler = predictor.labeler if isinstance(predictor, FusedLabeler) else predictor
     try:
         with folder_aside(out) as new:
-            for name in ("settings.json", "record.jsonl"):
-                path = run.folder / name
-                shutil.copy(path, new / name) if path.exists() else None
+            for path in (run.folder / "settings.json", run.log_file):
+                shutil.copy(path, new / path.name) if path.exists() else None
             copied = Run(new, run.settings)
             copied.write("add", {"labels": added}) if added else None
             _save_predictor(predictor, new)

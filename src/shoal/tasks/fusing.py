@@ -51,9 +51,6 @@ def load(folder: str | Path, device: str = "cpu", search: str = "exact") -> Pred
     return predictor_of(Run.open(folder), device, search)
 
 
-open = load  # the name that users know; the module keeps the builtin's place free
-
-
 def predictor_of(run: Run, device: str = "cpu", search: str = "exact") -> Predictor:
     """The best labeler of a run: fused if it was, otherwise its head or encoder alone.
 

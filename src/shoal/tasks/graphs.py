@@ -25,6 +25,7 @@ from shoal.graph.layers import Layered
 from shoal.graph.sage import Sage
 from shoal.sample.seeds import RandomBatchSampler
 from shoal.tasks.common import autocast_pays, settings_of
+from shoal.training.gradients import Gradients
 from shoal.training.job import Job
 from shoal.training.loader import BatchSampler, BlockSampler, Loader, Table
 from shoal.training.run import Run
@@ -73,8 +74,8 @@ def start_of(run: Run) -> dict[str, Any]:
     Raises:
         InputError: if the note is gone.
     """
-    start = next((event for event in run.record() if event["event"] == "start"), None)
-    where = str(run.folder / "record.jsonl")
+    start = next((event for event in run.log() if event["event"] == "start"), None)
+    where = str(run.log_file)
     if start is None or "features" not in start:
         fail(where, "how the run began", "no such line", "restore it or train again")
     return start
@@ -113,9 +114,11 @@ def job_of(
         objective,
         loader,
         torch.optim.Adam(objective.model.parameters(), lr=settings.lr or lr),
-        clip=settings.clip,
-        accumulate=settings.accumulate,
-        autocast=autocast_pays(settings.autocast, settings.device),
+        Gradients(
+            settings.accumulate,
+            settings.clip,
+            "bfloat16" if autocast_pays(settings.autocast, settings.device) else "float32",
+        ),
         seed=settings.seed,
         evaluate=evaluate,
         evaluate_every=settings.valid_every,

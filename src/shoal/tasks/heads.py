@@ -152,7 +152,7 @@ def frozen_job(
         prefetch=settings.prefetch,
         device=None if settings.device == "cpu" else settings.device,
     )
-    return replace(job, also={**job.also, **part.also})
+    return replace(job, state={**job.state, **part.also})
 
 
 def _validate(head: Head, by_cosine: bool, x: Tensor, valid: Examples) -> dict[str, float]:
@@ -175,7 +175,7 @@ def with_head(job: Job, part: HeadPart, settings: Train) -> Job:
     return replace(
         job,
         objective=replace(job.objective, criterion=criterion),
-        also={**job.also, **part.also},
+        state={**job.state, **part.also},
         tables={"head": part.head.table},
     )
 

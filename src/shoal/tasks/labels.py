@@ -32,13 +32,21 @@ from shoal.sample.hardness import batch_hardness, hard_negative_recall
 from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank, RandomBatchSampler
 from shoal.tasks import details
 from shoal.tasks.batches import batch_sampler_of, renew, shortlist_of, with_scored
-from shoal.tasks.common import autocast_pays, budget_of, finish, open_run
+from shoal.tasks.common import (
+    autocast_pays,
+    budget_of,
+    callbacks_of,
+    finish,
+    open_run,
+    step_rule_of,
+)
 from shoal.tasks.encoders import Learner, defaults_of, labeler_of, learner_of, tokenize_of
 from shoal.tasks.fusing import Predictor, forget_indexes, fuse_run, head_ranks, predictor_of
 from shoal.tasks.heads import HeadPart, train_head, with_head
 from shoal.tasks.prepared import Prepared, Side, prepare
 from shoal.tasks.validation import validate
 from shoal.text.pretrained import TransformerVocabulary
+from shoal.training.gradients import Gradients
 from shoal.training.job import Job, Stateful
 from shoal.training.loader import Loader
 from shoal.training.loop import fit
@@ -58,6 +66,7 @@ def train(settings: Train) -> dict[str, Any]:
         InputError: for any bad setting or input; finished work stays.
     """
     run = open_run(settings)
+    callbacks = callbacks_of(settings, run)
     forget_indexes(run)
     begin = time.monotonic()
     data = load_labels(settings.source)
@@ -66,17 +75,22 @@ def train(settings: Train) -> dict[str, Any]:
     if not settings.resume:
         with folder_aside(run.folder / "lexicon") as folder:
             prepared.lexicon.save(folder)
-    run.write("start", {"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
+    run.start({"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(prepared, settings)
     budget = budget_of(settings, EPOCHS)
-    progress = fit(job, budget, run, resume=settings.resume, step=settings.step)
+    rule = step_rule_of(settings, job)
+    progress = fit(job, budget, run, resume=settings.resume, step=rule, callbacks=callbacks)
     if head_ranks(settings, prepared.valid) and progress.stopped != "interrupt":
         stage = train_head(run, prepared, settings, progress.step)
         progress.stopped = stage.stopped if stage.stopped == "interrupt" else progress.stopped
     if settings.rank == "fused" and progress.stopped != "interrupt":
         fuse_run(run, data, prepared.train, prepared.valid, settings)
     result = finish(
-        run, settings, progress, lambda: judge(predictor_of(run, settings.device), data, run)
+        run,
+        settings,
+        progress,
+        lambda: judge(predictor_of(run, settings.device), data, run),
+        callbacks,
     )
     return result | ({} if settings.recipe == "shoal" else {"recipe": changed(settings)})
 
@@ -119,18 +133,20 @@ def make_job(prepared: Prepared, settings: Train) -> Job:
         Objective(learner.model, in_batch(_loss_of(settings, side.truth))),
         loader,
         learner.optimizer,
-        clip=settings.clip,
-        accumulate=settings.accumulate,
+        Gradients(
+            settings.accumulate,
+            settings.clip,
+            "bfloat16" if autocast_pays(settings.autocast, settings.device) else "float32",
+            settings.chunk,
+        ),
         warmup=defaults_of(settings).warmup,
-        autocast=autocast_pays(settings.autocast, settings.device),
-        chunk=settings.chunk,
         seed=settings.seed,
         refresh=partial(renew, seeds, embed, settings, warm=settings.warm_epochs, mine=mine),
         observe=None if bank is None else partial(_remember, bank),
         measure=partial(_hardness, -1 if part is None else -2),
         evaluate=None if prepared.valid is None else partial(_validate, prepared, learner),
         evaluate_every=settings.valid_every,
-        also=also,
+        state=also,
     )
     return job if part is None else with_head(job, part, settings)
 

@@ -35,7 +35,7 @@ from shoal.graph.layers import Layered, full_graph
 from shoal.sample.expand import NeighborSampler, ShortlistSampler
 from shoal.sample.links import LinkSampler, PairSampler
 from shoal.sample.touch import touch_probability
-from shoal.tasks.common import budget_of, finish, open_run
+from shoal.tasks.common import budget_of, callbacks_of, finish, open_run, step_rule_of
 from shoal.tasks.graphs import job_of, loader_of, model_of, restore, settings_on, start_of
 from shoal.tasks.rows import rows_for, rows_of, table_of, tiers_used
 from shoal.training.job import Job
@@ -79,6 +79,7 @@ def train(settings: Train) -> dict[str, Any]:
         InputError: for any bad setting or input; finished work stays.
     """
     run = open_run(settings)
+    callbacks = callbacks_of(settings, run)
     begin = time.monotonic()
     data = load_links(settings.source, settings.seed)
     rows = first_rows(run, data, settings)
@@ -86,12 +87,13 @@ def train(settings: Train) -> dict[str, Any]:
     facts = {"data": data.name, "features": width}
     if isinstance(rows, DiskRows):  # what is in the file need not stay in memory
         data = replace(data, features=torch.empty(len(rows), 0))
-    run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
+    run.start({**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, rows, settings)
     budget = budget_of(settings, EPOCHS)
-    progress = fit(job, budget, run, resume=settings.resume, step=settings.step)
+    rule = step_rule_of(settings, job)
+    progress = fit(job, budget, run, resume=settings.resume, step=rule, callbacks=callbacks)
     best = partial(_learned, run) if width is None else lambda: rows
-    found = finish(run, settings, progress, lambda: _judge(run, data, best(), settings))
+    found = finish(run, settings, progress, lambda: _judge(run, data, best(), settings), callbacks)
     return found | tiers_used(job.loader.table)
 
 

@@ -22,7 +22,7 @@ from shoal.fetch.disk import DiskRows
 from shoal.graph.layers import Layered, full_graph
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.touch import touch_probability
-from shoal.tasks.common import budget_of, finish, open_run
+from shoal.tasks.common import budget_of, callbacks_of, finish, open_run, step_rule_of
 from shoal.tasks.graphs import (
     job_of,
     loader_of,
@@ -50,6 +50,7 @@ def train(settings: Train) -> dict[str, Any]:
         InputError: for any bad setting or input; finished work stays.
     """
     run = open_run(settings)
+    callbacks = callbacks_of(settings, run)
     begin = time.monotonic()
     data = load_nodes(settings.source)
     rows = rows_of(data.features, settings, run)
@@ -57,11 +58,12 @@ def train(settings: Train) -> dict[str, Any]:
     if isinstance(rows, DiskRows):  # what is in the file need not stay in memory
         data = replace(data, features=torch.empty(len(rows), 0))
     facts |= {"classes": list(data.class_names), "several": data.multi_label}
-    run.write("start", {**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
+    run.start({**facts, "prepare_seconds": round(time.monotonic() - begin, 3)})
     job = make_job(data, rows, settings)
     budget = budget_of(settings, EPOCHS)
-    progress = fit(job, budget, run, resume=settings.resume, step=settings.step)
-    found = finish(run, settings, progress, lambda: _judge(run, data, rows, settings))
+    rule = step_rule_of(settings, job)
+    progress = fit(job, budget, run, resume=settings.resume, step=rule, callbacks=callbacks)
+    found = finish(run, settings, progress, lambda: _judge(run, data, rows, settings), callbacks)
     return found | tiers_used(job.loader.table)
 
 

@@ -32,8 +32,8 @@ from shoal.tasks import labels, links, nodes
 from shoal.tasks.common import settings_of
 from shoal.tasks.encoders import tokenize_of
 from shoal.tasks.prepared import prepare
+from shoal.training.checkpoints import restore
 from shoal.training.job import Job
-from shoal.training.loop import restore
 from shoal.training.run import Run
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -33,8 +34,40 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 @dataclass(frozen=True, eq=False)
+class Gradients:
+    """How the gradient of a step is made.
+
+    Attributes:
+        accumulate: batches per step; their gradients are averaged.
+        clip: upper bound of the norm of the whole gradient, rows included; None for no bound.
+        precision: of outputs and loss; ``"bfloat16"`` where torch's autocast uses it. Parameters,
+            gradients and optimizers stay in float32.
+        chunk: rows of the model's output whose activations are held at a time, by gradient caching;
+            None for all. The model is called with a part of the first block and must make one row
+            per `dst` in it, from that row's entries alone. The gradient is the same up to rounding,
+            but dropout's masks are drawn chunk by chunk.
+
+    Raises:
+        InputError: if a number is not positive, or the precision is another one.
+    """
+
+    accumulate: int = 1
+    clip: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        expect_positive("accumulate", self.accumulate)
+        expect_positive("chunk", self.chunk) if self.chunk is not None else None
+        good = self.clip is None or self.clip > 0
+        expect(good, "clip", "a norm above 0", self.clip, "raise it or leave it out")
+        good = self.precision in ("float32", "bfloat16")
+        expect(good, "precision", "float32 or bfloat16", self.precision, "choose one of them")
+
+
+@dataclass(frozen=True, eq=False)
 class Gradient:
-    """What a step needs to know.
+    """The gradient of one step.
 
     Attributes:
         loss: mean over the batches.
@@ -73,43 +106,39 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 def gradient_of(
     objective: Objective,
     batches: Sequence[Batch],
-    rows_learn: bool,
-    autocast: bool = False,
-    chunk: int | None = None,
+    rows_train: bool,
+    how: Gradients | None = None,
 ) -> Gradient:
     """Differentiate the mean of the objective over `batches` once.
 
     Args:
-        objective: gives one scalar a batch.
+        objective: gives one scalar per batch.
         batches: at least one.
-        rows_learn: whether the gathered rows want a gradient too.
-        autocast: run forward passes in bfloat16 where torch's autocast does.
-        chunk: cache gradients, with so many rows of the model's output computed at a time; None
-            computes all at once. The model is called with a part of the first block and must make
-            one row of each `dst` in it, from that row's entries alone. The gradient is the same up
-            to rounding, but dropout's masks are drawn chunk by chunk.
+        rows_train: whether the gathered rows need a gradient too.
+        how: precision and chunk; None for float32 and the whole batch at once.
 
     Raises:
-        InputError: if `chunk` is not positive or the model mixes rows.
+        InputError: if the model mixes rows and `how` asks for chunks.
     """
-    params = trained(objective.model)
+    how = Gradients() if how is None else how
+    params, chunk = trained(objective.model), how.chunk
     if chunk is not None:
-        _expect_rows_apart(objective.model, batches, chunk)
+        _expect_rows_apart(objective.model, batches)
     losses, outputs, rows = [], [], []
     dense: list[Tensor] = []
     for batch in batches:
         leaves: list[Tensor] = list(params.values())
-        if rows_learn:
+        if rows_train:
             batch = replace(batch, src=batch.src.detach().requires_grad_())
             leaves.append(batch.src)
-        passes = _Passes(objective, batch, leaves, autocast, len(batches))
+        passes = _Passes(objective, batch, leaves, how.precision == "bfloat16", len(batches))
         loss, out, grads = passes.whole() if chunk is None else passes.cached(chunk)
         losses.append(loss.item())
         outputs.append(out.detach())
         rows += grads[len(params) :]
         dense = _added(dense, grads[: len(params)])
     named = dict(zip(params, dense, strict=True))
-    if not rows_learn:
+    if not rows_train:
         return Gradient(sum(losses), outputs, named)
     ids, joined = _joined([batch.blocks[0].src for batch in batches], rows)
     return Gradient(sum(losses), outputs, named, ids, joined)
@@ -192,7 +221,7 @@ def _in_order(pieces: list[Tensor], order: Tensor) -> Tensor:
     return out
 
 
-def _expect_rows_apart(model: nn.Module, batches: Sequence[Batch], chunk: int) -> None:
+def _expect_rows_apart(model: nn.Module, batches: Sequence[Batch]) -> None:
     """Refuse what gradient caching would get wrong: rows of the output that depend on each other.
 
     Assumption: a model that mixes rows does so by batch normalization or reads several hops; other
@@ -201,7 +230,6 @@ def _expect_rows_apart(model: nn.Module, batches: Sequence[Batch], chunk: int) -
     Raises:
         InputError: naming the module or the blocks.
     """
-    expect_positive("chunk", chunk)
     for name, module in model.named_modules():
         mixes = isinstance(module, _BATCH_NORMS) and (
             module.training or module.running_mean is None

@@ -1,7 +1,7 @@
-"""A run's folder: settings, checkpoints, and a record in JSON lines.
+"""A run's folder: settings, checkpoints, and a log in JSON lines.
 
 settings.json      what was asked for, as the command or the caller gave it
-record.jsonl       one event a line: start, step, refresh, validate, resume, end
+log.jsonl          one event per line: start, step, refresh, validate, resume, end, test
 last.safetensors   where a resumed run continues
 best.safetensors   the model of the best validation round, without optimizer state
 rows.npy           graphs with --host-rows: feature rows, read from here batch by batch
@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import time
-from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import torch
 
 from shoal.core import checkpoint
 from shoal.core.errors import expect, expect_folder, fail
@@ -23,9 +26,8 @@ from shoal.core.memory import peaks
 
 # An export is read like a run; this file tells the two apart.
 EXPORT, EXPORT_FORMAT = "export.json", "shoal.export/1"
-
-Listener = Callable[[str, dict[str, Any]], None]
-"""Called with the event and the facts of each line of the record."""
+# the log's file, and its name in runs of 0.1
+_LOGS = "log.jsonl", "record.jsonl"
 
 
 class Run:
@@ -38,14 +40,12 @@ class Run:
         settings: what the run was asked for.
         save_seconds: at least this long between two checkpoints of a run in progress; a minute of
             work is the most that a killed process loses.
-        listeners: told each line of the record once it is written.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], save_seconds: float = 60.0) -> None:
         self.folder = folder
         self.settings = settings
         self.save_seconds = save_seconds
-        self.listeners: list[Listener] = []
 
     @staticmethod
     def create(folder: str | Path, settings: dict[str, Any]) -> Run:
@@ -62,7 +62,7 @@ class Run:
             run.folder.mkdir(parents=True, exist_ok=True)
             with file_aside(run.folder / "settings.json") as new:
                 new.write_text(json.dumps(settings, indent=1) + "\n")
-            others = (run.folder / name for name in ("record.jsonl", "tracked.json"))
+            others = (run.folder / name for name in (*_LOGS, "tracked.json"))
             for leftover in (run.best, run.rows, *others):
                 leftover.unlink(missing_ok=True)
         except OSError as error:
@@ -118,25 +118,36 @@ class Run:
             if name not in free and was != value:
                 fail(name, f"{was!r}, as the run in {self.folder} was begun", repr(value), "use it")
 
-    def write(self, event: str, facts: dict[str, Any]) -> None:
-        """Append one line to the record: the event, the time, the peak of memory, and `facts`.
+    @property
+    def log_file(self) -> Path:
+        """The log; a run of 0.1 keeps the file that it has."""
+        new, old = (self.folder / name for name in _LOGS)
+        return old if old.exists() and not new.exists() else new
+
+    def start(self, about: dict[str, Any]) -> None:
+        """Write the event ``start``: `about`, and where the run was made (:func:`environment`).
+
+        Args:
+            about: the data, the settings as they were resolved, seconds of preparation.
+        """
+        self.write("start", environment() | about)
+
+    def write(self, event: str, metrics: dict[str, Any]) -> None:
+        """Append one line to the log: the event, the time, the peak of memory, and `metrics`.
 
         Raises:
             InputError: if the folder cannot be written to any more.
         """
-        facts = peaks() | facts
-        line = {"event": event, "time": round(time.time(), 3)} | facts
+        line = {"event": event, "time": round(time.time(), 3)} | peaks() | metrics
         try:
-            with (self.folder / "record.jsonl").open("ab+") as file:
+            with self.log_file.open("ab+") as file:
                 file.write(_line_end(file) + json.dumps(line).encode() + b"\n")
         except OSError as error:
             fail(str(self.folder), "a folder to write to", error.strerror, "free space on the disk")
-        for listener in self.listeners:
-            listener(event, facts)
 
-    def record(self) -> list[dict[str, Any]]:
+    def log(self) -> list[dict[str, Any]]:
         """All events so far; a line cut short by a killed process is left out."""
-        path = self.folder / "record.jsonl"
+        path = self.log_file
         events = []
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
@@ -173,6 +184,20 @@ class Run:
             InputError: if there is none, or it is damaged.
         """
         return checkpoint.load(self.best if self.best.exists() else self.last)
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on beside data, settings and code: versions, threads, the machine."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(errors="replace").splitlines() if cpu.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    versions = {"shoal": version("shoal"), "torch": torch.__version__}
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "processor": names[0] if names else platform.processor(),
+    }
 
 
 def _object(path: Path, what: str) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""Trackers: what a run's record is told, TensorBoard, Weights & Biases or MLflow is told too.
+"""Trackers: the lines of a run's log also go to TensorBoard, Weights & Biases or MLflow.
 
-A tracker is a function of an event and its facts (:data:`shoal.training.run.Listener`). Every
-number becomes a value named ``event/fact`` at the run's step: ``step/loss``,
-``validate/valid_P@1``, ``test/R@5``. The run's last line (``test``, or ``end`` of an interrupted
-run) closes it. Which run of the tracker it is stands in ``tracked.json`` in the run's folder, so
-that a resumed run continues it.
+Every number becomes a value named ``event/metric`` at the run's step: ``step/loss``,
+``validate/valid_P@1``, ``test/R@5``. The last line (``test``, or ``end`` of an interrupted run)
+closes the tracker's run. Which one it is stands in ``tracked.json`` in the run's folder, so that a
+resumed run continues it.
 """
 
 from __future__ import annotations
@@ -13,46 +12,71 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-from shoal.core.errors import InputError, fail
+from shoal.core.errors import expect, fail
 from shoal.core.files import file_aside
-from shoal.training.run import Listener, Run
+from shoal.training.callbacks import Log
+from shoal.training.job import Job, Progress
 
 _PROJECT = "shoal"
 _NOT_VALUES = ("step", "epoch")
+_Write = Callable[[str, dict[str, Any]], None]
 
 
-def listen(run: Run, name: str) -> None:
-    """Tell a tracker all that the run's record is told from now on.
+class Tracker(Log):
+    """Logs a run to a tracker too; a resumed run continues the tracker's.
 
     Args:
-        run: a new one, or one that is resumed.
-        name: tensorboard, wandb or mlflow.
+        name: tensorboard, wandb or mlflow; each takes its own settings from the environment
+            (``WANDB_MODE=offline``, ``MLFLOW_TRACKING_URI``).
+        folder: of the run; its ``settings.json`` is the tracker's configuration.
 
     Raises:
-        InputError: if that tracker is not installed, or refuses to begin.
+        InputError: if that tracker is unknown or not installed.
     """
-    try:
-        tracker = _TRACKERS[name](run)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        fail("track", f"{name} to begin a run", reason, "see to its settings or leave --track out")
 
-    def tell(event: str, facts: dict[str, Any]) -> None:
+    def __init__(self, name: str, folder: str | Path) -> None:
+        expect(name in _TRACKERS, "track", f"one of {', '.join(_TRACKERS)}", name, "choose one")
+        module, self._open = _TRACKERS[name]
+        self.name, self.folder = name, Path(folder)
+        self._write: _Write | None = None
         try:
-            tracker(event, facts)
+            import_module(module)
+        except ImportError as error:
+            install = f"pip install 'shoal[track-{name}]'"
+            fail("track", f"the extra track-{name}", f"none ({error})", install)
+
+    def begin(self, progress: Progress, job: Job) -> None:
+        """Begin or continue the tracker's run.
+
+        Raises:
+            InputError: if it refuses.
+        """
+        if self._write is None:
+            try:
+                self._write = self._open(self.folder)
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                remedy = "see to its settings or leave it out"
+                fail("track", f"{self.name} to begin a run", reason, remedy)
+        super().begin(progress, job)
+
+    def write(self, event: str, metrics: dict[str, Any]) -> None:
+        """Log the numbers of one line; after an error of the tracker, no more."""
+        if self._write is None:
+            return
+        try:
+            self._write(event, metrics)
         except Exception as error:  # a tracker's trouble must not end a training run
-            run.listeners.remove(tell)
-            warnings.warn(f"{name} is told no more: {error}", stacklevel=2)
-
-    run.listeners.append(tell)
+            self._write = _nothing
+            warnings.warn(f"logging to {self.name} stopped: {error}", stacklevel=2)
 
 
-def values(event: str, facts: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among an event's facts, named ``event/fact``.
+def values(event: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among an event's metrics, named ``event/metric``.
 
     Example:
         >>> values("step", {"step": 10, "loss": 2.5, "data": "wordnet"})
@@ -60,121 +84,105 @@ def values(event: str, facts: Mapping[str, Any]) -> dict[str, float]:
     """
     numbers = {
         f"{event}/{name}": float(value)
-        for name, value in facts.items()
+        for name, value in metrics.items()
         if isinstance(value, int | float) and name not in _NOT_VALUES
     }
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def is_last(event: str, facts: Mapping[str, Any]) -> bool:
-    """Whether nothing follows this line in the record of one start."""
-    return event == "test" or (event == "end" and facts.get("stopped") == "interrupt")
+def _nothing(event: str, metrics: dict[str, Any]) -> None:
+    """Log no more."""
 
 
-class _TensorBoard:
+def _is_last(event: str, metrics: Mapping[str, Any]) -> bool:
+    """Whether this is the last line until a run is resumed."""
+    return event == "test" or (event == "end" and metrics.get("stopped") == "interrupt")
+
+
+def _tensorboard(folder: Path) -> _Write:
     """Event files in ``tensorboard/`` in the run's folder."""
+    from torch.utils.tensorboard.writer import SummaryWriter
 
-    def __init__(self, run: Run) -> None:
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError as error:
-            _fail_extra("tensorboard", error)
-        self.open, self.folder = SummaryWriter, run.folder / "tensorboard"
-        self.writer: Any = None
+    writer: Any = None
 
-    def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        if self.writer is None and "step" in facts:
+    def write(event: str, metrics: dict[str, Any]) -> None:
+        nonlocal writer
+        if writer is None:
             # what was written beyond the step that a resumed run goes on from did not happen
-            purge = facts["step"] + 1 if event == "resume" else 0
-            self.writer = self.open(str(self.folder), purge_step=purge)
-        if self.writer is None:
-            return
-        for name, value in values(event, facts).items():
-            self.writer.add_scalar(name, value, facts.get("step"))
-        self.writer.flush()
-        if is_last(event, facts):
-            self.writer.close()
+            purge = metrics["step"] + 1 if event == "resume" else 0
+            writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        for name, value in values(event, metrics).items():
+            writer.add_scalar(name, value, metrics["step"])
+        writer.flush()
+        if _is_last(event, metrics):
+            writer.close()
+
+    return write
 
 
-class _Wandb:
-    """A run of Weights & Biases; where it goes is wandb's own to say (``WANDB_MODE=offline``)."""
+def _wandb(folder: Path) -> _Write:
+    import wandb  # pyright: ignore[reportMissingImports]
 
-    def __init__(self, run: Run) -> None:
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            _fail_extra("wandb", error)
-        known = _known(run, "wandb")
-        self.run = wandb.init(
-            project=_PROJECT,
-            name=run.folder.resolve().name,
-            dir=str(run.folder),
-            id=known,
-            resume="allow" if known else None,
-            config=run.settings,
-        )
-        _remember(run, "wandb", self.run.id)
-        # steps are values: wandb refuses its own ones where a resumed run goes back
-        self.run.define_metric("*", step_metric="at_step")
+    known = _read(folder / "tracked.json").get("wandb")
+    run = wandb.init(
+        project=_PROJECT,
+        name=folder.resolve().name,
+        dir=str(folder),
+        id=known,
+        resume="allow" if known else None,
+        config=_read(folder / "settings.json"),
+    )
+    _remember(folder, "wandb", run.id)
+    # steps are values: wandb refuses its own ones where a resumed run goes back
+    run.define_metric("*", step_metric="at_step")
 
-    def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        found = values(event, facts)
+    def write(event: str, metrics: dict[str, Any]) -> None:
+        found = values(event, metrics)
         if found:
-            self.run.log(found | {"at_step": facts.get("step", 0)})
-        if is_last(event, facts):
-            self.run.finish()
+            run.log(found | {"at_step": metrics["step"]})
+        if _is_last(event, metrics):
+            run.finish()
+
+    return write
 
 
-class _Mlflow:
-    """A run of MLflow; where it goes is MLflow's own to say (``MLFLOW_TRACKING_URI``)."""
+def _mlflow(folder: Path) -> _Write:
+    from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
-    def __init__(self, run: Run) -> None:
-        try:
-            from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            _fail_extra("mlflow", error)
-        self.client = MlflowClient()
-        self.id = _known(run, "mlflow")
-        if self.id is not None:
-            self.client.set_terminated(self.id, "RUNNING")
-            return
-        found = self.client.get_experiment_by_name(_PROJECT)
-        experiment = found.experiment_id if found else self.client.create_experiment(_PROJECT)
-        name = run.folder.resolve().name
-        self.id = self.client.create_run(experiment, run_name=name).info.run_id
-        for key, value in run.settings.items():
-            self.client.log_param(self.id, key, value)
-        _remember(run, "mlflow", self.id)
+    client, known = MlflowClient(), _read(folder / "tracked.json").get("mlflow")
+    if known is not None:
+        client.set_terminated(known, "RUNNING")
+    else:
+        found = client.get_experiment_by_name(_PROJECT)
+        experiment = found.experiment_id if found else client.create_experiment(_PROJECT)
+        known = client.create_run(experiment, run_name=folder.resolve().name).info.run_id
+        for key, value in _read(folder / "settings.json").items():
+            client.log_param(known, key, value)
+        _remember(folder, "mlflow", known)
 
-    def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        for name, value in values(event, facts).items():
-            # its names have no @
-            at = name.replace("@", "_at_")
-            self.client.log_metric(self.id, at, value, step=facts.get("step", 0))
-        if is_last(event, facts):
-            self.client.set_terminated(self.id, "FINISHED" if event == "test" else "KILLED")
+    def write(event: str, metrics: dict[str, Any]) -> None:
+        for name, value in values(event, metrics).items():
+            # MLflow's names have no @
+            client.log_metric(known, name.replace("@", "_at_"), value, step=metrics["step"])
+        if _is_last(event, metrics):
+            client.set_terminated(known, "FINISHED" if event == "test" else "KILLED")
+
+    return write
 
 
-_TRACKERS: dict[str, Callable[[Run], Listener]] = {
-    "tensorboard": _TensorBoard,
-    "wandb": _Wandb,
-    "mlflow": _Mlflow,
+# name: (the module that must be there, how a run begins)
+_TRACKERS: dict[str, tuple[str, Callable[[Path], _Write]]] = {
+    "tensorboard": ("torch.utils.tensorboard.writer", _tensorboard),
+    "wandb": ("wandb", _wandb),
+    "mlflow": ("mlflow.tracking", _mlflow),
 }
 
 
-def _known(run: Run, tracker: str) -> str | None:
-    """The tracker's name of this run, if it was told of it before."""
-    path = run.folder / "tracked.json"
-    return json.loads(path.read_text()).get(tracker) if path.exists() else None
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _remember(run: Run, tracker: str, name: str) -> None:
-    path = run.folder / "tracked.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    with file_aside(path) as new:
+def _remember(folder: Path, tracker: str, name: str) -> None:
+    known = _read(folder / "tracked.json")
+    with file_aside(folder / "tracked.json") as new:
         new.write_text(json.dumps(known | {tracker: name}) + "\n")
-
-
-def _fail_extra(name: str, error: ImportError) -> NoReturn:
-    install = f"pip install 'shoal[track-{name}]'"
-    fail("track", f"the extra track-{name}", f"none ({error})", install)

@@ -1,4 +1,4 @@
-"""Torch's spellings of a row read and a row write, and what a unified tensor makes of them.
+"""Dispatch table: torch's functions that read or write rows, and how a unified tensor does it.
 
 Each answer is a tensor, or None, which leaves the call to torch by the rules of
 :mod:`shoal.fetch.placement`. Rows are read where ids are; host ids leave the place open, so those
@@ -135,7 +135,7 @@ def _detach(table: Any) -> Tensor | None:
     return table.face() if is_unified(table) else None
 
 
-SPELLINGS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
+DISPATCH: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     Tensor.__getitem__: _getitem,
     Tensor.index_select: _index_select,
     torch.index_select: _index_select,

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.sample.stream import GAMMA, Stream, in_torch, signed
+from shoal.sample.counter import GAMMA, CounterRandom, in_torch, signed
 
 AT = torch.arange(20_000)
 
@@ -27,33 +27,33 @@ def splitmix64(state: int, count: int) -> list[int]:
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
-def test_a_stream_is_splitmix64(key: int) -> None:
+def test_the_numbers_are_splitmix64(key: int) -> None:
     """Number i is the i-th output of the published generator, on the host and as devices mix it."""
     expected = splitmix64(key, 8)
-    assert [int(x) % 2**64 for x in Stream(key).bits(torch.arange(8))] == expected
+    assert [int(x) % 2**64 for x in CounterRandom(key).bits(torch.arange(8))] == expected
     mixed = in_torch(torch.arange(8), signed(key + GAMMA), 0)
     assert [int(x) % 2**64 for x in mixed] == expected
     top = in_torch(torch.arange(8), signed(key + GAMMA), 11)
     assert (
         top.tolist()
         == [x >> 11 for x in expected]
-        == Stream(key).bits(torch.arange(8), 53).tolist()
+        == CounterRandom(key).bits(torch.arange(8), 53).tolist()
     )
 
 
 def test_numbers_depend_on_their_position_alone() -> None:
     """Read one by one, backwards or as a matrix, in either width: the same numbers."""
-    stream = Stream(7)
-    whole = stream.uniform(AT)
-    assert torch.equal(stream.uniform(AT.flip(0)).flip(0), whole)
-    assert torch.equal(stream.uniform(AT.int().view(100, -1)).flatten(), whole)
-    assert torch.equal(stream.uniform(AT[5:6]), whole[5:6])
-    assert not torch.equal(Stream(8).uniform(AT), whole)
+    random = CounterRandom(7)
+    whole = random.uniform(AT)
+    assert torch.equal(random.uniform(AT.flip(0)).flip(0), whole)
+    assert torch.equal(random.uniform(AT.int().view(100, -1)).flatten(), whole)
+    assert torch.equal(random.uniform(AT[5:6]), whole[5:6])
+    assert not torch.equal(CounterRandom(8).uniform(AT), whole)
 
 
 def test_uniform_is_even() -> None:
-    """Chi-squared over 100 cells, of a stream and of the pairs of neighbors in it."""
-    u = Stream(3).uniform(AT)
+    """Chi-squared over 100 cells, of the numbers and of the pairs of neighbors in it."""
+    u = CounterRandom(3).uniform(AT)
     cells = torch.bincount((u * 100).long(), minlength=100)
     pairs = torch.bincount((u[::2] * 10).long() * 10 + (u[1::2] * 10).long(), minlength=100)
     for counts in (cells, pairs):
@@ -65,15 +65,15 @@ def test_uniform_is_even() -> None:
 
 def test_exponential_is_minus_the_logarithm() -> None:
     """Our series gives -log(1 - u) to the last places, also at both ends of the range."""
-    stream = Stream(5)
-    u = stream.uniform(AT)
+    random = CounterRandom(5)
+    u = random.uniform(AT)
     exact = -np.log1p(-u.numpy())
-    np.testing.assert_allclose(stream.exponential(AT).numpy(), exact, rtol=4e-16, atol=3e-16)
-    assert bool((stream.exponential(AT) >= 0).all())
+    np.testing.assert_allclose(random.exponential(AT).numpy(), exact, rtol=4e-16, atol=3e-16)
+    assert bool((random.exponential(AT) >= 0).all())
 
 
-def test_generators_give_streams_in_turn() -> None:
-    """One seed gives the same streams again, and each call another one."""
+def test_generators_give_sequences_in_turn() -> None:
+    """One seed gives the same sequences again, and each call another one."""
     one, two = (torch.Generator().manual_seed(0) for _ in range(2))
-    first, second = Stream.of(one), Stream.of(one)
-    assert first == Stream.of(two) and first != second
+    first, second = CounterRandom.of(one), CounterRandom.of(one)
+    assert first == CounterRandom.of(two) and first != second

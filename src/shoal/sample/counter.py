@@ -1,7 +1,7 @@
-"""Random numbers by position: number i of a stream is a function of (key, i) alone.
+"""Random numbers by position (counter-based): number i is a function of (key, i) alone.
 
-What draws number i, on which device, in which order and beside how many others does not matter, so
-a CPU and a device that sample from the same key give the same blocks, bit by bit. The function is
+Who draws number i, on which device, in which order and beside how many others does not matter, so a
+CPU and a device that sample from the same key give the same blocks, bit by bit. The function is
 SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014,
 figure 13), whose i-th state is the key plus i + 1 times the golden gamma:
 
@@ -9,7 +9,7 @@ figure 13), whose i-th state is the key plus i + 1 times the golden gamma:
 
 Only operations that IEEE 754 and two's complement fix are used, here and in what is made of the
 numbers: +, ×, ÷ of 64-bit floats, wrapping integers. torch's logarithm is not one of them, so
-:meth:`Stream.exponential` has its own.
+:meth:`CounterRandom.exponential` has its own.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ _TERMS = 11  # of the series for the logarithm: the first one left out is below 
 
 
 @dataclass(frozen=True)
-class Stream:
-    """An endless stream of random numbers that are read at any position.
+class CounterRandom:
+    """An endless sequence of random numbers that are read at any position.
 
     Attributes:
-        key: which stream; any 64-bit integer.
+        key: which sequence; any 64-bit integer.
 
     Example:
         The first output of SplitMix64 from state 0, as published.
 
-        >>> hex(int(Stream(0).bits(torch.tensor([0]))) % 2**64)
+        >>> hex(int(CounterRandom(0).bits(torch.tensor([0]))) % 2**64)
         '0xe220a8397b1dcdaf'
     """
 
     key: int
 
     @staticmethod
-    def of(generator: Generator) -> Stream:
-        """The next stream of a generator, on whatever device that is."""
+    def of(generator: Generator) -> CounterRandom:
+        """The next sequence of a generator, on whatever device that is."""
         key = torch.empty((), dtype=torch.int64, device=generator.device)
-        return Stream(int(key.random_(-(2**63), None, generator=generator)))
+        return CounterRandom(int(key.random_(-(2**63), None, generator=generator)))
 
     def bits(self, at: Int[Tensor, "*shape"], count: int = 64) -> Int[Tensor, "*shape"]:
         """The top `count` of 64 random bits for each position."""

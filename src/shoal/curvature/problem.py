@@ -1,13 +1,13 @@
-"""What is measured: an objective in halves, its parameters, and the batches that it is a mean over.
+"""The problem that is measured: an objective in halves, its parameters, and batches of its data.
 
 Measuring changes nothing: parameters enter as leaves that share the model's memory, buffers as
-copies; :func:`~shoal.curvature.untouched.untouched` puts back all that is not an argument.
+copies; :func:`~shoal.curvature.preserve.preserve_state` puts back all that is not an argument.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from shoal.core.batches import moved, size_of
 from shoal.core.block import Batch
 from shoal.core.errors import expect, expect_positive
-from shoal.core.objectives import Objective
+from shoal.core.objectives import ByScores, Objective
+
+ROWS = "rows"
 
 
 @runtime_checkable
-class Halves(Protocol):
+class SplitObjective(Protocol):
     """An objective: a scalar of parameters and batch, split at the outputs."""
 
     def outputs(self, params: Mapping[str, Tensor], batch: Any) -> Tensor:
@@ -70,7 +73,7 @@ class _Called(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Problem:
     """An objective at its parameters, over fixed batches.
 
     Attributes:
@@ -83,7 +86,7 @@ class Subject:
         seed: of the random numbers that a batch's evaluation draws, the same each time.
     """
 
-    objective: Halves
+    objective: SplitObjective
     leaves: dict[str, Tensor]
     frozen: dict[str, Tensor]
     buffers: dict[str, Tensor]
@@ -118,7 +121,7 @@ class Subject:
         return sum(n * self.value(i).item() for i, n in enumerate(self.sizes)) / total
 
 
-def subject_of(
+def problem_of(
     objective: Supervised | Objective,
     loader: Any,
     *,
@@ -126,15 +129,15 @@ def subject_of(
     params: Callable[[str], bool] | None = None,
     seed: int = 0,
     needs_leaves: bool = True,
-) -> Subject:
+) -> Problem:
     """Take the first batches of a loader and the parameters that want a gradient.
 
     Args:
         objective: with the model as its attribute.
-        loader: iterated afresh, within :func:`~shoal.curvature.untouched.untouched`.
+        loader: iterated afresh, within :func:`~shoal.curvature.preserve.preserve_state`.
         max_batches: how many batches at most.
         params: which parameters, by name; None for all that want a gradient.
-        seed: as in :class:`Subject`.
+        seed: as in :class:`Problem`.
         needs_leaves: whether a model without parameters is an error.
 
     Raises:
@@ -147,7 +150,7 @@ def subject_of(
         batches = [moved(batch, leaf.device) for batch in batches]
     others = {k: x.detach() for k, x in model.named_parameters() if k not in leaves}
     sizes = [size_of(batch) for batch in batches]
-    return Subject(objective, leaves, others, dict(model.named_buffers()), batches, sizes, seed)
+    return Problem(objective, leaves, others, dict(model.named_buffers()), batches, sizes, seed)
 
 
 def _leaves(model: nn.Module, params: Callable[[str], bool] | None) -> dict[str, Tensor]:
@@ -190,26 +193,85 @@ def reseed(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-def size_of(batch: Any) -> int:
-    """Samples of a batch: its seeds, or the first axis of its first tensor."""
-    if isinstance(batch, Batch):
-        return len(batch.seeds)
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.dim() else 1
-    parts = batch.values() if isinstance(batch, Mapping) else batch
-    if isinstance(parts, Sequence) or isinstance(batch, Mapping):
-        for part in parts:
-            if (size := size_of(part)) > 0:
-                return size
-    return 0
+# -- other splits, other leaves ------------------------------------------------------------------
 
 
-def moved(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on `device`."""
-    if isinstance(batch, Tensor | Batch):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: moved(part, device) for key, part in batch.items()}
-    if isinstance(batch, list | tuple) and not hasattr(batch, "_fields"):
-        return type(batch)(moved(part, device) for part in batch)
-    return batch
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Two functions as an objective in halves.
+
+    Attributes:
+        outputs: ``(params, batch)`` → outputs.
+        loss: ``(outputs, batch)`` → scalar.
+    """
+
+    outputs: Callable[[Mapping[str, Tensor], Any], Tensor]
+    loss: Callable[[Tensor, Any], Tensor]
+
+
+def split_at_scores(objective: Objective) -> Objective | Split:
+    """The objective with the scores of pairs for outputs, where it scores pairs.
+
+    A loss over a shortlist is convex in the scores, not in the embeddings, so Gauss-Newton splits
+    it there.
+    """
+    criterion = objective.criterion
+    if not isinstance(criterion, ByScores):
+        return objective
+    return Split(
+        lambda params, batch: criterion.scores(objective.outputs(params, batch), batch),
+        lambda scores, batch: criterion.loss(scores, batch.blocks[-1]),
+    )
+
+
+def with_rows(problem: Problem) -> Problem:
+    """Add the rows that the batches gathered to what is differentiated.
+
+    Where an objective has no parameters but the rows of its table, as a bag of words has, the rows
+    that the measured batches touch are its parameters: the curvature is zero in all others.
+
+    Args:
+        problem: over :class:`~shoal.core.block.Batch` es whose rows stand in ``src``.
+
+    Returns:
+        the same with a leaf ``rows`` ``[u, d]``, the distinct rows of all batches; ``src`` then
+        holds positions in it.
+    """
+    batches: Sequence[Any] = problem.batches
+    ids = torch.cat([batch.blocks[0].src for batch in batches])
+    distinct, positions = torch.unique(ids, return_inverse=True)
+    gathered = torch.cat([batch.src for batch in batches]).detach()
+    rows = gathered.new_empty(len(distinct), *gathered.shape[1:])
+    rows[positions] = gathered  # copies of a row are equal
+    pieces = positions.split([len(batch.blocks[0].src) for batch in batches])
+    placed = [replace(batch, src=at) for batch, at in zip(batches, pieces, strict=True)]
+    inner = problem.objective
+
+    def outputs(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        others = {name: x for name, x in params.items() if name != ROWS}
+        return inner.outputs(others, replace(batch, src=params[ROWS][batch.src]))
+
+    leaves = {**problem.leaves, ROWS: rows.requires_grad_()}
+    return replace(problem, objective=Split(outputs, inner.loss), leaves=leaves, batches=placed)
+
+
+def in_metric(problem: Problem, scales: Mapping[str, Tensor]) -> Problem:
+    """The same problem with u in place of the leaves θ = S u.
+
+    A leaf scaled by s has its curvature multiplied by s².
+
+    Args:
+        problem: what is measured.
+        scales: S of some leaves, by name, above zero; others keep theirs.
+    """
+    inner = problem.objective
+
+    def outputs(params: Mapping[str, Tensor], batch: Any) -> Tensor:
+        scaled = {k: x * scales[k] if k in scales else x for k, x in params.items()}
+        return inner.outputs(scaled, batch)
+
+    leaves = {
+        name: (leaf.detach() / scales[name]).requires_grad_() if name in scales else leaf
+        for name, leaf in problem.leaves.items()
+    }
+    return replace(problem, objective=Split(outputs, inner.loss), leaves=leaves)

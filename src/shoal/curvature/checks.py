@@ -6,17 +6,15 @@ parameters that it does not depend on: each is named with its remedy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from shoal.core.batches import map_tensors
 from shoal.core.errors import expect, fail
-from shoal.curvature.subject import Subject, Supervised
+from shoal.curvature.problem import Problem, Supervised
 
 
-def expect_sound(subject: Subject) -> list[str]:
+def check_problem(problem: Problem) -> list[str]:
     """Check what would make every number wrong; return what only needs saying.
 
     Raises:
@@ -24,8 +22,8 @@ def expect_sound(subject: Subject) -> list[str]:
     """
     notes = []
     with torch.no_grad():
-        values = [_scalar(subject.value(index)) for index in range(len(subject.batches))]
-        again = _scalar(subject.value(0))
+        values = [_scalar(problem.value(index)) for index in range(len(problem.batches))]
+        again = _scalar(problem.value(0))
     for index, value in enumerate(values):
         good = bool(torch.isfinite(value))
         remedy = "measure at parameters where training has not diverged"
@@ -34,8 +32,8 @@ def expect_sound(subject: Subject) -> list[str]:
     want, remedy = "the same loss twice on a batch", "make the model a function of its batch"
     same = gap <= 1e-6 * max(abs(values[0].item()), 1e-30)
     expect(same, "model", want, f"{values[0].item()} and {again.item()}", remedy)
-    notes += _expect_mean(subject)
-    return notes + _unused(subject)
+    notes += _expect_mean(problem)
+    return notes + _unused(problem)
 
 
 def _scalar(value: Tensor) -> Tensor:
@@ -45,18 +43,24 @@ def _scalar(value: Tensor) -> Tensor:
     return value
 
 
-def _expect_mean(subject: Subject) -> list[str]:
+def _expect_mean(problem: Problem) -> list[str]:
     """Compare the loss of a batch with that of the batch taken twice, where that can be done."""
-    batch, n = subject.batches[0], subject.sizes[0]
-    if not isinstance(subject.objective, Supervised):
+    batch, n = problem.batches[0], problem.sizes[0]
+    if not isinstance(problem.objective, Supervised):
         return []
     with torch.no_grad():
-        outputs = subject.outputs(list(subject.leaves.values()), 0)
+        outputs = problem.outputs(list(problem.leaves.values()), 0)
         if not isinstance(outputs, Tensor) or len(outputs) != n:
             return []
-        once = subject.loss(outputs, 0).item()
+        once = problem.loss(outputs, 0).item()
+
+        def double(x: Tensor) -> Tensor:
+            return torch.cat([x, x]) if x.dim() and len(x) == n else x
+
         try:
-            twice = subject.objective.loss(torch.cat([outputs, outputs]), _doubled(batch, n)).item()
+            twice = problem.objective.loss(
+                torch.cat([outputs, outputs]), map_tensors(batch, double)
+            ).item()
         except Exception:  # a loss that reads more of a batch than its rows
             return []
     if abs(twice - once) <= 1e-4 * abs(once) + 1e-8:
@@ -69,23 +73,13 @@ def _expect_mean(subject: Subject) -> list[str]:
     ]
 
 
-def _doubled(batch: Any, n: int) -> Any:
-    if isinstance(batch, Tensor):
-        return torch.cat([batch, batch]) if batch.dim() and len(batch) == n else batch
-    if isinstance(batch, Mapping):
-        return {key: _doubled(part, n) for key, part in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(_doubled(part, n) for part in batch)
-    return batch
-
-
-def _unused(subject: Subject) -> list[str]:
-    leaves = list(subject.leaves.values())
-    value = subject.value(0)
+def _unused(problem: Problem) -> list[str]:
+    leaves = list(problem.leaves.values())
+    value = problem.value(0)
     remedy = "check for detach() and no_grad() between the parameters and the loss"
     expect(value.requires_grad, "model", "a loss that depends on parameters", "one without", remedy)
     gradients = torch.autograd.grad(value, leaves, allow_unused=True)
-    unused = [name for name, x in zip(subject.leaves, gradients, strict=True) if x is None]
+    unused = [name for name, x in zip(problem.leaves, gradients, strict=True) if x is None]
     good = len(unused) < len(leaves)
     expect(good, "model", "a loss that depends on the parameters", "one without", remedy)
     return [f"without gradient, so flat: {', '.join(unused)}"] if unused else []

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shoal.core.errors import expect
-from shoal.curvature.subject import reseed
+from shoal.curvature.problem import reseed
 
 Mode = Literal["eval", "train"]
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -25,7 +25,7 @@ DROPOUTS = (nn.modules.dropout._DropoutNd,)
 
 
 @contextmanager
-def untouched(model: nn.Module, loader: Any, mode: Mode, seed: int) -> Iterator[None]:
+def preserve_state(model: nn.Module, loader: Any, mode: Mode, seed: int) -> Iterator[None]:
     """Measure within: modes, random states and the stream's position come back at the end.
 
     Within, modules are in `mode` (batch normalization keeps no running statistics), gradients are
@@ -103,7 +103,7 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = value
 
 
-def notes_on(model: nn.Module, mode: Mode) -> list[str]:
+def notes_on_modes(model: nn.Module, mode: Mode) -> list[str]:
     """What `mode` does to the modules of a model that behave differently in training."""
     modules = list(model.modules())
     notes = []

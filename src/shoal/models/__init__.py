@@ -1,0 +1,1 @@
+"""Models: fit, evaluate, predict, encode, save and open, one class per task."""
