@@ -393,7 +393,7 @@ def _indicators(labels: Any) -> Csr:
             csr = Csr.from_scipy(sparse)
         else:
             dense = labels.to_numpy() if hasattr(labels, "to_numpy") else labels
-            csr = Csr.from_dense(torch.from_numpy(np.array(dense)))  # a copy: theirs may be frozen
+            csr = Csr.from_dense(torch.from_numpy(np.asarray(dense).copy()))  # theirs may be frozen
         values = None if csr.values is None else csr.values.float()
     except (TypeError, ValueError) as error:  # an InputError of Csr is a ValueError
         fail("labels", "a matrix of numbers", error, "pass scipy.sparse.csr_matrix(labels)")
