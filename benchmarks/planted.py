@@ -34,7 +34,7 @@ from shoal.rank.head_job import head_job
 from shoal.rank.predictor import embed
 from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
 from shoal.sample.seeds import RandomBatchSampler
-from shoal.text.bag import BagEncoder
+from shoal.text.bag import BagSum
 from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
 from shoal.training.loop import fit
@@ -96,7 +96,7 @@ def encoder_rows(data: PlantedCodes, dim: int, steps: int, seed: int = 0) -> Ten
     table = unified(rows, RowAdam(0.02))
     loader = Loader(RandomBatchSampler(n, min(1024, n), seed), blocks, table, seed=seed)
     criterion = in_batch(partial(decoupled_softmax, temperature=0.1))
-    fit(Job(Objective(BagEncoder(), criterion), loader), Budget(steps=steps))
+    fit(Job(Objective(BagSum(), criterion), loader), Budget(steps=steps))
     return rows
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from shoal.cli.settings import Limits
+from shoal.serve.limits import Limits
 from shoal.core.search import top_k
 from shoal.rank.predictor import Prediction
 from shoal.serve.app import make_app

@@ -28,6 +28,7 @@ from functools import cache
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SHELL = ("", "sh", "bash", "console")
@@ -160,11 +161,7 @@ def wrong_command(words: list[str]) -> str | None:
         missing = {x for x in rest if not x.startswith("-") and "=" not in x} - targets()
         return f"make has no target {min(missing)}" if missing else None
     if program == "shoal" and rest and not rest[0].startswith("-"):
-        verb = rest[0]
-        missing = flags - verbs().get(verb, set())
-        if verb not in verbs():
-            return f"shoal has no verb {verb}"
-        return f"shoal {verb} has no {min(missing)}" if missing else None
+        return wrong_subcommand(rest, flags)
     if program == "shoal":
         missing = flags - {"--version"}
         return f"shoal has no {min(missing)}" if missing else None
@@ -181,25 +178,42 @@ def flag_name(word: str) -> str:
     return re.split(r"[= ]", word)[0]
 
 
+def wrong_subcommand(words: list[str], flags: set[str]) -> str | None:
+    """What ``shoal VERB`` or ``shoal train TASK`` names that does not exist, or None."""
+    verb = words[0]
+    if verb == "train":
+        task = words[1] if len(words) > 1 else ""
+        of_file = not task or task.startswith("-") or ":" in task  # --config names the task
+        verb = "train labels" if of_file else f"train {task}"
+    if verb in ("help", "version") or (verb in verbs() and not flags - verbs()[verb]):
+        return None
+    if verb not in verbs():
+        return f"shoal has no command {verb}"
+    return f"shoal {verb} has no {min(flags - verbs()[verb])}"
+
+
 @cache
 def verbs() -> dict[str, set[str]]:
-    """The flags of each verb, from its settings; needs no torch."""
+    """The flags of each subcommand and task, from its settings; needs no torch."""
     import tyro
 
-    from shoal.cli import row_settings, settings
+    from shoal.cli import main, train
 
-    assert row_settings.Common is settings.Common  # whose verbs are found once it is imported
+    def flags(settings: Any) -> Iterator[str]:
+        hints = typing.get_type_hints(settings, include_extras=True)
+        for field in dataclasses.fields(settings):
+            marks = getattr(hints[field.name], "__metadata__", ())
+            kind = typing.get_args(hints[field.name])[0] if marks else hints[field.name]
+            name = f"--{field.name.strip('_').replace('_', '-')}"
+            if dataclasses.is_dataclass(kind):
+                yield from flags(kind)
+            elif tyro.conf.Positional not in marks:
+                pair = kind is bool and tyro.conf.FlagCreatePairsOff not in marks
+                yield from (name, f"--no-{name[2:]}") if pair else (name,)
 
-    def flags(verb: type) -> set[str]:
-        hints = typing.get_type_hints(verb, include_extras=True)
-        fields = {field.name: field.default for field in dataclasses.fields(verb)}
-        marks = {name: getattr(hints[name], "__metadata__", ()) for name in fields}
-        named = [name for name in fields if tyro.conf.Positional not in marks[name]]
-        # a flag says the opposite of its default
-        no = {name: "no-" if fields[name] is True else "" for name in named}
-        return {f"--{no[name]}{name.strip('_').replace('_', '-')}" for name in named}
-
-    return {verb.__name__.lower(): flags(verb) for verb in settings.Common.__subclasses__()}
+    of = {name: settings for name, (settings, _) in main.VERBS.items() if name != "train"}
+    of |= {f"train {name}": task.settings for name, task in train.tasks().items()}
+    return {name: set(flags(settings)) for name, settings in of.items()}
 
 
 @cache

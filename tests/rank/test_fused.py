@@ -12,7 +12,7 @@ from shoal.data.texts import Texts
 from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 from shoal.rank.predictor import BagRows, Labeler
 from shoal.tasks.labels import prepare
-from shoal.text.roles import RoleVocabulary
+from shoal.text.fields import FieldVocabulary
 from shoal.text.vocabulary import random_rows
 from tests.planted import planted_labels
 
@@ -31,7 +31,7 @@ def labeler() -> Labeler:
 def memory(labeler: Labeler) -> Memory:
     """All evidence, with classifiers."""
     vocabulary = labeler.lexicon.vocabulary
-    assert isinstance(vocabulary, RoleVocabulary)
+    assert isinstance(vocabulary, FieldVocabulary)
     words = Words.of(vocabulary.words, DATA.labels, TRAIN.texts)
     head = torch.randn(30, 16, generator=torch.Generator().manual_seed(0))
     return Memory(labeler.encode(TRAIN.texts), TRAIN.labels, words, head)

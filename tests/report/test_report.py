@@ -1,24 +1,21 @@
-"""``shoal report``: one file that stands alone, tells what was recorded, and says what was not."""
+"""``shoal report``: one file that stands alone, shows what was logged, and says what was not."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shoal.cli.settings import Report, Train
 from shoal.core.errors import InputError
-from shoal.data.formats.xc import write as write_labels
 from shoal.report import report
-from shoal.tasks import labels, nodes
 from shoal.training.run import Run
-from tests.planted import planted_graph, planted_labels
-from tests.tasks.test_nodes import write as write_graph
 
 VOID = {"meta"}
+FROZEN = Path(__file__).parents[1] / "frozen"
 
 
 class Reader(HTMLParser):
@@ -45,26 +42,16 @@ class Reader(HTMLParser):
 
 def shown(folder: Path) -> tuple[str, Reader]:
     """Report on a run; the page as text and read."""
-    told = report(Report(run=folder))
-    text = Path(told["report"]).read_text(encoding="utf-8")
+    text = report(folder).read_text(encoding="utf-8")
     return text, Reader(text)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of each job."""
+    """Finished runs of the first layout, of each task: their logs and settings."""
     folder = tmp_path_factory.mktemp("runs")
-    write_labels(planted_labels(n=240, n_labels=32), folder / "planted")
-    write_graph(planted_graph(n=90, classes=3, dim=6), folder / "graph.npz")
-    small: dict[str, Any] = {"batch_size": 12, "steps": 40, "valid_every": 1}
-    labels.train(
-        Train(source=str(folder / "planted"), out=folder / "labels", dim=8, cluster_size=4, **small)
-    )
-    nodes.train(
-        Train(
-            source=str(folder / "graph.npz"), out=folder / "nodes", hidden=4, fanouts=(2,), **small
-        )
-    )
+    for task, name in (("labels", "run"), ("nodes", "nodes-run"), ("links", "links-run")):
+        shutil.copytree(FROZEN / name, folder / task)
     return folder
 
 
@@ -78,7 +65,7 @@ def test_a_whole_run_misses_nothing(runs: Path) -> None:
     test = [x for x in Run.open(runs / "labels").log() if x["event"] == "test"][-1]
     for name in ("P@1", "R@5"):
         assert f"{test[name]:.2f}" in said
-    assert sum(tag == "svg" and about.get("role") == "img" for tag, about in read.tags) == 4
+    assert sum(tag == "svg" and about.get("role") == "img" for tag, about in read.tags) == 6
     assert text.count('class="mark"') >= 1  # clusters made anew
 
 
@@ -102,8 +89,7 @@ def test_a_run_on_a_graph(runs: Path) -> None:
 
 def test_the_same_run_gives_the_same_page(runs: Path, tmp_path: Path) -> None:
     """Nothing of the clock or of chance is in it; --out names another file."""
-    told = report(Report(run=runs / "labels", out=tmp_path / "a.html"))
-    assert told["report"] == str(tmp_path / "a.html")
+    assert report(runs / "labels", tmp_path / "a.html") == tmp_path / "a.html"
     assert (tmp_path / "a.html").read_text() == shown(runs / "labels")[0]
 
 
@@ -141,19 +127,19 @@ def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     """No folder, no record, a record of another kind, a place that cannot be written to."""
     with pytest.raises(InputError, match="a folder with a run, got nothing there"):
-        report(Report(run=tmp_path / "absent"))
+        report(tmp_path / "absent")
     run = Run.create(tmp_path, {})
-    with pytest.raises(InputError, match="expected what a run did, got nothing"):
-        report(Report(run=tmp_path))
+    with pytest.raises(InputError, match="expected a run with a log, got none"):
+        report(tmp_path)
     run.write("start", {})
     with pytest.raises(InputError, match="a file to write to"):
-        report(Report(run=tmp_path, out=tmp_path / "settings.json" / "x.html"))
+        report(tmp_path, tmp_path / "settings.json" / "x.html")
     for line in (
         '{"event": "step", "step": "a"}',
         '{"no": 1}',
         '{"event": "examples", "right": [1]}',
     ):
         (tmp_path / "log.jsonl").write_text(line + "\n")
-        with pytest.raises(InputError, match="a record as shoal train writes it"):
-            report(Report(run=tmp_path))
+        with pytest.raises(InputError, match="a log as shoal train writes it"):
+            report(tmp_path)
         assert not (tmp_path / "report.html").exists()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from shoal.cli.settings import Train
 
 from shoal.cli import main as cli
-from shoal.cli.settings import Train
-from shoal.data.formats import xc
+from shoal.data import xc
+from shoal.data.planted import planted_labels
 from shoal.rank.predictor import Labeler
 from shoal.tasks.labels import labeler_of
 from shoal.training.run import Run
-from tests.planted import planted_labels
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,14 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
 
-from shoal.cli.settings import Limits
 from shoal.rank.predictor import Prediction
 from shoal.serve.app import make_app
 from shoal.serve.batching import Predictor
+from shoal.serve.limits import Limits
 from shoal.serve.server import bound_socket, make_server
 
 T = TypeVar("T")
@@ -49,13 +48,15 @@ def answer(text: str, k: int) -> list[Prediction]:
     """What :class:`Known` predicts: distinct by text, k and place; scores of six digits fall."""
     seed = zlib.crc32(f"{text}/{k}".encode())
     labels = [(seed + i) % LABELS for i in range(k)]
-    return [Prediction(x, f"u{x}", f"{text} {x}", 1 / (i + 3)) for i, x in enumerate(labels)]
+    return [Prediction(f"u{x}", f"{text} {x}", 1 / (i + 3), x) for i, x in enumerate(labels)]
 
 
 def as_json(rows: list[list[Prediction]]) -> list[list[dict[str, Any]]]:
     """Rows as the service writes them."""
+    names = ("label", "title", "score", "position")
     return [
-        [vars(replace(found, score=float(f"{found.score:.6g}"))) for found in row] for row in rows
+        [{n: getattr(x, n) for n in names} | {"score": float(f"{x.score:.6g}")} for x in row]
+        for row in rows
     ]
 
 

@@ -16,10 +16,10 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shoal.cli.settings import Limits
 from shoal.core.errors import InputError
 from shoal.rank.predictor import Labeler
 from shoal.serve.app import make_app
+from shoal.serve.limits import Limits
 from tests.serve.fakes import LABELS, LIMITS, Known, answer, as_json, refused, with_client
 
 JSON = {"content-type": "application/json"}

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from shoal.cli.settings import Limits
 from shoal.rank.predictor import Labeler
+from shoal.serve.limits import Limits
 from tests.serve.fakes import Known, answer, serving
 
 pytestmark = pytest.mark.browser

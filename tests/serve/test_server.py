@@ -20,9 +20,9 @@ import pytest
 
 from shoal.cli import main as cli
 from shoal.cli import settings
-from shoal.cli.settings import Limits
 from shoal.rank.predictor import Labeler
 from shoal.serve.app import make_app
+from shoal.serve.limits import Limits
 from shoal.serve.server import bound_socket, make_server, stopped_by_signals
 from tests.serve.fakes import LABELS, LIMITS, Known, answer, as_json, refused, serving, wait_for
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from shoal.tasks.rows import feature_rows
 from torch import Tensor
 
 from shoal.cli.settings import Train
@@ -20,11 +21,11 @@ from shoal.core.block import Batch, Block
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
 from shoal.core.objectives import Objective
+from shoal.data.planted import planted_graph, planted_labels
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowSGD
 from shoal.sample.expand import NeighborSampler
 from shoal.tasks import labels, nodes
-from shoal.tasks.rows import feature_rows
 from shoal.text.bag import BagEncoder
 from shoal.training.callbacks import EarlyStopping
 from shoal.training.gradients import Gradients
@@ -33,7 +34,6 @@ from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
 from shoal.training.loop import fit
 from shoal.training.run import Run
-from tests.planted import planted_graph, planted_labels
 
 EPOCH = 6  # batches of either job below
 

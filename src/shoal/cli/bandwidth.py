@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shoal.cli.row_settings import Gather
+from shoal.cli.parts import Gather
 from shoal.core.columns import Columns
 from shoal.core.errors import expect, expect_positive, fail
 from shoal.fetch.disk import DiskRows

@@ -6,7 +6,6 @@ they are needed.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,20 +14,11 @@ if TYPE_CHECKING:
     from shoal.data.texts import LabelData
 
 
-def is_graph(source: str) -> bool:
-    """Whether `source` names a graph, rather than examples with labels.
+def is_graph(source: Any) -> bool:
+    """Whether `source` is a graph, rather than texts with labels (:mod:`shoal.data.graphs`)."""
+    from shoal.data import graphs
 
-    Graphs are ``wordnet-graph``, ``.npz`` and ``.safetensors`` files, and the folders of OGB and
-    Planetoid, told by ``raw`` beside ``split`` and by ``ind.NAME.graph``.
-    """
-    if source == "wordnet-graph" or source.endswith((".npz", ".safetensors")):
-        return True
-    folder = Path(source)
-    try:
-        ogb = (folder / "raw").is_dir() and (folder / "split").is_dir()
-    except OSError:  # a name that no file system takes
-        return False
-    return ogb or any(folder.glob("ind.*.graph"))
+    return graphs.is_graph(source)
 
 
 def load(

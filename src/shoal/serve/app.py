@@ -3,7 +3,7 @@
 ==================  ============================================================================
 GET /               the page, where a person types text and sees labels with scores
 GET /health         ``{"model", "labels", "ready"}``; status 503 where it is not ready
-POST /predict       ``{"texts": [text, …], "k": 5}`` → ``{"predictions": [[{"label", "uid", …}]]}``
+POST /predict       ``{"texts": [text, …], "k": 5}`` → ``{"predictions": [[{"label", …}]]}``
 ==================  ============================================================================
 
 A request ends within `timeout` seconds: 408 if its body did not come, 503 if its answer did not.
@@ -23,10 +23,9 @@ from http import HTTPStatus
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli.settings import Limits
-from shoal.core.errors import expect, expect_positive
 from shoal.rank.predictor import Prediction
 from shoal.serve.batching import Batcher, Full, Predictor
+from shoal.serve.limits import Limits, expect_limits
 from shoal.serve.requests import (
     RETRY,
     Refusal,
@@ -45,11 +44,11 @@ _PLAIN = {"x-content-type-options": "nosniff"}
 _logger = logging.getLogger("shoal.serve")
 
 
-def make_app(labeler: Predictor, limits: Limits, name: str, labels: int) -> Starlette:
+def make_app(model: Predictor, limits: Limits, name: str, labels: int) -> Starlette:
     """The service around one model.
 
     Args:
-        labeler: predicts; it is called by one thread, with batches of texts.
+        model: predicts; it is called by one thread, with batches of texts.
         limits: on each request and on all that wait.
         name: of the model, as ``/health`` tells it.
         labels: how many labels the model has.
@@ -63,7 +62,7 @@ def make_app(labeler: Predictor, limits: Limits, name: str, labels: int) -> Star
 
     expect_limits(limits)
     batcher = Batcher(
-        labeler,
+        model,
         size=limits.max_batch,
         wait=limits.max_wait_ms / 1000,
         room=limits.max_waiting,
@@ -85,23 +84,6 @@ def make_app(labeler: Predictor, limits: Limits, name: str, labels: int) -> Star
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False  # another path is unknown, even by a slash
     return app
-
-
-def expect_limits(limits: Limits) -> None:
-    """Check the limits of a service.
-
-    Raises:
-        InputError: naming the one that makes no sense.
-    """
-    counts = ("body", "texts", "characters", "k", "batch", "waiting", "connections")
-    for name in (f"max_{count}" for count in counts):
-        expect_positive(name, getattr(limits, name))
-    wait, room, texts = limits.max_wait_ms, limits.max_waiting, limits.max_texts
-    expect(0 <= wait < 60_000, "max_wait_ms", "milliseconds in [0, 60000)", wait, "try 2")
-    good = 0 < limits.timeout <= 3600
-    expect(good, "timeout", "seconds in (0, 3600]", limits.timeout, "try 30")
-    remedy = "raise it or lower max_texts"
-    expect(room >= texts, "max_waiting", f"at least max_texts, {texts}", room, remedy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,15 +152,10 @@ class _Service:
             raise Refusal(400, "body", "its end", "a closed connection", "send it all") from None
 
 
-def _facts(prediction: Prediction) -> dict[str, Any]:
+def _facts(found: Prediction) -> dict[str, Any]:
     """One prediction as JSON; the score to six digits, which is what float32 holds for certain."""
-    score = float(f"{prediction.score:.6g}")
-    return {
-        "label": prediction.label,
-        "uid": prediction.uid,
-        "title": prediction.title,
-        "score": score,
-    }
+    score = float(f"{found.score:.6g}")
+    return {"label": found.label, "title": found.title, "score": score, "position": found.position}
 
 
 def _json(content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

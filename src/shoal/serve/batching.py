@@ -5,7 +5,7 @@ batch has one row or sixty-four: on 100,000 labels a text of a full batch takes 
 that it takes alone. So texts wait in one queue, and one thread takes as many as a batch may hold:
 those that came while it predicted the batch before, and those that come within a short wait after
 the first. An answer depends on its own text and k, never on what else is in the batch, as far as
-the predictor's own rows do not; to the rounding of float32, those of a labeler don't.
+the predictor's own rows do not; to the rounding of float32, those of a LabelModel don't.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Answer = list[Prediction] | Exception
 
 @runtime_checkable
 class Predictor(Protocol):
-    """Whatever predicts labels of texts: a :class:`shoal.rank.predictor.Labeler`, for one."""
+    """Whatever predicts labels of texts: a fitted LabelModel, for one."""
 
     def predict(self, texts: Sequence[str], k: int) -> list[list[Prediction]]:
         """The k best labels of each text."""
@@ -61,7 +61,7 @@ class Batcher:
     Example:
         >>> class Echo:
         ...     def predict(self, texts, k):
-        ...         return [[Prediction(0, text, text, 1.0)] * k for text in texts]
+        ...         return [[Prediction(text, text, 1.0, 0)] * k for text in texts]
         >>> async def ask():
         ...     with Batcher(Echo(), size=8, wait=0.002, room=64, patience=9.0) as batcher:
         ...         return await batcher.ask(["red", "blue"], k=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from shoal.cli.settings import Limits
+from shoal.serve.limits import Limits
 from shoal.serve.requests import RETRY, Refusal
 
 _LINGER = 1  # seconds that a refused connection stays open for its client to read

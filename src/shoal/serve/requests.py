@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
-from shoal.cli.settings import Limits
+from shoal.serve.limits import Limits
 
 RETRY = {"retry-after": "1"}
 _DEFAULT_K = 5

@@ -1,4 +1,4 @@
-"""``shoal serve``: a run, an address, and a server that ends cleanly.
+"""``shoal serve``: a model, an address, and a server that ends cleanly.
 
 The address is taken before the model is loaded, so that a port in use is said at once, and answers
 only after: whoever connects finds the service ready. SIGTERM and SIGINT let requests in flight be
@@ -7,21 +7,17 @@ answered, and the status is 0.
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import socket
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli.settings import Limits, Serve
 from shoal.core.errors import expect, fail
-from shoal.serve.app import expect_limits, make_app
+from shoal.serve.app import make_app
+from shoal.serve.limits import Limits, expect_limits
 from shoal.serve.protocol import guarded
-from shoal.tasks.fusing import predictor_of
-from shoal.training.run import Run
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -31,37 +27,43 @@ _BACKLOG = 2048
 _GRACE = 1  # seconds beyond the timeout of a request, after which the end no longer waits for any
 
 
-def serve(settings: Serve) -> dict[str, Any]:
-    """Run ``shoal serve`` until SIGTERM or SIGINT.
+def serve(
+    load: Callable[[], Any],
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    limits: Limits | None = None,
+    announce: Callable[[str, int], None] = lambda url, labels: None,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT.
 
-    Returns:
-        nothing: what is to be said is said when the service is ready.
+    Args:
+        load: makes the model, once the address is taken: ``predict(texts, k)``, and ``labels`` with
+            a length.
+        name: of the model, as ``/health`` has it.
+        host: address to serve at.
+        port: port to serve at; 0 takes any that is free.
+        limits: on each request and on all together.
+        announce: called with the URL and the number of labels when the service is ready.
 
     Raises:
-        InputError: if the extra is missing, a limit makes no sense, the address cannot be taken,
-            or the folder does not hold a run on labels.
+        InputError: if the extra is missing, a limit makes no sense, or the address cannot be taken,
+            besides those of `load`.
     """
+    limits = limits or Limits()
     _expect_extra()
-    expect_limits(settings)
-    with bound_socket(settings.host, settings.port) as bound:
-        labeler = predictor_of(Run.open(settings.run), settings.device, settings.search)
-        labels = len(labeler.lexicon.labels)
-        labeler.predict(["warm"], 1)  # what is computed once is computed before the first request
-        app = make_app(labeler, settings, settings.run.resolve().name, labels)
-        with _refusals_told(settings.host, settings.port):
+    expect_limits(limits)
+    with bound_socket(host, port) as bound:
+        model = load()
+        labels = len(model.labels)
+        model.predict(["warm"], 1)  # what is computed once is computed before the first request
+        with _refusals_told(host, port):
             bound.listen(_BACKLOG)
-        server = make_server(app, settings)
+        server = make_server(make_app(model, limits, name, labels), limits)
         with stopped_by_signals(server):
-            _announce(settings, _url(bound), labels)
+            announce(_url(bound), labels)
             server.run(sockets=[bound])
-    print("ended", file=sys.stderr)
-    return {}
-
-
-def _announce(settings: Serve, url: str, labels: int) -> None:
-    if settings.json:
-        print(json.dumps({"url": url, "run": str(settings.run), "labels": labels}), flush=True)
-    print(f"{settings.run}: {labels} labels at {url}; Ctrl-C ends it", file=sys.stderr, flush=True)
 
 
 def _expect_extra() -> None:

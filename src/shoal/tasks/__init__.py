@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from operator import attrgetter
 from typing import Any, TypeVar
 
-from shoal.core.errors import expect, fail
+from shoal.tasks import settings
+from shoal.tasks.settings import named as named
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -39,7 +38,7 @@ class Task:
 
     def model_class(self) -> Any:
         """The class behind :attr:`model`."""
-        return named(self.model, "model")
+        return settings.named(self.model, "model")
 
 
 TASKS: dict[str, Task] = {}
@@ -60,28 +59,3 @@ def task(name: str, settings: type, model: str) -> Callable[[_F], _F]:
         return function
 
     return register
-
-
-def named(name: str, what: str) -> Any:
-    """The object that ``module:name`` names, such as a user's own loss or layer.
-
-    The module is imported: name only code that you would run.
-
-    Args:
-        name: a module on the path, a colon, and a name in it, dots allowed.
-        what: it is meant for, as errors call it.
-
-    Raises:
-        InputError: if there is no such module or name in it.
-
-    Example:
-        >>> named("math:hypot", "loss")(3, 4)
-        5.0
-    """
-    module, colon, path = name.partition(":")
-    want = "module:name of something that can be imported"
-    expect(bool(module and colon and path), what, want, name, "name it like mymodule:MyLoss")
-    try:
-        return attrgetter(path)(import_module(module))
-    except (ImportError, AttributeError) as error:
-        fail(what, want, f"{name} ({error})", "check its spelling, and PYTHONPATH for its folder")

@@ -20,12 +20,12 @@ Example:
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -34,13 +34,15 @@ import tyro
 from shoal.core.errors import expect, fail
 
 
-def _optional(kind: Any, metavar: str) -> Any:
+def _optional(kind: Any, metavar: str, name: str | None = None) -> Any:
     """An option that is None by default, which the help neither lists nor repeats."""
 
     def hint(default: str) -> str:
         return "" if default == "None" else f"(default: {default})"
 
-    return Annotated[kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)]
+    return Annotated[
+        kind | None, tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint=hint)
+    ]
 
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     Float: TypeAlias = float | None
     Text: TypeAlias = str | None
     File: TypeAlias = Path | None
+    From: TypeAlias = Path | None
     Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow"] | None
 else:
     # no --no-json beside --json
@@ -57,6 +60,7 @@ else:
     Tracker = _optional(Literal["tensorboard", "wandb", "mlflow"], "{tensorboard,wandb,mlflow}")
     Int, Float = _optional(int, "INT"), _optional(float, "FLOAT")
     Text, File = _optional(str, "TEXT"), _optional(Path, "PATH")
+    From = _optional(Path, "PATH", name="from")  # of a field from_: Python keeps the word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +129,8 @@ class Training(Common):
     """Learning rate: schedule, spectral (corrected by curvature while training) or module:name."""
     valid_every: int = 5
     """Epochs between two validations."""
+    keep_resume: Flag = False
+    """Keep what only --resume needs once the run has ended: checkpoints with optimizer state."""
     device: str = "auto"
     """Where to compute: auto (the strongest that works), cpu, cuda, cuda:1, mps."""
 
@@ -136,6 +142,7 @@ class Training(Common):
     def fit_arguments(self) -> dict[str, Any]:
         """Keyword arguments of the model's ``fit``; a task adds its own, such as ``valid``."""
         names = ("resume", "steps", "epochs", "minutes", "patience", "valid_every")
+        names += ("keep_resume",)
         return {name: getattr(self, name) for name in names}
 
 
@@ -163,44 +170,51 @@ def _leaves(settings: Any) -> Iterator[tuple[str, Any]]:
         yield from _leaves(value) if is_dataclass(value) else [(one.name.strip("_"), value)]
 
 
-def named(value: str, option: str) -> Any:
-    """The object that ``module:name`` or ``file.py:name`` stands for; importing runs that code.
+def named(name: str, what: str) -> Any:
+    """The object that ``module:name`` or ``file.py:name`` names, such as a user's loss or layer.
+
+    The code is run: name only code that you would run.
 
     Args:
-        value: such as ``losses:mine``; modules are looked for in the working folder as well.
-        option: the flag, for the message.
+        name: a module on the path or in the working folder, or a file, a colon, and a name in it,
+            dots allowed.
+        what: it is meant for, as errors call it.
 
     Raises:
         InputError: if there is no such module, file or name.
 
     Example:
-        >>> named("math:sqrt", "loss")(9.0)
-        3.0
+        >>> named("math:hypot", "loss")(3, 4)
+        5.0
     """
-    home, _, name = value.rpartition(":")
-    remedy = "check the spelling, and that it lies in the working folder or is installed"
-    expect(bool(home and name), option, "module:name or file.py:name", repr(value), remedy)
+    home, _, path = name.rpartition(":")
+    want = "module:name or file.py:name of something that can be imported"
+    expect(bool(home and path), what, want, name, "name it like mymodule:MyLoss")
     try:
-        module = _from_file(Path(home)) if home.endswith(".py") else _from_name(home)
-    except ImportError as error:
-        fail(option, f"a module {home}", error, remedy)
-    expect(hasattr(module, name), option, f"a name {name} in {home}", "none", "check the spelling")
-    return getattr(module, name)
+        module = _module_of(Path(home)) if home.endswith(".py") else _imported(home)
+        return attrgetter(path)(module)
+    except (ImportError, AttributeError) as error:
+        fail(what, want, f"{name} ({error})", "check its spelling, and PYTHONPATH for its folder")
 
 
-def _from_name(name: str) -> Any:
-    """Import a module; unlike for ``python -m``, the working folder is not on the path yet."""
-    here = os.getcwd()  # noqa: PTH109
-    if here not in sys.path and "" not in sys.path:
+def _imported(name: str) -> Any:
+    """Import a module; a command does not have the working folder on its path, as python does."""
+    here = str(Path.cwd())
+    if not {here, ""} & set(sys.path):
         sys.path.insert(0, here)
-    return importlib.import_module(name)
+    return import_module(name)
 
 
-def _from_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def _module_of(path: Path) -> Any:
+    """Run a file as a module.
+
+    Raises:
+        ImportError: if there is none.
+    """
+    spec = spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise ImportError("no such file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+        raise ImportError(f"no file {path}")
+    module = module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # where dataclasses and pickles look for it
     spec.loader.exec_module(module)
     return module

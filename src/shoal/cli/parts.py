@@ -1,0 +1,129 @@
+"""``shoal plan``, ``gather``, ``spectrum``: where rows lie, how fast they come, how far to step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from shoal.tasks.settings import Common, File, Float, Int, Source, Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Common):
+    """Propose which rows of a table lie on the device, in host memory and on disk."""
+
+    source: Annotated[Text, tyro.conf.Positional, tyro.conf.arg(metavar="GRAPH")] = None
+    """A graph whose batches read the rows: as in train, a saved Csr, or edges, two nodes a line."""
+    device: str = "cpu"
+    """Device whose memory holds the hottest rows: cpu (none), cuda, cuda:1."""
+    rows: Int = None
+    """Without a graph: number of rows of the table."""
+    width: Int = None
+    """Numbers per row; by default what train reads of the graph's features, else 256."""
+    dtype: Literal["float32", "float16", "bfloat16", "float64", "int8"] = "float32"
+    """Type of the numbers."""
+    batch_size: Int = None
+    """With a graph: seeds per batch; 512 by default, or all where there are fewer."""
+    fanouts: tuple[int, ...] = (15, 10)
+    """With a graph: neighbors drawn per node, one number per hop, the seeds' own first."""
+    train: Float = None
+    """With a graph: share of its nodes that are seeds; its own training nodes, else a tenth."""
+    seed: int = 0
+    """Seed with which those nodes are drawn."""
+    zipf: float = 0.0
+    """Without a graph: the r-th most read row is read in proportion to 1 / r^zipf."""
+    batch_rows: int = 100_000
+    """Without a graph: rows that a batch reads."""
+    device_gib: Float = None
+    """Device memory for rows, GiB; by default half of what is free, and none on a cpu."""
+    host_gib: Float = None
+    """Host memory for rows, GiB; by default half of what is free."""
+    device_gbs: float = 1000.0
+    """GB/s of rows in device memory; a third of an H100's peak, as rows are read and written."""
+    link_gbs: float = 31.5
+    """GB/s between host and device, raw; 31.5 is PCIe 4 x16. What rows get depends on width."""
+    host_gbs: float = 3.5
+    """GB/s that the processor gathers where there is no device; one core's, measured."""
+    disk_iops: float = 100_000.0
+    """Pages of 4 KiB per second that the disk reads, sixteen requested at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gather(Common):
+    """Measure how fast rows arrive, by width, order, alignment and tier."""
+
+    device: str = "cpu"
+    """Also measure this device's memory, and its reads of host memory: cuda, cuda:1."""
+    widths: tuple[int, ...] = (16, 64, 128, 256, 512, 1024, 4096)
+    """Bytes per row, each a multiple of 4."""
+    mib: int = 256
+    """Size of the table in memory, MiB; choose it beyond the processor's caches."""
+    disk_mib: int = 256
+    """Size of the file, MiB; 0 leaves the disk out."""
+    rows: int = 20_000
+    """Rows per gather."""
+    repeats: int = 3
+    """Gathers of each kind; the median is printed."""
+    folder: File = None
+    """Where the file is made and removed; the system's temporary folder by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum(Common):
+    """Measure curvature and advise how far a step may go: table, JSON and picture."""
+
+    source: Source
+    """Folder of a run, or file.py:function, which returns model, loss_fn, loader, optimizer."""
+    out: File = None
+    """Folder for spectrum.json and spectrum.png; spectrum beside the source by default."""
+    device: str = "auto"
+    """Where to compute: auto (the strongest that works), cpu, cuda, cuda:1, mps."""
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "sgd"
+    """How objects of your own are trained, where they hold no optimizer."""
+    lr: Float = None
+    """A rate that trains at the loader's batch size; the optimizer's own by default."""
+    batch_sizes: tuple[int, ...] = ()
+    """Batch sizes to advise on; powers of two around the loader's by default."""
+    began: Float = None
+    """The loss at which training began; without it noise may hold half of the present one."""
+    curvature: Literal["ggn", "hessian", "fisher"] = "ggn"
+    """Gauss-Newton, which advice needs, the Hessian, or the empirical Fisher matrix."""
+    mode: Literal["eval", "train"] = "eval"
+    """Mode of batch normalization and dropout while it is measured."""
+    lanczos: int = 30
+    """Steps of Lanczos; take more where the greatest eigenvalue does not settle."""
+    probes: int = 8
+    """Random vectors for trace and noise."""
+    max_batches: int = 32
+    """Batches of the loader that are measured."""
+    evidence: int = 0
+    """Steps of each trial run at 0.5, 1, 2 and 4 times the advice; none by default."""
+    seed: int = 0
+    """Seed of all random numbers."""
+
+
+def plan(asked: Plan) -> dict[str, Any]:
+    """Run ``shoal plan``."""
+    from shoal.cli.plan import plan as propose
+    from shoal.core.errors import expect_device
+
+    expect_device(asked.device)
+    return propose(asked)
+
+
+def gather(asked: Gather) -> dict[str, Any]:
+    """Run ``shoal gather``."""
+    from shoal.cli.bandwidth import gather as measure
+    from shoal.core.errors import expect_device
+
+    expect_device(asked.device)
+    return measure(asked)
+
+
+def spectrum(asked: Spectrum) -> dict[str, Any]:
+    """Run ``shoal spectrum``."""
+    from shoal.cli.spectrum import measure
+
+    return measure(asked)

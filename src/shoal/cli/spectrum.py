@@ -1,0 +1,257 @@
+"""``shoal spectrum``: the curvature of a run, or of a user's own objects, and what it allows.
+
+A run's job is built again around its model, with the state of the last checkpoint where the run
+kept one; own objects come from a Python file, by a function that returns them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import shoal
+from shoal.cli.parts import Spectrum as Asked
+from shoal.cli.use import source_of
+from shoal.core.columns import Columns
+from shoal.core.errors import InputError, expect, fail
+from shoal.core.objectives import Objective
+from shoal.curvature.measure import spectrum
+from shoal.curvature.spectrum import Spectrum
+from shoal.step.evidence import Evidence, evidence
+from shoal.step.job import method_of_job
+from shoal.step.method import Method, method_of
+from shoal.step.rules import Rates, rates
+from shoal.step.size import StepSize, learning_rate
+from shoal.tasks.settings import Table, named
+from shoal.training.checkpoints import restore
+from shoal.training.job import Job
+from shoal.training.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What is measured: an objective or a model with its loss, a loader, and how it is trained."""
+
+    model: nn.Module | Objective
+    loss_fn: Callable[..., Tensor] | None
+    loader: Any
+    method: Method
+    optimizer: torch.optim.Optimizer | None
+    forward: Callable[..., Tensor] | None = None
+
+
+def measure(asked: Asked) -> dict[str, Any]:
+    """Run ``shoal spectrum``: measure, advise, draw, and perhaps try.
+
+    Returns:
+        what the command prints.
+
+    Raises:
+        InputError: if the source is neither a run nor objects, or cannot be measured.
+    """
+    mine = _source(asked)
+    begun = mine.optimizer is not None and len(mine.optimizer.state) > 0
+    inside = mine.method.kind == "adam" and begun
+    found = spectrum(
+        mine.model,
+        mine.loss_fn,
+        mine.loader,
+        curvature=asked.curvature,
+        steps=asked.lanczos,
+        probes=asked.probes,
+        max_batches=asked.max_batches,
+        mode=asked.mode,
+        seed=asked.seed,
+        forward=mine.forward,
+        precondition=mine.optimizer if inside else None,
+    )
+    sizes, notes = _sizes(asked, found), []
+    plans = _plans(found, mine, asked.began, sizes, notes)
+    known = _known(asked, found, mine, sizes, notes)
+    tried = _tried(asked, found, mine) if asked.evidence else None
+    home = Path(asked.source) if Path(asked.source).is_dir() else Path(asked.source).parent
+    out = asked.out or home / "spectrum"
+    return _written(out, found, plans, known, tried, notes)
+
+
+def _source(asked: Asked) -> _Measured:
+    if ":" in asked.source and asked.source.split(":")[0].endswith(".py"):
+        return _own(asked)
+    job, method = job_of(Path(asked.source), asked.device)
+    return _Measured(job.objective, None, job.loader, method, job.optimizer)
+
+
+def job_of(run: Path, device: str = "auto") -> tuple[Job, Method]:
+    """A run's job in the state of its last checkpoint, and its method with the peak rate.
+
+    Without a checkpoint, as in a finished run by default, the model has its final weights and the
+    optimizer no state.
+
+    Raises:
+        InputError: if data or checkpoint are not those of the run, or it is an export.
+    """
+    opened = Run.open(run)
+    expect(not opened.exported, str(run), "a run to measure", "an export", "name its run")
+    model = shoal.open(run, device=device)
+    source, columns = source_of(run, None, Table())
+    job = model.job(shoal.load(source, **columns) if columns else source)
+    method, _ = method_of_job(job)  # before the schedule's last rate comes back
+    if opened.last.exists():
+        restore(job, opened)
+    return job, method
+
+
+def _own(asked: Asked) -> _Measured:
+    """Objects of a user's file: ``file.py:function``."""
+    make = named(asked.source, "source")
+    made = make() if callable(make) else make
+    made = made if isinstance(made, Mapping) else vars(made)
+    want = "model, loss_fn and loader, and perhaps optimizer and forward"
+    for part in ("model", "loader"):
+        expect(part in made, asked.source, want, f"no {part}", "return a dictionary of them")
+    optimizer = made.get("optimizer")
+    method = method_of(optimizer if optimizer is not None else asked.optimizer)
+    return _Measured(
+        made["model"], made.get("loss_fn"), made["loader"], method, optimizer, made.get("forward")
+    )
+
+
+def _sizes(asked: Asked, found: Spectrum) -> list[int]:
+    """Batch sizes as asked for, or powers of two around the loader's, up to the data."""
+    if asked.batch_sizes:
+        return sorted(asked.batch_sizes)
+    most = found.dataset_size or 64 * found.batch_size
+    around = [2**i for i in range(3, 20) if 2**i <= min(most, 64 * found.batch_size)]
+    return sorted({found.batch_size, *around})
+
+
+def _plans(
+    found: Spectrum, mine: _Measured, began: float | None, sizes: list[int], notes: list[str]
+) -> list[StepSize]:
+    """Absolute advice, or a note why there is none."""
+    try:
+        optimizer = mine.optimizer or mine.method
+        return [learning_rate(found, b, optimizer, began=began) for b in sizes]
+    except InputError as error:
+        notes.append(f"no absolute advice: {error}")
+        return []
+
+
+def _known(
+    asked: Asked, found: Spectrum, mine: _Measured, sizes: list[int], notes: list[str]
+) -> list[tuple[int, Rates]]:
+    """All rules from the rate that is known at the loader's batch size, if one is."""
+    lr = asked.lr or mine.method.lr
+    if lr is None:
+        return []
+    try:
+        now = found.batch_size
+        return [(b, rates(found, lr, now, b, mine.method, began=asked.began)) for b in sizes]
+    except InputError as error:
+        notes.append(f"no rules: {error}")
+        return []
+
+
+def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> Evidence:
+    """Branch runs at the loader's batch size."""
+    remedy = "leave --evidence out"
+    optimizer = mine.optimizer
+    if optimizer is None:
+        fail("evidence", "an optimizer of dense parameters", "none", remedy)
+    plan = learning_rate(found, found.batch_size, optimizer, began=asked.began)
+    model, loss_fn, forward = mine.model, mine.loss_fn, mine.forward
+    if isinstance(model, Objective):
+        learns = getattr(mine.loader.table, "trainable", False)
+        expect(
+            not learns, "evidence", "a run whose rows stay as they are", "rows that learn", remedy
+        )
+        loss_fn, model = model.criterion, model.model
+        forward = _called
+    assert loss_fn is not None
+    return evidence(
+        model,
+        loss_fn,
+        mine.loader,
+        optimizer,
+        plan,
+        steps=asked.evidence,
+        forward=forward,
+        began=asked.began,
+        seed=asked.seed,
+    )
+
+
+def _called(model: nn.Module, batch: Any) -> Tensor:
+    return model(batch.blocks, batch.src)
+
+
+def _written(
+    out: Path,
+    found: Spectrum,
+    plans: list[StepSize],
+    known: list[tuple[int, Rates]],
+    tried: Evidence | None,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Files, and the facts about them."""
+    from shoal.report.spectrum import picture
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(str(out), "a folder to write to", error.strerror, "name another --out")
+    found.save(out / "spectrum.json")
+    noise = found.noise
+    result = {
+        "curvature": found.curvature,
+        "metric": found.metric,
+        "parameters": found.parameters,
+        "samples": found.samples,
+        "batch_size": found.batch_size,
+        "sampling": noise.sampling,
+        "loss": round_(found.loss),
+        "lam_max": round_(found.lam_max),
+        "residual": round_(float(found.residuals[0])),
+        "trace": round_(found.trace),
+        "noise_over_trace": round_(noise.frobenius / found.trace),
+        "kappa": round_(noise.kappa),
+        "gradient_noise_scale": round_(noise.gradient_noise_scale),
+        "batch_sharpness": round_(noise.batch_sharpness),
+        "critical_batch": round_(plans[0].critical_batch) if plans else None,
+        "trusted": plans[0].trusted if plans else False,
+        "seconds": round(found.seconds, 2),
+        "rates": _table(plans, known),
+        "evidence": None if tried is None else tried.explain().splitlines(),
+        "notes": [*dict.fromkeys([*found.warnings, *(plans[0].notes if plans else ()), *notes])],
+        "spectrum": str(out / "spectrum.json"),
+    }
+    try:
+        result["picture"] = str(picture(out / "spectrum.png", found, plans, known, tried))
+    except InputError as error:
+        result["notes"].append(f"no picture: {error}")
+    return {key: value for key, value in result.items() if value not in (None, [])}
+
+
+def _table(plans: list[StepSize], known: list[tuple[int, Rates]]) -> Columns:
+    """One row a batch size: absolute advice, then every rule from the known rate."""
+    rows: dict[int, dict[str, float | None]] = {}
+    for plan in plans:
+        rows[plan.batch_size] = {
+            "batch": plan.batch_size,
+            "safe": round_(plan.safe),
+            "edge": round_(plan.edge),
+        }
+    for b, rule in known:
+        row = rows.setdefault(b, {"batch": b})
+        row.update({name: round_(value) for name, value in vars(rule).items()})
+    return Columns(rows.values())
+
+
+def round_(value: float) -> float | None:
+    """Four digits that count; None for what is no number, since JSON has none for it."""
+    return float(f"{value:.4g}") if abs(value) < float("inf") else None

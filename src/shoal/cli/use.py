@@ -1,0 +1,418 @@
+"""What is done with a trained model: evaluate, predict, query, report, serve, export, add."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+import shoal
+from shoal.core.columns import Columns
+from shoal.core.errors import InputError, expect, expect_folder, fail
+from shoal.serve.limits import Limits
+from shoal.tasks.settings import Common, File, Flag, Float, Table, Text
+
+_log = logging.getLogger(__name__)
+_AT_A_TIME = 4096  # texts that are predicted between two writes
+
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing(Common):
+    """Options of the subcommands that compute with a trained model."""
+
+    device: str = "auto"
+    """Where to compute: auto (the strongest that works), cpu, cuda, cuda:1, mps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking(Computing):
+    """Options of the subcommands that rank labels."""
+
+    search: Literal["exact", "hnsw"] = "exact"
+    """Compare with every label, or walk a graph that misses a few: for millions (extra ann)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Ranking):
+    """Evaluate a run on its data's test examples, nodes or links, or on other data."""
+
+    run: Run
+    """Folder of a run, a saved model or an export."""
+    source: Text = None
+    """Another data set with the same labels; the run's own by default."""
+    table: Table = field(default_factory=Table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Ranking):
+    """Predict labels for a file of texts, or classes or links for a file of nodes."""
+
+    run: Run
+    """Folder of a run, a saved model or an export."""
+    texts: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """Texts: one per line, or a .csv, .tsv, .jsonl or .parquet table. For graphs: a node per
+    line."""
+    source: Text = None
+    """Graphs: another graph with the same features, such as one that has grown; else the run's."""
+    out: File = None
+    """Where to write JSON lines; standard output by default."""
+    k: int = 5
+    """Number of labels per text, or of classes or links per node."""
+    threshold: Float = None
+    """Leave out predictions with a lower score; scores are probabilities where the model has
+    them."""
+    table: Table = field(default_factory=Table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query(Ranking):
+    """Predict the labels of one text."""
+
+    text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+    """The text."""
+    run: File = None
+    """Folder of a run; the newest one under runs/ by default."""
+    k: int = 5
+    """Number of labels."""
+    threshold: Float = None
+    """Leave out labels with a lower score; scores are probabilities where the model has them."""
+    explain: Flag = False
+    """Also show which rankers, words and nearest examples speak for each label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Common):
+    """Show what a run did: one HTML file with charts, metrics and examples."""
+
+    run: Run
+    """Folder of a run, finished or not."""
+    out: File = None
+    """The file to write; report.html in the run's folder by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Ranking):
+    """Answer over HTTP, with a page to try it: the labels of texts."""
+
+    run: Run
+    """Folder of a run on labels, a saved model or an export."""
+    host: str = "127.0.0.1"
+    """Address to serve at; 0.0.0.0 lets other machines in, and there is no password."""
+    port: int = 8000
+    """Port to serve at; 0 takes any that is free and prints it."""
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Computing):
+    """Write a trained run as a folder for shoal, sentence-transformers and transformers."""
+
+    run: Run
+    """Folder of a run on labels."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder to make; an earlier export there is replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Computing):
+    """Add labels to a trained run, by their texts, without training; the run stays as it is."""
+
+    run: Run
+    """Folder of a run on labels, or an export."""
+    labels: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LABELS")]
+    """The new labels: JSON lines with "uid", "title" and perhaps "content"."""
+    out: Path
+    """The folder to make: an export with all labels; an earlier export there is replaced."""
+
+
+def opened(run: Path, asked: Computing) -> Any:
+    """The model in a folder, on the device and with the search that were asked for.
+
+    Raises:
+        InputError: if there is none.
+    """
+    given: dict[str, Any] = {"device": asked.device}
+    if getattr(asked, "search", "exact") == "hnsw":
+        given["search"] = shoal.HnswSearch(run)
+    return shoal.open(run, **given)
+
+
+def source_of(run: Path, source: str | None, table: Table) -> tuple[str, dict[str, Any]]:
+    """The data that is named, or else that of the run; and how its tables are read.
+
+    Raises:
+        InputError: if a run on data in memory has none, or its settings are damaged.
+    """
+    if source is not None:
+        return source, table.arguments()
+    from shoal.training.run import Run
+
+    settings = Run.open(run).settings
+    command = settings.get("command") or settings
+    source = command.get("source")
+    if not isinstance(source, str):
+        fail("source", "the data to read", "none, since the model was fitted in memory", "name it")
+    own = {x.name: command[x.name] for x in fields(Table) if command.get(x.name) is not None}
+    return source, Table(**own | given(table)).arguments()
+
+
+def given(table: Table) -> dict[str, Any]:
+    """The options of a table that are not at their defaults."""
+    values = {x.name: getattr(table, x.name) for x in fields(Table)}
+    return {name: value for name, value in values.items() if value != getattr(Table, name)}
+
+
+def on_graph(model: Any) -> bool:
+    """Whether a model predicts for nodes rather than for texts."""
+    return not hasattr(model, "labels")
+
+
+def evaluate(asked: Evaluate) -> dict[str, Any]:
+    """Run ``shoal evaluate``: metrics on test examples, in per cent.
+
+    Raises:
+        InputError: if the run is not whole, or the data is of another kind.
+    """
+    model = opened(asked.run, asked)
+    source, columns = source_of(asked.run, asked.source, asked.table)
+    data = source if on_graph(model) else shoal.load(source, **columns)
+    return {"run": str(asked.run), "data": source, "test": model.evaluate(data)}
+
+
+def predict(asked: Predict) -> dict[str, Any]:
+    """Run ``shoal predict``: one JSON line per text or node, best predictions first.
+
+    Returns:
+        how many texts or nodes there were, and where their lines lie; with ``--json`` and no file,
+        the predictions themselves. Nothing where the lines went to standard output.
+
+    Raises:
+        InputError: if the run is not whole, or the file is missing or damaged.
+    """
+    from shoal.data.lines import write_whole
+
+    model = opened(asked.run, asked)
+    what = "nodes" if on_graph(model) else "texts"
+    count, found = _of_nodes(model, asked) if on_graph(model) else _of_texts(model, asked)
+    if asked.out is not None:
+        write_whole(asked.out, (json.dumps(line) + "\n" for line in found))
+        return {what: count, "out": str(asked.out)}
+    if asked.json:
+        return {what: count, "predictions": list(found)}
+    for line in found:
+        print(json.dumps(line))
+    return {}
+
+
+def _of_texts(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]]:
+    """How many texts a file has, and a line for each."""
+    import torch
+
+    from shoal.core.progress import progress
+    from shoal.data.cells import Columns
+    from shoal.data.read import read_texts_to_predict
+
+    remedy = "leave it out: a run on labels predicts for texts"
+    expect(asked.source is None, "source", "an option for graphs", "one for labels", remedy)
+    options = asked.table.arguments()
+    encoding = options.pop("encoding")
+    texts = read_texts_to_predict(asked.texts, Columns(**options), encoding)
+    _warn(model, asked.threshold)
+
+    def predictions() -> Iterator[dict[str, Any]]:
+        for begin in progress(range(0, len(texts), _AT_A_TIME), "predict"):
+            part = texts.subset(torch.arange(begin, min(begin + _AT_A_TIME, len(texts))))
+            rows = model.predict(part, k=asked.k, threshold=asked.threshold)
+            for text, row in zip(part.all(), rows, strict=True):
+                yield {"text": text, "labels": [plain(x) for x in row]}
+
+    return len(texts), predictions()
+
+
+def _of_nodes(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]]:
+    """How many nodes a file has, and a line for each."""
+    ids = read_ids(asked.texts)
+    rows = model.predict(ids, data=asked.source, k=asked.k, threshold=asked.threshold)
+    what = "classes" if model.task == "nodes" else "links"
+    pairs = zip(ids, rows, strict=True)
+    return len(ids), ({"node": node, what: [plain(x) for x in row]} for node, row in pairs)
+
+
+def plain(found: Any) -> dict[str, Any]:
+    """A prediction as JSON: what it does not have is left out."""
+    return {name: value for name, value in asdict(found).items() if value is not None}
+
+
+def query(asked: Query) -> dict[str, Any]:
+    """Run ``shoal query``: the best labels of one text.
+
+    Raises:
+        InputError: if there is no run, or no word of the text is known.
+    """
+    from shoal.data.lines import shorten
+
+    run = asked.run or newest_run(Path("runs"))
+    model = opened(run, asked)
+    expect(not on_graph(model), str(run), "a run on labels", "one on a graph", "use shoal predict")
+    known = not bool(model.unknown([asked.text]).any())
+    got = shorten(asked.text)
+    expect(known, "text", "some word that the model knows", got, "ask in other words")
+    _warn(model, asked.threshold)
+    found = model.predict(asked.text, asked.k, asked.threshold, asked.explain)
+    rows = Columns(plain(x) | {"score": round(x.score, 3)} for x in found)
+    if asked.json:
+        return {"text": asked.text, "labels": rows}
+    why = {row["title"]: row.pop("explanation") for row in rows if "explanation" in row}
+    shown = {"text": asked.text, "labels": Columns(_shown(row) for row in rows)}
+    return shown | ({"why": why} if why else {})
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A prediction for people: a label that is its own title, as in tables, stands once."""
+    name = {} if row["title"] == row["label"] else {"label": row["label"]}
+    return {"score": row["score"], "title": row["title"], **name}
+
+
+def _warn(model: Any, threshold: float | None) -> None:
+    """Log where a threshold means less than it seems to."""
+    if threshold is not None and not model.probabilities:
+        _log.warning("scores are cosines, no probabilities: the model has no trained ensemble")
+
+
+def newest_run(folder: Path) -> Path:
+    """The run on labels under `folder` that was written last.
+
+    Raises:
+        InputError: if there is none.
+    """
+    expect_folder(folder, "runs (or pass --run)")
+    found = {
+        path.parent: path.stat().st_mtime
+        for name in ("model.safetensors", "last.safetensors")
+        for path in folder.glob(f"*/{name}")
+        if _on_labels(path.parent)
+    }
+    expect(bool(found), str(folder), "a run on labels", "none", "train one or pass --run")
+    return max(found, key=lambda run: found[run])
+
+
+def _on_labels(run: Path) -> bool:
+    """Whether a run's folder says that it is one on labels; those of the first layout: lexicon."""
+    if not (run / "model.json").exists():
+        return (run / "lexicon").is_dir()
+    from shoal.models.base import read_header
+
+    return read_header(run).get("task") == "labels"
+
+
+def read_ids(path: Path) -> list[int]:
+    """The nodes of a file, a number per line.
+
+    Raises:
+        InputError: naming the line that holds no number.
+    """
+    from shoal.data.lines import lines, shorten
+
+    ids = []
+    for number, line in lines(path):
+        word = line.strip()
+        good = word.isascii() and word.isdecimal() and len(word) < 19
+        want = "the number of a node, from 0"
+        expect(good, f"{path}:{number}", want, shorten(word), "correct the line")
+        ids.append(int(word))
+    return ids
+
+
+def report(asked: Report) -> dict[str, Any]:
+    """Run ``shoal report``: write the page.
+
+    Raises:
+        InputError: if there is no run, its log is empty or damaged, or the page cannot be written.
+    """
+    from shoal.report import report as write
+
+    return {"run": str(asked.run), "report": str(write(asked.run, asked.out))}
+
+
+def serve(asked: Serve) -> dict[str, Any]:
+    """Run ``shoal serve`` until SIGTERM or SIGINT; what is said is said when it is ready.
+
+    Raises:
+        InputError: if the extra is missing, a limit makes no sense, the address cannot be taken,
+            or the folder does not hold a model of labels.
+    """
+    from shoal.serve.server import serve as run
+
+    def load() -> Any:
+        model = opened(asked.run, asked)
+        want = "a model of labels"
+        expect(not on_graph(model), str(asked.run), want, "one on a graph", "use shoal predict")
+        return model
+
+    def announce(url: str, labels: int) -> None:
+        if asked.json:
+            print(json.dumps({"url": url, "run": str(asked.run), "labels": labels}), flush=True)
+        said = f"{asked.run}: {labels} labels at {url}; Ctrl-C ends it"
+        print(said, file=sys.stderr, flush=True)
+
+    name, at = asked.run.resolve().name, {"host": asked.host, "port": asked.port}
+    run(load, name, **at, limits=asked.limits, announce=announce)
+    print("ended", file=sys.stderr)
+    return {}
+
+
+def export(asked: Export) -> dict[str, Any]:
+    """Run ``shoal export``: what was written, and how near it is to shoal's own vectors.
+
+    Raises:
+        InputError: if the run is not whole, the place is taken by something else than an export, or
+            cannot be written to.
+    """
+    model = _of_labels(asked.run, asked)
+    return {"run": str(asked.run), **_exported(model, asked.run, asked.out)}
+
+
+def add(asked: Add) -> dict[str, Any]:
+    """Run ``shoal add``: export a run with more labels than it was trained on.
+
+    Returns:
+        the folder, how many labels it has, how many of them are new, and how many of those hold no
+        word that the model knows.
+
+    Raises:
+        InputError: as :func:`export`, or if there are no new labels or one is known already.
+    """
+    from shoal.data.formats.xc import read_texts
+
+    model, texts = _of_labels(asked.run, asked), read_texts(asked.labels)
+    expect(len(texts) > 0, str(asked.labels), "new labels", "none", "write one per line")
+    more = model.add(labels=texts)
+    unknown = int(model.unknown(texts).sum())
+    about = _exported(more, asked.run, asked.out) | {"labels": len(more.labels)}
+    return {"run": str(asked.run), **about, "added": len(texts), "without_known_words": unknown}
+
+
+def _of_labels(run: Path, asked: Computing) -> Any:
+    model = opened(run, asked)
+    expect(not on_graph(model), str(run), "a run on labels", "one on a graph", "name another run")
+    return model
+
+
+def _exported(model: Any, run: Path, out: Path) -> dict[str, Any]:
+    """Export with encoders measured on the run's own texts, or on labels where they are gone."""
+    from shoal.models.card import near
+
+    try:
+        source, columns = source_of(run, None, Table())
+        documents = shoal.load(source, **columns).test.texts
+    except InputError:
+        documents = None
+    return {"out": str(out), "encoders": [near(x) for x in model.export(out, documents)]}
