@@ -169,7 +169,7 @@ class LabelModel:
         about = base.header("labels", self._arguments(), source=data.name)
         with fitting.run(about) as run:
             seconds = round(time.monotonic() - begin, 3)
-            run.write("start", {"data": data.name, "prepare_seconds": seconds})
+            run.start({"data": data.name, "prepare_seconds": seconds})
             predictor, progress = train(
                 data,
                 kept,
