@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import gzip
 import json
 import os
@@ -11,73 +10,38 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
-import shoal.cli.settings
 from shoal.cli import main as cli
-from shoal.cli.settings import Train
 from shoal.core.checkpoint import same_tensors
-from shoal.data import xc
-from shoal.data.planted import planted_graph, planted_labels
-from shoal.tasks.common import OPTIONS_OF
+from shoal.data.formats import xc
 from shoal.training.callbacks import RunLog
 from shoal.training.run import Run
-from tests.tasks.test_nodes import write as write_graph
-from tests.training.test_loop import last_of
+from tests.command import ONE_LINE, result, shoal, write_graph
+from tests.planted import planted_graph, planted_labels
 
 SMALL = "--batch-size 12 --cluster-size 4 --dim 8".split()
 GRAPH = "--batch-size 12 --hidden 4 --fanouts 2".split()
-ONE_LINE = re.compile(r"shoal: [^\n]+: expected [^\n]+, got [^\n]+; [^\n]+\n")
-
-
-class Outcome(NamedTuple):
-    """What a command left: its status and its two streams."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line in this process."""
-
-    def run(*words: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["shoal", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return Outcome(int(caught.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Planted labels, a planted graph, and a finished run of each job under runs/."""
+    """Planted labels, a planted graph, and a finished run of each task under runs/."""
     folder = tmp_path_factory.mktemp("world")
     xc.write(planted_labels(n=60, n_labels=16), folder / "planted")
     write_graph(planted_graph(n=90, classes=3, dim=6), folder / "graph.npz")
     (folder / "texts.txt").write_text("w1 w2\n\nnothing known\n")
     (folder / "table.csv").write_text("text,labels\n" + "red mug,red|cup\nblue hat,hat\n" * 10)
-    runs = folder / "runs"
-    options: dict[str, Any] = {"steps": 3, "batch_size": 12}
-    source = str(folder / "planted")
-    assert cli.run(Train(source=source, out=runs / "a", cluster_size=4, dim=8, **options)) == 0
-    source = str(folder / "graph.npz")
-    small: dict[str, Any] = {"source": source, "hidden": 4, "fanouts": (2,), **options}
-    assert cli.run(Train(out=runs / "b", **small)) == 0
-    assert cli.run(Train(out=runs / "c", task="links", **small)) == 0
     (folder / "nodes.txt").write_text("0\n7\n")
+    labels = ["train", "labels", folder / "planted", "--steps", 3, *SMALL]
+    nodes = [folder / "graph.npz", "--steps", 3, *GRAPH]
+    result(*labels, "--out", folder / "runs" / "a", "--keep-resume")
+    result("train", "nodes", *nodes, "--out", folder / "runs" / "b", "--keep-resume")
+    result("train", "links", *nodes, "--out", folder / "runs" / "c")
     return folder
 
 
@@ -95,14 +59,11 @@ VERBS: dict[str, tuple[list[str], set[str]]] = {
         ["cluster", "planted", "--sample", "20", *SMALL],
         {"seconds", "hard_negative_recall"},
     ),
-    "train": (["train", "planted", "--steps", "2", *SMALL], {"run", "loss", "test"}),
-    "train nodes": (["train", "graph.npz", "--steps", "2", *GRAPH], {"run", "loss", "test"}),
-    "train links": (
-        ["train", "graph.npz", "--task", "links", "--steps", "2", *GRAPH],
-        {"run", "loss", "test"},
-    ),
+    "train": (["train", "labels", "planted", "--steps", "2", *SMALL], {"run", "loss", "test"}),
+    "train nodes": (["train", "nodes", "graph.npz", "--steps", "2", *GRAPH], {"run", "test"}),
+    "train links": (["train", "links", "graph.npz", "--steps", "2", *GRAPH], {"run", "test"}),
     "train attention": (
-        ["train", "graph.npz", "--model", "gat", "--heads", "2", "--steps", "2", *GRAPH],
+        ["train", "nodes", "graph.npz", "--model", "gat", "--heads", "2", "--steps", "2", *GRAPH],
         {"run", "loss", "test"},
     ),
     "evaluate": (["evaluate", "runs/a"], {"test"}),
@@ -120,6 +81,7 @@ VERBS: dict[str, tuple[list[str], set[str]]] = {
         "gather --mib 1 --disk-mib 1 --rows 9 --repeats 1 --widths 64".split(),
         {"threads", "gathers"},
     ),
+    "info": (["info"], {"shoal", "torch", "devices", "extras"}),
 }
 
 

@@ -408,9 +408,11 @@ def _of_labels(run: Path, asked: Computing) -> Any:
 
 def _exported(model: Any, run: Path, out: Path) -> dict[str, Any]:
     """Export with encoders measured on the run's own texts, or on labels where they are gone."""
+    from shoal.models.card import near
+
     try:
         source, columns = source_of(run, None, Table())
         documents = shoal.load(source, **columns).test.texts
     except InputError:
         documents = None
-    return {"out": str(out), "encoders": [x.told for x in model.export(out, documents)]}
+    return {"out": str(out), "encoders": [near(x) for x in model.export(out, documents)]}
