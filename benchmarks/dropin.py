@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from shoal.core.csr import Csr
 from shoal.data import load
-from shoal.data.texts import validation_split
+from shoal.data.splits import validation_split
 from shoal.integrations.sentence_transformers import (
     MaskedSoftmaxLoss,
     NgameBatches,

@@ -31,13 +31,15 @@ from head import status
 from rivals_.trained import Mined
 
 from shoal.cli.settings import Train
-from shoal.data.planted import planted_labels
 from shoal.sample.expand import Chain, Hop, dst_then_src
 from shoal.tasks.encoders import tokenize_of
 from shoal.tasks.labels import make_job, prepare
 from shoal.training.job import Budget
 from shoal.training.loader import Loader
 from shoal.training.loop import fit
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # planted data lies with the tests
+from tests.planted import planted_labels
 
 # Mined labels a point.
 MINED = {"in-batch": 0, "cached": 0, "explicit": 10, "global": 1}

@@ -32,7 +32,7 @@ from shoal.rank.ranking import Ranking
 from shoal.tasks.heads import frozen_job
 from shoal.tasks.labels import make_job
 from shoal.tasks.prepared import Prepared, prepare
-from shoal.text.roles import RoleVocabulary
+from shoal.text.fields import FieldVocabulary
 from shoal.text.vocabulary import Vocabulary
 from shoal.training.job import Budget
 from shoal.training.loop import fit
@@ -167,8 +167,8 @@ class Bench:
         """The lexical side, made once."""
         if self.lexical is None:
             vocabulary = self.prepared.lexicon.vocabulary
-            assert isinstance(vocabulary, RoleVocabulary | Vocabulary)
-            words = vocabulary.words if isinstance(vocabulary, RoleVocabulary) else vocabulary
+            assert isinstance(vocabulary, FieldVocabulary | Vocabulary)
+            words = vocabulary.words if isinstance(vocabulary, FieldVocabulary) else vocabulary
             labels, points = self.prepared.lexicon.labels, self.prepared.train.texts
             self.lexical = Remembered(**vars(Words.of(words, labels, points)))
         return self.lexical

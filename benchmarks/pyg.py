@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shoal.tasks.rows import feature_rows
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch_geometric.data import Data  # pyright: ignore[reportMissingImports]
@@ -45,12 +46,11 @@ from shoal import (
     node_cross_entropy,
     unified,
 )
-from shoal.data import arrays
+from shoal.data import graphs
 from shoal.data.graphs import load_nodes
 from shoal.graph.layers import ConvLayer, Layered, full_graph
 from shoal.integrations.pyg import NeighborLoader
 from shoal.tasks.graphs import Picked
-from shoal.tasks.rows import feature_rows
 
 FANOUTS, HIDDEN, WIDTH, HEADS = [15, 10], 256, 256, 4
 BETWEEN = {"sage": nn.ReLU(), "gat": nn.ELU()}
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def web_stanford(folder: Path) -> Task:
-    graph = arrays.graph_of(arrays.read(folder / "web-stanford" / "web-stanford.npz"))
+    graph = graphs.read(folder / "web-stanford" / "web-stanford.npz").graph
     generator, n = torch.Generator().manual_seed(0), graph.n_rows
     rows = torch.randn(n, WIDTH, generator=generator)
     target = torch.randint(40, (n,), generator=generator)

@@ -37,7 +37,8 @@ from torch import Tensor
 
 from shoal.core.memory import peak_mib
 from shoal.core.metrics import deciles, evaluate, inverse_propensity
-from shoal.data import load, xc
+from shoal.data import load
+from shoal.data.formats import xc
 from shoal.data.texts import Examples, LabelData
 
 # In this order: explicit mining is given the time that shoal-encoder took.

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from shoal.cli.bandwidth import drop, scratch_file, write_header
 from shoal.core.csr import Csr
-from shoal.data.edges import read_graph
+from shoal.data import graphs
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.tiered import TieredTable
 from shoal.sample.expand import NeighborSampler
@@ -52,7 +52,7 @@ def main() -> None:
     torch.set_num_threads(1)
     fresh, seeds, mib = (6, [0], 64) if args.quick else (FRESH, args.seeds, args.disk_mib)
     name = f"{args.data}/web-stanford/web-stanford.npz" if args.data else "wordnet-graph"
-    graph = read_graph(name)
+    graph = graphs.read(name).graph
     result = {
         "benchmark": "tiers",
         "quick": args.quick,

@@ -35,7 +35,7 @@ from shoal.sample.seeds import ClusterBatchSampler
 from shoal.tasks.encoders import tokenize_of
 from shoal.tasks.labels import judge, make_job
 from shoal.tasks.prepared import Prepared, prepare
-from shoal.text.transformer import TransformerEncoder
+from shoal.text.transformer import TokenTransformer
 from shoal.training.job import Budget, Job
 from shoal.training.loop import fit
 
@@ -124,7 +124,7 @@ class Bench:
         begin = time.perf_counter()
         job = make_job(self.prepared, self.settings)
         model = job.objective.model
-        assert isinstance(model, TransformerEncoder)
+        assert isinstance(model, TokenTransformer)
         rows = model.embed(self.prepared.bags)
         return rows, time.perf_counter() - begin
 
@@ -133,7 +133,7 @@ class Bench:
         job = replace(make_job(self.prepared, replace(self.settings, seed=seed)))
         refresh, seconds = self.refresh_of(job, system)
         model = job.objective.model
-        assert isinstance(model, TransformerEncoder)
+        assert isinstance(model, TokenTransformer)
         job = replace(job, refresh=refresh, warmup=self.asked.warmup)
         wall, cpu = time.perf_counter(), time.process_time()
         progress = fit(job, Budget(steps=self.asked.steps))

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning  # pyright: ignore[reportMissingImports]
@@ -21,10 +23,12 @@ from torch.utils.data import DataLoader
 
 from shoal import ClusterBatchSampler, Csr, ShortlistSampler, decoupled_softmax, top_k
 from shoal.core.metrics import hits, precision_at
-from shoal.data.planted import planted_labels
 from shoal.integrations.batches import NgameBatchSampler
 from shoal.integrations.lightning import refresh_callback
 from shoal.text.vocabulary import learn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # planted data lies with the tests
+from tests.planted import planted_labels
 
 Bags = tuple[Tensor, Tensor]
 

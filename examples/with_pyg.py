@@ -11,6 +11,8 @@ host memory that are read by id.
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,10 @@ from torch_geometric.data import Data  # pyright: ignore[reportMissingImports]
 from torch_geometric.nn import SAGEConv  # pyright: ignore[reportMissingImports]
 
 from shoal import unified
-from shoal.data.planted import planted_graph
 from shoal.integrations.pyg import NeighborLoader  # was: from torch_geometric.loader import …
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # planted data lies with the tests
+from tests.planted import planted_graph
 
 
 class Net(nn.Module):

@@ -10,6 +10,7 @@ data is planted and the model a bag of random token vectors, so that it runs any
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from sentence_transformers.sentence_transformer.modules import (  # pyright: ign
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from shoal.core.metrics import inverse_propensity
-from shoal.data.planted import planted_labels
 from shoal.data.texts import Examples
 from shoal.integrations.sentence_transformers import (
     MaskedSoftmaxLoss,
@@ -33,6 +33,9 @@ from shoal.integrations.sentence_transformers import (
     number_pairs,
     xc_evaluator,
 )
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # planted data lies with the tests
+from tests.planted import planted_labels
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ tokenizes both sides. Planted data and random weights, so that it runs anywhere,
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from transformers import (  # pyright: ignore[reportMissingImports]
 from shoal import ClusterBatchSampler, ShortlistSampler, decoupled_softmax, top_k
 from shoal.core.block import Block
 from shoal.core.metrics import hits, precision_at
-from shoal.data.planted import planted_labels
 from shoal.integrations.batches import NgameBatchSampler
 from shoal.integrations.transformers import refresh_callback
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # planted data lies with the tests
+from tests.planted import planted_labels
 
 WIDTH = 32
 

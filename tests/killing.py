@@ -125,7 +125,7 @@ def predicted(folder: Path) -> str:
     answer = folder.with_name("answer.json")
 
     def ask() -> None:
-        found = shoal.load(folder).predict(TEXTS, k=5)
+        found = shoal.open(folder).predict(TEXTS, k=5)
         answer.write_text(json.dumps([[vars(x) for x in row] for row in found]))
 
     child(ask)

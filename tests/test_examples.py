@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.data import xc
-from shoal.data.planted import planted_labels
+from shoal.data.formats import xc
 from shoal.training.run import Run
+from tests.planted import planted_labels
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PANGRAM = "the quick brown fox jumps over the lazy dog"  # so that every letter is known

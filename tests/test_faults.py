@@ -21,12 +21,12 @@ from shoal.cli.settings import Export
 from shoal.core import checkpoint
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
-from shoal.data import xc
-from shoal.data.planted import planted_labels
+from shoal.data.formats import xc
 from shoal.tasks import labels
 from shoal.tasks.exporting import export
 from shoal.training.run import Run
 from tests import killing
+from tests.planted import planted_labels
 from tests.training.test_loop import last_of
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predicted(folder: Path) -> list[list[dict[str, Any]]]:
-    return [[vars(x) for x in row] for row in shoal.load(folder).predict(killing.TEXTS, k=5)]
+    return [[vars(x) for x in row] for row in shoal.open(folder).predict(killing.TEXTS, k=5)]
 
 
 def killed(what: str, folder: Path, kills: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from device_.here import Here, Row, joules, random_ids
 from shoal.core.block import Batch
 from shoal.core.csr import Csr
-from shoal.data.edges import read_graph
+from shoal.data import graphs
 from shoal.fetch.device_rows import device_view
 from shoal.fetch.unified import unified
 from shoal.graph.gat import Gat
@@ -31,7 +31,7 @@ _WIDTH, _CLASSES, _FANOUTS = 256, 16, [15, 10]
 def graph_here(here: Here) -> Csr:
     """web-Stanford where SHOAL_DATA has it, else the shipped WordNet graph."""
     path = Path(os.environ.get("SHOAL_DATA", "")) / "web-stanford" / "web-stanford.npz"
-    return read_graph(str(path) if path.is_file() else "wordnet-graph")
+    return graphs.read(str(path) if path.is_file() else "wordnet-graph").graph
 
 
 def sampling(here: Here) -> Iterator[Row]:

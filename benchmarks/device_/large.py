@@ -202,7 +202,7 @@ class _Language(nn.Module):
             width, max(width // 64, 1), 4 * width, dropout=0.0, batch_first=True, norm_first=True
         )
         self.bytes, self.places = nn.Embedding(256, width), nn.Parameter(torch.zeros(64, width))
-        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.layers = nn.TokenTransformer(layer, depth, enable_nested_tensor=False)
         self.out = nn.Linear(width, 256)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from shoal.core.losses import decoupled_softmax
 from shoal.core.objectives import Objective, in_batch
 from shoal.sample.clusters import balanced_clusters
 from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
-from shoal.text.transformer import TransformerEncoder
+from shoal.text.transformer import TokenTransformer
 from shoal.training.gradients import Gradients, gradient_of, trained
 
 _WORDS = 30_000
@@ -69,7 +69,7 @@ def _steps(here: Here, shape: tuple[int, int], size: int, chunk: int | None, pea
         intermediate_size=4 * width,
     )
     backbone: nn.Module = BertModel(config, add_pooling_layer=False)
-    model = TransformerEncoder(backbone).to(here.device).train()
+    model = TokenTransformer(backbone).to(here.device).train()
     batch, tokens = texts(size)
     batch = batch.to(here.device)
     objective = Objective(model, in_batch(decoupled_softmax))

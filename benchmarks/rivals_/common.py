@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from shoal.core.csr import Csr
-from shoal.data.texts import LabelData, validation_split
+from shoal.data.splits import validation_split
+from shoal.data.texts import LabelData
 from shoal.rank.fusion import member
 
 # Share of the training points that choices are judged by, and how many others at most learn then.

@@ -29,7 +29,7 @@ from shoal.rank.predictor import BagRows
 from shoal.sample.expand import Chain, Hop
 from shoal.tasks.labels import make_job
 from shoal.tasks.prepared import Prepared, prepare
-from shoal.text.bag import BagEncoder
+from shoal.text.bag import BagSum
 from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
 from shoal.training.loop import fit
@@ -43,7 +43,7 @@ class AllScores(nn.Module):
 
     def __init__(self, names: Tensor, dropout: float) -> None:
         super().__init__()
-        self.bag, self.dropout = BagEncoder(), dropout
+        self.bag, self.dropout = BagSum(), dropout
         self.classifiers = nn.Parameter(names.clone())
 
     def forward(self, blocks: list[Block], rows: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from rivals_.common import DEEP, TOP, Asked, Clock, Outcome, Skipped, threads, to_tune, without
 from shoal.core.csr import Csr
 from shoal.core.metrics import evaluate
-from shoal.data.npz import write_pecos
+from shoal.data.formats.npz import write_pecos
 from shoal.data.texts import Examples, LabelData
 from shoal.rank.lexical import LexicalIndex
 from shoal.rank.neighbors import votes

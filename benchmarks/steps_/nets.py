@@ -196,7 +196,7 @@ class _Transformer(nn.Module):
         super().__init__()
         self.words, self.places = nn.Embedding(words, d), nn.Parameter(torch.randn(length, d) / 8)
         layer = nn.TransformerEncoderLayer(d, 4, 64, dropout=0.0, batch_first=True)
-        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.layers = nn.TokenTransformer(layer, 2, enable_nested_tensor=False)
         self.out = nn.Linear(d, words)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -217,9 +217,9 @@ class _Rows(nn.Module):
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
-        from shoal.text.bag import BagEncoder
+        from shoal.text.bag import BagSum
 
-        self.rows, self.bag = nn.Parameter(rows.clone()), BagEncoder()
+        self.rows, self.bag = nn.Parameter(rows.clone()), BagSum()
 
     def forward(self, blocks: Any, src: Tensor) -> Tensor:
         return self.bag(blocks, self.rows[blocks[0].src])

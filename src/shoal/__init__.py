@@ -12,14 +12,30 @@ if TYPE_CHECKING:
     from shoal.core.block import Block as Block
     from shoal.core.csr import Csr as Csr
     from shoal.core.errors import InputError as InputError
+    from shoal.core.graph_metrics import link_metrics as link_metrics
+    from shoal.core.graph_metrics import link_ranks as link_ranks
+    from shoal.core.graph_metrics import node_metrics as node_metrics
     from shoal.core.losses import decoupled_softmax as decoupled_softmax
     from shoal.core.losses import hardest_triplets as hardest_triplets
     from shoal.core.objectives import Objective as Objective
     from shoal.core.objectives import in_batch as in_batch
+    from shoal.core.objectives import link_binary_cross_entropy as link_binary_cross_entropy
+    from shoal.core.objectives import link_softmax as link_softmax
+    from shoal.core.objectives import node_binary_cross_entropy as node_binary_cross_entropy
     from shoal.core.objectives import node_cross_entropy as node_cross_entropy
     from shoal.core.search import top_k as top_k
     from shoal.curvature.measure import spectrum as spectrum
     from shoal.curvature.spectrum import Spectrum as Spectrum
+    from shoal.data import load as load
+    from shoal.data.graph import GraphData as GraphData
+    from shoal.data.graph import graph_format as graph_format
+    from shoal.data.graphs import load_links as load_links
+    from shoal.data.graphs import load_nodes as load_nodes
+    from shoal.data.links import LinkData as LinkData
+    from shoal.data.nodes import NodeData as NodeData
+    from shoal.data.texts import Examples as Examples
+    from shoal.data.texts import LabelData as LabelData
+    from shoal.data.texts import Texts as Texts
     from shoal.fetch.quantized import QuantizedRows as QuantizedRows
     from shoal.fetch.tiered import TieredTable as TieredTable
     from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
@@ -27,22 +43,58 @@ if TYPE_CHECKING:
     from shoal.fetch.update import RowAdagrad as RowAdagrad
     from shoal.fetch.update import RowAdam as RowAdam
     from shoal.fetch.update import RowSGD as RowSGD
+    from shoal.graph.features import feature_rows as feature_rows
     from shoal.graph.gat import Gat as Gat
+    from shoal.graph.gat import GatLayer as GatLayer
+    from shoal.graph.layers import ConvLayer as ConvLayer
+    from shoal.graph.layers import Layered as Layered
+    from shoal.graph.layers import LinkEncoder as LinkEncoder
+    from shoal.graph.layers import full_graph as full_graph
+    from shoal.graph.layers import stacked as stacked
     from shoal.graph.sage import Sage as Sage
+    from shoal.graph.sage import SageLayer as SageLayer
     from shoal.models.base import Result as Result
     from shoal.models.base import open as open
-    from shoal.rank.new_labels import with_labels as with_labels
-    from shoal.rank.predictor import Labeler as Labeler
+    from shoal.models.labels import LabelModel as LabelModel
+    from shoal.models.links import LinkModel as LinkModel
+    from shoal.models.nodes import NodeModel as NodeModel
+    from shoal.rank.classifiers import Classifiers as Classifiers
+    from shoal.rank.ensemble import NetworkCombiner as NetworkCombiner
+    from shoal.rank.ensemble import combiner_kind as combiner_kind
+    from shoal.rank.evaluate import validate as validate
+    from shoal.rank.hnsw import HnswSearch as HnswSearch
+    from shoal.rank.one_vs_all import OneVsAll as OneVsAll
+    from shoal.rank.predictor import Prediction as Prediction
+    from shoal.rank.predictor import Predictor as Predictor
+    from shoal.rank.predictor import fit_ensemble as fit_ensemble
+    from shoal.rank.predictor import ranker_kind as ranker_kind
+    from shoal.rank.predictor import with_known as with_known
+    from shoal.rank.rankers import RANKERS as RANKERS
+    from shoal.rank.rankers import ClassifierRanker as ClassifierRanker
+    from shoal.rank.rankers import EncoderRanker as EncoderRanker
+    from shoal.rank.rankers import NameRanker as NameRanker
+    from shoal.rank.rankers import NeighborRanker as NeighborRanker
+    from shoal.rank.rankers import PlainRanker as PlainRanker
+    from shoal.rank.rankers import WordRanker as WordRanker
+    from shoal.rank.tree import TreeCombiner as TreeCombiner
+    from shoal.sample.batches import Clustered as Clustered
+    from shoal.sample.batches import Random as Random
+    from shoal.sample.batches import refreshed as refreshed
     from shoal.sample.clusters import balanced_clusters as balanced_clusters
     from shoal.sample.expand import Chain as Chain
     from shoal.sample.expand import Hop as Hop
     from shoal.sample.expand import NeighborSampler as NeighborSampler
     from shoal.sample.expand import ShortlistSampler as ShortlistSampler
+    from shoal.sample.expand import dst_then_src as dst_then_src
     from shoal.sample.expand import expand as expand
+    from shoal.sample.hardness import batch_hardness as batch_hardness
     from shoal.sample.hardness import hard_negative_recall as hard_negative_recall
+    from shoal.sample.links import LinkSampler as LinkSampler
+    from shoal.sample.links import PairSampler as PairSampler
     from shoal.sample.seeds import ClusterBatchSampler as ClusterBatchSampler
     from shoal.sample.seeds import EmbeddingBank as EmbeddingBank
     from shoal.sample.seeds import RandomBatchSampler as RandomBatchSampler
+    from shoal.sample.seeds import Subset as Subset
     from shoal.sample.touch import touch_probability as touch_probability
     from shoal.step.damped import DampedDiagonal as DampedDiagonal
     from shoal.step.evidence import evidence as evidence
@@ -55,8 +107,12 @@ if TYPE_CHECKING:
     from shoal.step.size import learning_rate as learning_rate
     from shoal.tasks import named as named
     from shoal.tasks import task as task
-    from shoal.tasks.fusing import load as load
+    from shoal.tasks.graphs import GraphSettings as GraphSettings
     from shoal.text.bag import BagEncoder as BagEncoder
+    from shoal.text.bag import BagSum as BagSum
+    from shoal.text.encoder import TextEncoder as TextEncoder
+    from shoal.text.encoder import encoder_kind as encoder_kind
+    from shoal.text.transformer import TokenTransformer as TokenTransformer
     from shoal.text.transformer import TransformerEncoder as TransformerEncoder
     from shoal.training.callbacks import Callback as Callback
     from shoal.training.callbacks import EarlyStopping as EarlyStopping
@@ -73,14 +129,60 @@ _HOMES = {
     # three models, and how tasks are registered
     "open": "models.base",
     "Result": "models.base",
+    "NodeModel": "models.nodes",
+    "LinkModel": "models.links",
     "task": "tasks",
     "named": "tasks",
+    # labels
+    "LabelModel": "models.labels",
+    "load": "data",
+    "BagEncoder": "text.bag",
+    "BagSum": "text.bag",
+    "TransformerEncoder": "text.transformer",
+    "TokenTransformer": "text.transformer",
+    "TextEncoder": "text.encoder",
+    "encoder_kind": "text.encoder",
+    "Clustered": "sample.batches",
+    "Random": "sample.batches",
+    "refreshed": "sample.batches",
+    "dst_then_src": "sample.expand",
+    "batch_hardness": "sample.hardness",
+    "Classifiers": "rank.classifiers",
+    "OneVsAll": "rank.one_vs_all",
+    "EncoderRanker": "rank.rankers",
+    "ClassifierRanker": "rank.rankers",
+    "NeighborRanker": "rank.rankers",
+    "PlainRanker": "rank.rankers",
+    "WordRanker": "rank.rankers",
+    "NameRanker": "rank.rankers",
+    "RANKERS": "rank.rankers",
+    "ranker_kind": "rank.predictor",
+    "NetworkCombiner": "rank.ensemble",
+    "TreeCombiner": "rank.tree",
+    "combiner_kind": "rank.ensemble",
+    "Predictor": "rank.predictor",
+    "Prediction": "rank.predictor",
+    "fit_ensemble": "rank.predictor",
+    "with_known": "rank.predictor",
+    "validate": "rank.evaluate",
+    "HnswSearch": "rank.hnsw",
+    "Examples": "data.texts",
+    "LabelData": "data.texts",
+    "Texts": "data.texts",
+    "GraphSettings": "tasks.graphs",
     # nouns
     "InputError": "core.errors",
     "Csr": "core.csr",
     "Block": "core.block",
     "Batch": "core.block",
+    "NodeData": "data.nodes",
+    "LinkData": "data.links",
+    "GraphData": "data.graph",
+    "graph_format": "data.graph",
+    "load_nodes": "data.graphs",
+    "load_links": "data.graphs",
     # who is in the batch
+    "Subset": "sample.seeds",
     "RandomBatchSampler": "sample.seeds",
     "ClusterBatchSampler": "sample.seeds",
     "EmbeddingBank": "sample.seeds",
@@ -92,6 +194,8 @@ _HOMES = {
     "Chain": "sample.expand",
     "ShortlistSampler": "sample.expand",
     "NeighborSampler": "sample.expand",
+    "PairSampler": "sample.links",
+    "LinkSampler": "sample.links",
     # how their rows arrive, and learn
     "unified": "fetch.unified",
     "UnifiedTensor": "fetch.unified",
@@ -103,13 +207,25 @@ _HOMES = {
     "RowAdagrad": "fetch.update",
     "RowSGD": "fetch.update",
     # the joint, and one step
-    "BagEncoder": "text.bag",
-    "TransformerEncoder": "text.transformer",
     "Sage": "graph.sage",
+    "SageLayer": "graph.sage",
     "Gat": "graph.gat",
+    "GatLayer": "graph.gat",
+    "ConvLayer": "graph.layers",
+    "Layered": "graph.layers",
+    "stacked": "graph.layers",
+    "LinkEncoder": "graph.layers",
+    "full_graph": "graph.layers",
+    "feature_rows": "graph.features",
     "Objective": "core.objectives",
     "in_batch": "core.objectives",
     "node_cross_entropy": "core.objectives",
+    "node_binary_cross_entropy": "core.objectives",
+    "link_softmax": "core.objectives",
+    "link_binary_cross_entropy": "core.objectives",
+    "node_metrics": "core.graph_metrics",
+    "link_metrics": "core.graph_metrics",
+    "link_ranks": "core.graph_metrics",
     "decoupled_softmax": "core.losses",
     "hardest_triplets": "core.losses",
     "Job": "training.job",
@@ -135,14 +251,11 @@ _HOMES = {
     "DampedDiagonal": "step.damped",
     # what came of it
     "Run": "training.run",
-    "load": "tasks.fusing",
-    "with_labels": "rank.new_labels",
-    "Labeler": "rank.predictor",
     "top_k": "core.search",
 }
 
-# `open` would hide the built-in one from `import *`
-__all__ = sorted(set(_HOMES) - {"open"})  # pyright: ignore[reportUnsupportedDunderAll]
+# `open` would hide the built-in one from `import *`, and `load` says little there
+__all__ = sorted(set(_HOMES) - {"load", "open"})  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from shoal.core.objectives import (
     node_binary_cross_entropy,
     node_cross_entropy,
 )
-from shoal.text.bag import BagEncoder
+from shoal.text.bag import BagSum
 from shoal.training.gradients import trained
 from tests.training.test_loop import node_job
 
@@ -56,7 +56,7 @@ def test_in_batch_reads_points_then_labels() -> None:
         seen.append(scores)
         return decoupled_softmax(scores, block, temperature=0.5)
 
-    got = Objective(BagEncoder(), in_batch(loss))({}, batch)
+    got = Objective(BagSum(), in_batch(loss))({}, batch)
     unit = functional.normalize(rows, dim=1)
     expected = unit[:2] @ unit[2:].T
     torch.testing.assert_close(seen[0], expected)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from shoal import (
-    BagEncoder,
+    BagSum,
     Batch,
     Csr,
     Hop,
@@ -24,8 +24,8 @@ from shoal import (
     spectrum,
     unified,
 )
-from shoal.data.planted import planted_graph
 from shoal.sample.expand import Chain, ShortlistSampler, dst_then_src
+from tests.planted import planted_graph
 
 
 def label_loader() -> tuple[Objective, Loader, Csr, Csr]:
@@ -41,7 +41,7 @@ def label_loader() -> tuple[Objective, Loader, Csr, Csr]:
     rows = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     table = unified(rows, RowAdam(lr=0.1))
     loader = Loader(RandomBatchSampler(8, batch_size=4, seed=0), sampler, table, seed=0)
-    objective = Objective(BagEncoder(), in_batch(lambda s, b: decoupled_softmax(s, b, 0.5)))
+    objective = Objective(BagSum(), in_batch(lambda s, b: decoupled_softmax(s, b, 0.5)))
     return objective, loader, documents, labels
 
 

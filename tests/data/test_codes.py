@@ -9,7 +9,7 @@ import torch
 
 from shoal.core.errors import InputError
 from shoal.core.search import top_k
-from shoal.data.codes import PlantedCodes, code_accuracy, one_hot, planted_codes
+from tests.codes import PlantedCodes, code_accuracy, one_hot, planted_codes
 
 
 def accuracy(data: PlantedCodes, queries: torch.Tensor, keys: torch.Tensor) -> float:

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from hypothesis import given, settings
 
-import shoal.cli.settings
+import shoal
+from shoal.cli.main import main
 from shoal.core.errors import InputError
-from shoal.data import annif, attentionxml, beir, bow, load, npz, table, text2text, xc
-from shoal.data.formats import FORMATS, convert
-from shoal.data.reduce import Step, reduce
-from shoal.data.texts import LabelData
+from shoal.data import load
+from shoal.data.formats import FORMATS, convert, npz, xc
+from shoal.data.formats.registry import text_format
+from shoal.data.lines import lines
+from shoal.data.reduce import reduce
+from shoal.data.texts import LabelData, label_data, names_of
 from tests.data.made import SUFFIX, Drawn, assert_same, drawn, make_data
-
-STEPS: dict[str, tuple[Step, ...]] = {
-    "xc": xc.STEPS,
-    "npz": npz.STEPS,
-    "pecos": npz.STEPS,
-    "text2text": text2text.STEPS,
-    "beir": beir.STEPS,
-    "attentionxml": attentionxml.STEPS,
-    "annif": annif.STEPS,
-    "bow": bow.STEPS,
-    "csv": table.steps(lists=False),
-    "tsv": table.steps(lists=False),
-    "jsonl": table.steps(lists=True),
-    "parquet": table.steps(lists=True),
-}
 
 
 def can_hold(name: str, data: LabelData) -> bool:
@@ -40,15 +29,9 @@ def can_hold(name: str, data: LabelData) -> bool:
     if name == "bow":
         return data.train.texts.features is not None
     if SUFFIX[name]:
-        left, _ = reduce(data, STEPS[name])
+        left, _ = reduce(data, FORMATS[name].steps)
         return len(left.train) > 0 and len(left.test) > 0
     return True
-
-
-def test_the_command_offers_every_format() -> None:
-    """--to, the table of formats and these tests name the same ones."""
-    offered = get_args(get_type_hints(shoal.cli.settings.Convert)["to"])
-    assert set(offered) == set(FORMATS) == set(STEPS)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -59,13 +42,13 @@ def test_read_write_is_reduce(name: str, raw: Drawn) -> None:
     data = raw.build()
     if not can_hold(name, data):
         return
-    left, lost = reduce(data, STEPS[name])
+    left, lost = reduce(data, FORMATS[name].steps)
     with TemporaryDirectory() as folder:
         path = Path(folder, f"tiny{SUFFIX[name]}")
         assert FORMATS[name].write(data, path) == lost
         again = FORMATS[name].read(path, "utf-8")
     assert_same(left, again)
-    once_more, lost_again = reduce(again, STEPS[name])
+    once_more, lost_again = reduce(again, FORMATS[name].steps)
     assert lost_again == []
     assert_same(again, once_more)
     if not lost:
@@ -82,7 +65,7 @@ def test_a_format_is_found_by_its_files(tmp_path: Path, name: str, featured: boo
     xc.write(data, tmp_path / "source")
     out = tmp_path / f"tiny{SUFFIX[name]}"
     done = convert(str(tmp_path / "source"), out, name)
-    assert_same(load(out), reduce(data, STEPS[name])[0])
+    assert_same(load(out), reduce(data, FORMATS[name].steps)[0])
     assert (done["train"], done["test"], done["labels"]) == (7, 5, 6)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["source", out.name])
 
@@ -91,15 +74,18 @@ def test_a_format_is_found_by_its_files(tmp_path: Path, name: str, featured: boo
     ("name", "lost"),
     [
         ("xc", []),
-        ("npz", ["layout.*of 9 points", "layout.*of 5 labels", "uids of 12 p", "uids of 6 labels"]),
-        ("beir", ["title and content apart of 5 points", "filter pairs"]),
+        (
+            "npz",
+            ["layout.*of 9 examples", "layout.*of 5 labels", "uids of 12 e", "uids of 6 labels"],
+        ),
+        ("beir", ["title and content apart of 5 examples", "filter pairs"]),
         (
             "csv",
             [
-                "layout.*of 9 points",
+                "layout.*of 9 examples",
                 "relevances of",
                 "filter pairs",
-                "3 points without",
+                "3 examples without",
                 "as names",
             ],
         ),
@@ -125,7 +111,7 @@ def test_losses_are_said(
         ("t.csv", "xc", "out: expected the name of a folder"),
         ("source", "npz", "source: expected nothing there yet"),
         ("source/lbl.json.gz/x", "npz", "x: expected a place that can be written"),
-        ("new", "bow", "train points: expected features, got texts"),
+        ("new", "bow", "train examples: expected features, got texts"),
     ],
 )
 def test_what_cannot_be_written_leaves_nothing(
@@ -139,12 +125,12 @@ def test_what_cannot_be_written_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_a_table_needs_points_in_both_splits(tmp_path: Path) -> None:
-    """No test point with text and labels: a table's reader would refuse it, so its writer does."""
+def test_a_table_needs_examples_in_both_splits(tmp_path: Path) -> None:
+    """No test example with text and labels: a table's reader would refuse it, so its writer does."""
     data = make_data()
     nobody = data.test.subset(torch.tensor([0]))
-    with pytest.raises(InputError, match="test points: expected some with text and labels"):
-        table.write(LabelData("x", data.train, nobody, data.labels), tmp_path / "t.csv")
+    with pytest.raises(InputError, match="test examples: expected some with text and labels"):
+        FORMATS["csv"].write(LabelData("x", data.train, nobody, data.labels), tmp_path / "t.csv")
 
 
 def test_half_a_character_is_refused(tmp_path: Path) -> None:
@@ -165,7 +151,49 @@ def test_latin_1_is_converted(tmp_path: Path) -> None:
     data = load(tmp_path / "t.jsonl")
     assert sorted(data.train.texts.titles + data.test.texts.titles) == ["t", "té"]
     with pytest.raises(InputError, match="encoding: expected a text encoding"):
-        load(path, "klingon")
+        load(path, encoding="klingon")
+
+
+@pytest.fixture
+def poems() -> Iterator[None]:
+    """A format of a user's own, in one place: a text and its label, with a slash between them."""
+
+    def read(path: Path, encoding: str) -> LabelData:
+        rows = [line.split(" / ") for _, line in lines(path, encoding)]
+        texts, names = zip(*rows, strict=True)
+        return replace(label_data(texts, names), name=path.stem)
+
+    @text_format("poems", read, suffixes=(".poems",), steps=(*FORMATS["csv"].steps,))
+    def write(data: LabelData, path: Path) -> None:
+        for split in (data.train, data.test):
+            rows = names_of(split.labels, data.labels.titles)
+            pairs = zip(split.texts.all(), rows, strict=True)
+            with path.open("a") as file:
+                file.writelines(f"{text} / {row[0]}\n" for text, row in pairs)
+
+    yield
+    del FORMATS["poems"]
+
+
+@pytest.mark.usefixtures("poems")
+def test_a_format_is_added_in_one_place(tmp_path: Path) -> None:
+    """`load` reads it, `shoal convert` reads and writes it, an error lists it."""
+    (tmp_path / "sea.poems").write_text("the sea / blue\na rose / red\n")
+    data = shoal.load(tmp_path / "sea.poems")
+    assert data.name == "sea" and data.labels.titles == ["blue", "red"]
+    for source, out, to in (("sea.poems", "sea.csv", "csv"), ("sea.csv", "again.poems", "poems")):
+        words = ["convert", str(tmp_path / source), str(tmp_path / out), "--to", to, "--json"]
+        assert main(words) == 0
+    again = shoal.load(tmp_path / "again.poems")
+    assert sorted(again.train.texts.all() + again.test.texts.all()) == ["a rose", "the sea"]
+    with pytest.raises(InputError, match=r"ending in .*\.poems"):
+        load(tmp_path / "x.pdf")
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    """--to of no format: the known ones are listed."""
+    with pytest.raises(InputError, match="to: expected one of annif, attentionxml.*, got xml"):
+        convert("wordnet", tmp_path / "out", "xml")
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +208,7 @@ def test_wordnet_in_every_format(tmp_path: Path, wordnet: LabelData, name: str) 
     """Two hundred thousand texts go there and come back."""
     data = wordnet
     out = tmp_path / f"wordnet{SUFFIX[name]}"
-    left, lost = reduce(data, STEPS[name])
+    left, lost = reduce(data, FORMATS[name].steps)
     assert FORMATS[name].write(data, out) == lost
     again = load(out)
     for one, other in ((left.train, again.train), (left.test, again.test)):

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from shoal.core.errors import InputError
 from shoal.data import load
+from shoal.data.describe import describe
 from shoal.data.formats import FORMATS
-from shoal.data.texts import Examples, LabelData, Texts, describe, no_pairs
+from shoal.data.texts import Examples, LabelData, Texts, no_pairs
 from tests.data.made import SUFFIX, make_data
 
 # what breaks parsers: signs of every format, numbers out of range, halves of characters, no text

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data import arrays as files
-from shoal.data import is_graph, links, matrix, nodes, ogb, planetoid
-from shoal.data.graphs import load_links, load_nodes
+from shoal.data import is_graph, links, matrix
+from shoal.data.graphs import arrays as files
+from shoal.data.graphs import load_links, load_nodes, planetoid
+from shoal.data.nodes import NodeData, node_data
 
 
 def arrays(**changes: Tensor | None) -> dict[str, Tensor]:
@@ -61,14 +62,18 @@ def test_pygs_arrays_read(tmp_path: Path, suffix: str) -> None:
 def test_several_classes_a_node_and_unknown_ones(tmp_path: Path) -> None:
     """A matrix of truth values is multi-label; NaN is unknown, and no random split draws it."""
     many = torch.tensor([[0, 1], [1, 1], [0, 0], [1, 0], [0, 1]])
-    data = nodes.of_arrays("x", arrays(y=many))
+    data = node_data_of(arrays(y=many))
     assert data.multi_label and torch.equal(data.target, many.bool())
     masks = dict.fromkeys(("train_mask", "val_mask", "test_mask"))
     y = torch.tensor([[1.0], [0.0], [float("nan")], [1.0], [0.0]])
-    data = nodes.of_arrays("x", arrays(y=y, **masks))
+    data = node_data_of(arrays(y=y, **masks))
     assert data.target.tolist() == [1, 0, -1, 1, 0]
     found = torch.cat([data.train, data.valid, data.test]).sort().values
     assert found.tolist() == [0, 1, 3, 4]
+
+
+def node_data_of(made: dict[str, Tensor]) -> NodeData:
+    return node_data(files.of_arrays("x", made))
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -103,7 +108,7 @@ def test_bad_arrays_are_named(tmp_path: Path, name: str) -> None:
     changes, message = BAD[name]
     path = save(tmp_path / "five.npz", arrays(**changes))
     with pytest.raises(InputError, match=rf"five\.npz: .*{message}"):
-        nodes.read(path)
+        load_nodes(path)
 
 
 def test_nodes_are_numbered_from_0(tmp_path: Path) -> None:
@@ -119,7 +124,7 @@ def test_a_damaged_safetensors_is_named(tmp_path: Path) -> None:
     path = save(tmp_path / "five.safetensors", arrays())
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"five\.safetensors: expected a whole \.safetensors"):
-        nodes.read(path)
+        load_nodes(path)
 
 
 # -- OGB -------------------------------------------------------------------------------------------
@@ -167,7 +172,7 @@ def test_ogb_proteins_features_are_the_mean_of_edges(tmp_path: Path) -> None:
 
 def test_ogb_in_one_archive(tmp_path: Path) -> None:
     """ogbn-papers100M keeps arrays: the same graph comes out."""
-    text = ogb.read(ogb_folder(tmp_path / "text"))
+    text = load_nodes(ogb_folder(tmp_path / "text"))
     left_out = dict.fromkeys(("raw/edge", "raw/node-feat", "raw/node-label"))
     folder = ogb_folder(tmp_path / "arrays", **left_out)
     assert isinstance(text.features, Tensor)
@@ -220,7 +225,7 @@ class Evil:
         (lambda f: ogb_folder(f, **{"raw/edge": np.ones((2, 3))}), "expected two columns, got 3"),
         (lambda f: ogb_folder(f, **{"raw/edge": np.full((2, 2), 9)}), r"ids in \[0, 6\), got 9"),
         (lambda f: (f / "split/other").mkdir(), r"split: expected the folder of one split"),
-        (lambda f: ogb_folder(f, **{"raw/node-feat": None}), "expected features of nodes or edges"),
+        (lambda f: ogb_folder(f, **{"raw/node-feat": None}), "expected features and classes"),
         (lambda f: ogb_folder(f, **{"raw/triplet-type-list": np.ones((1, 3))}), "got several"),
         (lambda f: ogb_folder(f, **{"split/time/train": np.full((1, 1), 9)}), r"got 9"),
     ],
@@ -395,9 +400,9 @@ def test_large_arrays_of_an_archive_are_mapped(
     saved = {"x": rows, "turned": np.asfortranarray(rows), "n": np.array(5), "none": rows[:0]}
     for name, save in (("a.npz", np.savez), ("b.npz", np.savez_compressed)):
         save(tmp_path / name, **saved)
-        found = files.read(tmp_path / name)
+        found = files.read_arrays_of(tmp_path / name)
         assert found.keys() == saved.keys()
         assert all(np.array_equal(found[key].numpy(), saved[key]) for key in saved)
     np.savez(tmp_path / "c.npz", x=np.array([{}], dtype=object))
     with pytest.raises(InputError, match=r"c\.npz: expected a whole \.npz of plain arrays"):
-        files.read(tmp_path / "c.npz")
+        files.read_arrays_of(tmp_path / "c.npz")

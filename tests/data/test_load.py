@@ -10,7 +10,7 @@ import pytest
 
 from shoal import data
 from shoal.core.errors import InputError
-from shoal.data import xc
+from shoal.data.formats import xc
 
 
 def test_each_kind_of_source_finds_its_reader(tmp_path: Path) -> None:
@@ -22,6 +22,37 @@ def test_each_kind_of_source_finds_its_reader(tmp_path: Path) -> None:
     assert (table.name, folder.name) == ("t", "folder")
     assert table.labels.titles == folder.labels.titles == ["x", "y"]
     assert table.train.texts.all() == folder.train.texts.all()
+    assert isinstance(data.load("wordnet-graph"), NodeData)
+
+
+def test_a_trained_model_is_no_data(tmp_path: Path) -> None:
+    """The folder of a run or an export: one line that names what opens it."""
+    for name in ("model.json", "settings.json", "export.json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("{}")
+        with pytest.raises(InputError, match=r"got a trained model; open it with shoal\.open"):
+            data.load(tmp_path / name)
+
+
+def test_no_option_is_accepted_and_ignored(tmp_path: Path) -> None:
+    """Columns are of tables: any other source refuses them."""
+    (tmp_path / "a.txt").write_text("0\ttea\n")
+    for source in ("wordnet", "wordnet-graph", str(tmp_path / "a.txt"), (["a"], ["b"])):
+        with pytest.raises(
+            InputError, match="a table, whose columns .*; leave out text, separator"
+        ):
+            data.load(source, text_column="x", separator=",")
+
+
+def test_what_is_no_source_is_named() -> None:
+    """Numbers, lists, names that no file system takes; and a graph where labels are needed."""
+    for source in (7, ["a", "b"], None):
+        with pytest.raises(InputError, match="source: expected a name, a path, .texts, labels"):
+            data.load(source)
+    with pytest.raises(InputError, match="File name too long"):
+        data.load(Path("x" * 300))
+    with pytest.raises(InputError, match="wordnet-graph: expected texts with labels, got a graph"):
+        data.load_labels("wordnet-graph")
 
 
 def test_unknown_sources_list_what_is_possible(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data.nodes import NodeData, read, tf_idf
+from shoal.data.graphs import load_nodes, read
+from shoal.data.nodes import NodeData, node_data, tf_idf
 
 
 def save(path: Path, **changes: np.ndarray | None) -> Path:
@@ -34,7 +35,7 @@ def save(path: Path, **changes: np.ndarray | None) -> Path:
 
 def test_read_keeps_every_number(tmp_path: Path) -> None:
     """Graph, features and classes are the arrays; the three parts are a seeded 60/20/20."""
-    data = read(save(tmp_path / "ring.npz"))
+    data = load_nodes(save(tmp_path / "ring.npz"))
     assert data.name == "ring" and data.class_names == ("0", "1")
     assert data.graph.indices.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
     assert data.features.to_dense()[4].tolist() == [0, 5, 0]
@@ -42,7 +43,8 @@ def test_read_keeps_every_number(tmp_path: Path) -> None:
     parts = (data.train, data.valid, data.test)
     assert [len(part) for part in parts] == [6, 2, 2]
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(10))
-    again, other = read(tmp_path / "ring.npz"), read(tmp_path / "ring.npz", seed=1)
+    again = load_nodes(tmp_path / "ring.npz")
+    other = node_data(read(tmp_path / "ring.npz"), seed=1)
     assert torch.equal(data.valid, again.valid) and not torch.equal(data.train, other.train)
 
 
@@ -66,23 +68,23 @@ def test_read_keeps_every_number(tmp_path: Path) -> None:
 def test_damage_names_file_and_array(tmp_path: Path, changes: dict, message: str) -> None:
     """A missing key, ids out of range, NaN, pickled objects: one line that names the file."""
     with pytest.raises(InputError, match=message):
-        read(save(tmp_path / "ring.npz", **changes))
+        load_nodes(save(tmp_path / "ring.npz", **changes))
 
 
 def test_missing_and_truncated_files_are_named(tmp_path: Path) -> None:
     """No file, and half a file."""
     with pytest.raises(InputError, match="nothing there"):
-        read(tmp_path / "absent.npz")
+        load_nodes(tmp_path / "absent.npz")
     path = save(tmp_path / "ring.npz")
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(InputError, match=r"ring\.npz: expected a whole \.npz"):
-        read(path)
+        load_nodes(path)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_parts_that_disagree_are_refused(tmp_path: Path) -> None:
     """Overlapping splits, classes without names, features of other nodes."""
-    data = read(save(tmp_path / "ring.npz"))
+    data = load_nodes(save(tmp_path / "ring.npz"))
     same = (data.graph, data.features, data.target)
     with pytest.raises(InputError, match="train, valid, test: expected no id twice, got 2 repeats"):
         NodeData("x", *same, data.train, data.valid, data.valid, data.class_names)
@@ -119,7 +121,7 @@ def test_tf_idf_of_nothing_is_empty() -> None:
 @pytest.mark.parametrize("name", ["coauthor-cs", "amazon-computers"])
 def test_published_graphs_read(outside_data: Path, name: str) -> None:
     """Every node stands in one part, and every class occurs."""
-    data = read(outside_data / name / f"{name}.npz")
+    data = load_nodes(outside_data / name / f"{name}.npz")
     n = data.graph.n_rows
     assert len(data.train) + len(data.valid) + len(data.test) == n
     assert abs(len(data.train) - 0.6 * n) < 2

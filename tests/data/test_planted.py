@@ -12,7 +12,7 @@ from shoal.core.errors import InputError
 from shoal.core.metrics import evaluate, inverse_propensity
 from shoal.core.search import top_k
 from shoal.data.nodes import NodeData
-from shoal.data.planted import one_hop_accuracy, planted_graph, planted_labels
+from tests.planted import one_hop_accuracy, planted_graph, planted_labels
 
 
 def read_back(texts: list[str], words: Tensor) -> Tensor:

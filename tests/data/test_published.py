@@ -10,7 +10,8 @@ import scipy.sparse
 import torch
 
 from shoal.core.errors import InputError
-from shoal.data import bow, load
+from shoal.data import load
+from shoal.data.formats import bow
 from shoal.data.matrix import read_matrix, write_matrix
 from shoal.data.texts import LabelData
 

@@ -1,27 +1,22 @@
-"""Texts, Examples, LabelData: subsets agree with parts, splits are partitions, counts count."""
+"""Texts, Examples, LabelData, and what is in memory: parts agree, positions are named."""
 
 from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data.texts import (
-    Examples,
-    LabelData,
-    Texts,
-    describe,
-    no_pairs,
-    random_split,
-    validation_split,
-)
+from shoal.data.describe import describe
+from shoal.data.texts import Examples, LabelData, Texts, as_texts, label_data, no_pairs
 
 
-def make_points(n: int = 10, n_labels: int = 4) -> Examples:
-    """Point i has label i modulo L, and may not be judged by its successor."""
+def make_examples(n: int = 10, n_labels: int = 4) -> Examples:
+    """Example i has label i modulo L, and may not be judged by its successor."""
     names = [f"p{i}" for i in range(n)]
     texts = Texts(names, [f"title {i}" for i in range(n)], [f"content {i}" for i in range(n)])
     labels = Csr.from_lists([[i % n_labels] for i in range(n)], n_labels)
@@ -38,92 +33,147 @@ def test_words_never_run_together() -> None:
 
 def test_subset_takes_text_labels_and_drop_together() -> None:
     """subset(ids) is indexing in all three parts, repeats and order included."""
-    points = make_points()
+    examples = make_examples()
     ids = torch.tensor([7, 0, 7])
-    part = points.subset(ids)
+    part = examples.subset(ids)
     assert part.texts.uids == ["p7", "p0", "p7"]
-    assert part.texts.text(0) == points.texts.text(7)
+    assert part.texts.text(0) == examples.texts.text(7)
     assert part.labels.indices.tolist() == [3, 0, 3]
     assert part.drop.indices.tolist() == [0, 1, 0]
-    assert len(points.subset(torch.tensor([], dtype=torch.int64))) == 0
-
-
-@pytest.mark.parametrize(("n", "fraction"), [(2, 0.01), (2, 0.99), (10, 0.2), (1001, 0.25)])
-def test_random_split_is_a_partition(n: int, fraction: float) -> None:
-    """Both parts are sorted, not empty, disjoint, together everything; sizes round."""
-    kept, held = random_split(n, fraction, seed=3)
-    assert torch.equal(torch.cat([kept, held]).sort().values, torch.arange(n))
-    assert torch.equal(kept, kept.sort().values) and torch.equal(held, held.sort().values)
-    assert len(held) == min(max(round(n * fraction), 1), n - 1)
-
-
-def make_data(n: int) -> LabelData:
-    """Examples that are labels as well: i and n − 1 − i name each other."""
-    names = Texts([f"p{i}" for i in range(n)], ["t"] * n, [""] * n)
-    mirror = Csr.from_lists([[n - 1 - i] for i in range(n)], n)
-    points = Examples(names, mirror, no_pairs(n, n))
-    return LabelData("mirror", points, points, names)
-
-
-def test_validation_drops_what_training_reveals() -> None:
-    """A held-out pair stays true only if its reverse is held out too; the point is dropped."""
-    train, valid = validation_split(make_data(400), 0.5, seed=0)
-    trained = {int(uid[1:]) for uid in train.texts.uids}
-    judged = [int(uid[1:]) for uid in valid.texts.uids]
-    assert 50 < len(judged) < 150  # about half of the 200 held out have their mirror held out
-    assert all(i not in trained and 399 - i not in trained for i in judged)
-    assert valid.labels.indices.tolist() == [399 - i for i in judged]
-    assert valid.drop.indices.tolist() == judged
-
-
-def test_validation_split_is_seeded_and_no_prefix() -> None:
-    """The same seed gives the same split, another seed another one, and none is a run of ids."""
-    points = make_points(500)
-    names = Texts(list("abcd"), list("abcd"), [""] * 4)
-    data = LabelData("four", points, points, names)
-    splits = [validation_split(data, 0.2, seed)[1].texts.uids for seed in (0, 0, 1)]
-    first, again, other = (torch.tensor([int(u[1:]) for u in uids]) for uids in splits)
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    for held in (first, other):
-        assert 200 < float(held.double().mean()) < 300
-        assert int(held.diff().max()) > 1
+    assert len(examples.subset(torch.tensor([], dtype=torch.int64))) == 0
 
 
 def test_describe_counts_by_hand() -> None:
     """A data set small enough to count; the result is JSON."""
-    train = make_points(10)
+    train = make_examples(10)
     test = Examples(Texts(["t", "u"], [" ", "x"], ["", ""]), no_pairs(2, 4), no_pairs(2, 4))
     names = Texts(list("abcd"), list("abcd"), [""] * 4)
     about = json.loads(json.dumps(describe(LabelData("tiny", train, test, names))))
     assert about["train"] == {
-        "points": 10,
+        "examples": 10,
         "pairs": 10,
-        "labels_per_point": 1.0,
+        "labels_per_example": 1.0,
         "filter_pairs": 10,
         "empty_texts": 0,
         "unlabeled": 0,
     }
     assert about["test"]["empty_texts"] == 1 and about["test"]["unlabeled"] == 2
-    assert about["points_per_label"] == 2.5 and about["labels_never_trained"] == 0
+    assert about["examples_per_label"] == 2.5 and about["labels_never_trained"] == 0
     assert about["label_frequency_deciles"] == [2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3]
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_parts_that_disagree_are_refused() -> None:
     """Lengths, rows, widths and ids out of range: InputError names the argument."""
-    points = make_points()
+    examples = make_examples()
     with pytest.raises(InputError, match="titles, contents: expected 1 each"):
         Texts(["a"], [], ["b"])
     with pytest.raises(InputError, match="features: expected 1 rows, as uids, got 2"):
         Texts(["a"], ["b"], [""], no_pairs(2, 3))
     with pytest.raises(InputError, match=r"drop: expected a Csr of \(10, 4\)"):
-        Examples(points.texts, points.labels, no_pairs(10, 5))
+        Examples(examples.texts, examples.labels, no_pairs(10, 5))
     with pytest.raises(InputError, match="labels: expected a Csr"):
-        Examples(points.texts, no_pairs(9, 4), points.drop)
+        Examples(examples.texts, no_pairs(9, 4), examples.drop)
     with pytest.raises(InputError, match=r"train\.labels: expected 10 columns"):
-        LabelData("x", points, points, points.texts)
+        LabelData("x", examples, examples, examples.texts)
     with pytest.raises(InputError, match=r"ids: expected ids in \[0, 10\), got 10"):
-        points.subset(torch.tensor([10]))
-    for n, fraction in ((1, 0.5), (5, 0.0), (5, 1.0)):
-        with pytest.raises(InputError, match=r"^(points|fraction): expected"):
-            random_split(n, fraction, seed=0)
+        examples.subset(torch.tensor([10]))
+
+
+# -- in memory -------------------------------------------------------------------------------------
+
+
+def test_one_text_or_many() -> None:
+    """A string is one text; lists, tuples, arrays and Texts are many; pairs have a title."""
+    assert as_texts("a tea")[0].all() == ["a tea"] and as_texts("a tea")[1]
+    for many in (["a", "b"], ("a", "b"), np.array(["a", "b"]), iter(["a", "b"])):
+        texts, single = as_texts(many)
+        assert texts.titles == ["a", "b"] and not single
+    texts, _ = as_texts([("a", "b"), ["c", "d"], "e"])
+    assert texts.titles == ["a", "c", "e"] and texts.contents == ["b", "d", ""]
+    assert as_texts(texts) == (texts, False)
+    assert as_texts([])[0].uids == []
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (["a", None], r"texts\[1\]: expected a string or a pair .*, got 'None'; replace it"),
+        ([1.5], r"texts\[0\]: expected a string or a pair"),
+        ([float("nan")], r"texts\[0\]: expected a string"),
+        ([["a", "b", "c"]], r"texts\[0\]: expected a string or a pair"),
+        (["a", "half \ud800"], r"texts\[1\]: expected a text of whole characters"),
+        (None, "texts: expected a text or a list of texts, got NoneType; pass a list"),
+        (7, "texts: expected a text or a list of texts, got int"),
+        (b"bytes", "texts: expected a text or a list of texts, got bytes"),
+        ({"a": 1}, "texts: expected a text or a list of texts, got dict"),
+        ({"a"}, "texts: expected a text or a list of texts, got set"),
+    ],
+)
+def test_what_is_no_text_names_its_position(value: object, message: str) -> None:
+    """None, numbers, bytes, halves of characters: one line with the position."""
+    with pytest.raises(InputError, match=message):
+        as_texts(value)
+
+
+def test_labels_of_many_kinds_are_one_matrix() -> None:
+    """Names, lists of names, positions, and matrices of numpy, torch and scipy say the same."""
+    texts, names = ["red mug", "tea", "cup"], ["cup", "drink", "red"]
+    dense = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 0]])
+    rows = [["red", "cup"], "drink", ("cup",)]
+    positions = [[2, 0], 1, [0]]
+    matrices = [dense, dense.astype(bool), torch.tensor(dense), scipy.sparse.coo_matrix(dense)]
+    for labels in (rows, positions, *matrices):
+        data = label_data(texts, labels, label_names=names)
+        assert data.labels.titles == names and data.train.labels.values is None
+        assert data.train.labels.to_dense().tolist() == dense.tolist()
+        assert len(data.test) == 0 and not data.own_split
+    assert label_data(texts, rows).labels.uids == names
+    assert label_data(texts, dense).labels.titles == ["l0", "l1", "l2"]
+    weighed = label_data(texts, scipy.sparse.csr_matrix(dense * 0.5)).train.labels
+    assert weighed.to_dense().tolist() == (dense * 0.5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (["x", 3], None, r"labels\[1\]: expected names of labels, as strings, got '3'; pass str"),
+        (["x", None], None, r"labels\[1\]: expected names of labels"),
+        (["x", [" "]], None, r"labels\[1\]: expected names of labels"),
+        (["x", True], ["x"], r"labels\[1\]: expected names of labels"),
+        (["x"], None, "labels: expected 2, one per text, got 1"),
+        (["x", "y"], ["x"], r"labels: expected names of label_names, got \['y'\]"),
+        ([0, 2], ["x", "y"], r"labels\[1\]: expected positions in the 2 label_names, got 2"),
+        ([[0, 1], [0, 0]], ["x", "y"], r"labels\[1\]: expected each position once.*np.array"),
+        (["x", "y"], ["x", "y", "x"], "label_names: expected each name once, got 1 twice"),
+        ([[], []], None, "labels: expected at least one label"),
+        (np.ones((2, 2)), ["x"], "label_names: expected 2, one per column, got 1"),
+        (np.array([[1.0, -1], [0, 0]]), None, "labels: expected finite relevances above 0"),
+        (np.array([["a", "b"], ["c", "d"]]), None, "labels: expected a matrix of numbers"),
+        ("xy", None, "labels: expected a label or a list of labels per text, got str"),
+    ],
+)
+def test_bad_labels_are_named(labels: object, names: list[str] | None, message: str) -> None:
+    """Labels that are no strings, too few, unknown or doubled: the first is named."""
+    with pytest.raises(InputError, match=message):
+        label_data(["a", "b"], labels, label_names=names)
+
+
+def test_remedies_for_labels_work() -> None:
+    """str(label), label_names, and an array in place of a list of lists: each trains then."""
+    assert label_data(["a", "b"], [str(x) for x in (3, 4)]).labels.titles == ["3", "4"]
+    assert label_data(["a", "b"], [1, 0], label_names=["x", "y"]).train.labels.nnz == 2
+    matrix = np.array([[0, 1], [0, 0]])
+    assert label_data(["a", "b"], matrix, label_names=["x", "y"]).train.labels.nnz == 1
+    half = "half \ud800".encode("utf-8", "replace").decode()
+    assert as_texts([half])[0].titles == ["half ?"]
+
+
+def test_no_texts_and_one_text() -> None:
+    """An empty data set is refused; one example and one label are a data set."""
+    with pytest.raises(InputError, match="texts: expected at least one, got none"):
+        label_data([], [])
+    with pytest.raises(InputError, match="texts: expected a list of texts, got one text"):
+        label_data("tea", ["drink"])
+    one = label_data(["tea"], ["drink"])
+    assert (len(one.train), len(one.labels)) == (1, 1)

@@ -14,7 +14,8 @@ import torch
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data import wordnet, xc
+from shoal.data import wordnet
+from shoal.data.formats import xc
 from shoal.data.nodes import NodeData
 from shoal.data.texts import LabelData
 from shoal.data.wordnet import Synsets

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data import xc
-from shoal.data.texts import Examples, LabelData, Texts, describe, no_pairs
+from shoal.data.describe import describe
+from shoal.data.formats import xc
+from shoal.data.texts import Examples, LabelData, Texts, no_pairs
 from tests.data.made import assert_same, make_data
 from tests.strategies import csrs
 

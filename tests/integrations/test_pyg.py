@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from shoal.core.errors import InputError
-from shoal.data.nodes import read
+from shoal.data.graphs import load_nodes
 from shoal.fetch.unified import unified
 from shoal.graph.layers import ConvLayer, Layered, full_graph
 from shoal.integrations.pyg import (
@@ -20,7 +20,6 @@ from shoal.integrations.pyg import (
     NeighborLoader,
     PygSampler,
     graph_of,
-    node_data,
 )
 from shoal.sample.expand import NeighborSampler
 
@@ -191,13 +190,13 @@ def test_data_is_read_as_it_is(tmp_path: Path) -> None:
     for name, part in zip(("train_mask", "val_mask", "test_mask"), parts, strict=True):
         data[name] = torch.zeros(60, dtype=torch.bool).index_fill(0, part, True)
     save_file(data.to_dict(), tmp_path / "made.safetensors")
-    for found in (node_data(data, "made"), read(tmp_path / "made.safetensors")):
-        assert found.name == "made" and torch.equal(found.target, data.y)
+    for found in (load_nodes(data), load_nodes(tmp_path / "made.safetensors")):
+        assert torch.equal(found.target, data.y)
         assert isinstance(found.features, Tensor) and torch.equal(found.features, data.x)
         assert torch.equal(found.graph.indices, graph_of(data)[0].indices)
         assert all(map(torch.equal, (found.train, found.valid, found.test), parts))
     with pytest.raises(InputError, match="data: expected a homogeneous Data"):
-        node_data(HeteroData())
+        load_nodes(HeteroData())
 
 
 def _many(**options: Any) -> Callable[[], object]:

@@ -7,13 +7,14 @@ import torch
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data.planted import planted_labels
-from shoal.data.texts import Texts, validation_split
+from shoal.data.splits import validation_split
+from shoal.data.texts import Texts
 from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 from shoal.rank.predictor import BagRows, Labeler
 from shoal.tasks.labels import prepare
-from shoal.text.roles import RoleVocabulary
+from shoal.text.fields import FieldVocabulary
 from shoal.text.vocabulary import random_rows
+from tests.planted import planted_labels
 
 DATA = planted_labels(n=400, n_labels=30, noise=0.3)
 TRAIN, HELD_OUT = validation_split(DATA, 0.5, seed=0)
@@ -30,7 +31,7 @@ def labeler() -> Labeler:
 def memory(labeler: Labeler) -> Memory:
     """All evidence, with classifiers."""
     vocabulary = labeler.lexicon.vocabulary
-    assert isinstance(vocabulary, RoleVocabulary)
+    assert isinstance(vocabulary, FieldVocabulary)
     words = Words.of(vocabulary.words, DATA.labels, TRAIN.texts)
     head = torch.randn(30, 16, generator=torch.Generator().manual_seed(0))
     return Memory(labeler.encode(TRAIN.texts), TRAIN.labels, words, head)

@@ -7,12 +7,12 @@ import torch
 
 from shoal import with_labels
 from shoal.core.errors import InputError
-from shoal.data.planted import planted_labels
 from shoal.data.texts import Texts
 from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 from shoal.rank.predictor import BagRows, Labeler, Lexicon
 from shoal.tasks.prepared import prepare
 from shoal.text.vocabulary import Vocabulary, random_rows
+from tests.planted import planted_labels
 
 DATA = planted_labels(n=300, n_labels=12, noise=0.2)
 NEW = Texts(["new"], [DATA.test.texts.titles[0]], [""])

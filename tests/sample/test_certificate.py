@@ -8,9 +8,9 @@ import torch
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.core.search import top_k
-from shoal.data.planted import planted_labels
 from shoal.sample.certificate import Certificate, certify
 from shoal.sample.clusters import balanced_clusters
+from tests.planted import planted_labels
 
 DATA = planted_labels(n=512, n_labels=64)
 CLUSTERED = balanced_clusters(DATA.train_rows, 128, seed=0)

@@ -13,15 +13,15 @@ import torch
 from shoal.cli.settings import Cluster, Evaluate, Predict, Query, Train
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
-from shoal.data import xc
-from shoal.data.planted import planted_labels
+from shoal.data.formats import xc
 from shoal.rank.predictor import Labeler
 from shoal.tasks import labels, use
 from shoal.tasks.encoders import learner_of, tokenize_of
-from shoal.text.transformer import TransformerEncoder
+from shoal.text.transformer import TokenTransformer
 from shoal.training.job import Budget, Job
 from shoal.training.loop import fit
 from shoal.training.run import Run
+from tests.planted import planted_labels
 from tests.tiny import save_tiny_bert
 from tests.training.test_loop import interrupted, last_of, new_run
 
@@ -157,7 +157,7 @@ def test_adapters_are_saved_and_used(world: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="adapters need the extra lora")
     result = labels.train(settings(world, out=tmp_path / "run", steps=3, lora=2))
     labeler = labels.labeler_of(Run.open(tmp_path / "run"))
-    assert isinstance(labeler.encoder, TransformerEncoder)
+    assert isinstance(labeler.encoder, TokenTransformer)
     assert any("lora" in name for name in labeler.encoder.state_dict())
     assert labels.judge(labeler, DATA) == result["test"]
 

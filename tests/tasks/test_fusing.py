@@ -11,15 +11,16 @@ import torch
 
 from shoal.cli.settings import Train
 from shoal.core.errors import InputError
-from shoal.data import load, xc
-from shoal.data.planted import planted_labels
-from shoal.data.texts import validation_split
+from shoal.data import load
+from shoal.data.formats import xc
+from shoal.data.splits import validation_split
 from shoal.rank.fused import FusedLabeler, fuse
 from shoal.rank.predictor import Labeler
 from shoal.tasks import fusing, labels
 from shoal.tasks.fusing import predictor_of
 from shoal.tasks.heads import classifiers_of
 from shoal.training.run import Run
+from tests.planted import planted_labels
 
 DATA = planted_labels(n=900, n_labels=24, noise=0.4)
 

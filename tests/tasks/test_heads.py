@@ -17,8 +17,7 @@ from shoal.cli.settings import Train
 from shoal.core.block import Batch
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
-from shoal.data import xc
-from shoal.data.planted import planted_labels
+from shoal.data.formats import xc
 from shoal.rank.fused import FusedLabeler
 from shoal.rank.head_job import AllLabels
 from shoal.rank.predictor import BagRows, Labeler
@@ -28,6 +27,7 @@ from shoal.tasks.heads import classifiers_of, frozen_job
 from shoal.training.job import Budget
 from shoal.training.loop import fit
 from shoal.training.run import Run
+from tests.planted import planted_labels
 
 DATA = planted_labels(n=900, n_labels=24, noise=0.4)
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from shoal.cli.settings import Cluster, Train
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data import xc
-from shoal.data.planted import planted_labels
+from shoal.data.formats import xc
 from shoal.data.texts import Examples, LabelData, Texts, no_pairs
 from shoal.rank.predictor import BagRows, Labeler, embed
 from shoal.tasks import labels
@@ -21,6 +20,7 @@ from shoal.text.vocabulary import random_rows
 from shoal.training.job import Budget
 from shoal.training.loop import fit
 from shoal.training.run import Run
+from tests.planted import planted_labels
 
 DATA = planted_labels(n=240, n_labels=32, noise=0.3)
 

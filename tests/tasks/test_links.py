@@ -13,10 +13,10 @@ from shoal.cli.settings import Train
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.graphs import load_links
-from shoal.data.planted import planted_graph
 from shoal.fetch.unified import unified
 from shoal.tasks import links
 from shoal.training.run import Run
+from tests.planted import planted_graph
 from tests.tasks.test_nodes import write
 
 

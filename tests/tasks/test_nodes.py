@@ -14,13 +14,13 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.graphs import load_nodes
 from shoal.data.nodes import NodeData
-from shoal.data.planted import one_hop_accuracy, planted_graph
 from shoal.graph.layers import full_graph
 from shoal.graph.sage import Sage
 from shoal.tasks import nodes
 from shoal.tasks.graphs import describe
 from shoal.tasks.rows import WIDTH, feature_rows
 from shoal.training.run import Run
+from tests.planted import one_hop_accuracy, planted_graph
 
 
 def write(data: NodeData, path: Path) -> Path:

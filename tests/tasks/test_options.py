@@ -13,13 +13,13 @@ from torch import Tensor
 from shoal.cli.settings import Train
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data.planted import planted_labels
 from shoal.rank.predictor import BagRows, Labeler, embed
 from shoal.tasks import labels
 from shoal.tasks.batches import batch_sampler_of, curriculum, shortlist_of
 from shoal.tasks.common import expect_settings
 from shoal.training.job import Budget
 from shoal.training.loop import fit
+from tests.planted import planted_labels
 
 DATA = planted_labels(n=240, n_labels=32, noise=0.3)
 PREPARED = labels.prepare(DATA, 0.0, seed=0)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from shoal.tasks.rows import feature_rows
 
 from shoal.cli import bandwidth
 from shoal.cli.bandwidth import gather
@@ -21,16 +22,15 @@ from shoal.core.checkpoint import same_tensors
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data.edges import read_graph
+from shoal.data import graphs
 from shoal.data.graphs import load_nodes
-from shoal.data.planted import planted_graph
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.tiered import TieredTable
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.touch import touch_probability
 from shoal.tasks import links, nodes, rows
-from shoal.tasks.rows import feature_rows
 from shoal.training.run import Run
+from tests.planted import planted_graph
 from tests.tasks.test_nodes import write as write_graph
 from tests.training.test_loop import interrupted
 
@@ -168,7 +168,7 @@ def test_host_memory_is_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_fan_out_model_is_near_the_oracle(outside_data: Path) -> None:
     """web-stanford: a tenth of the rows serves at least 0.85 of what the best tenth would, and more
     than the tenth of highest degree."""
-    graph = read_graph(outside_data / "web-stanford" / "web-stanford.npz")
+    graph = graphs.read(outside_data / "web-stanford" / "web-stanford.npz").graph
     n, generator = graph.n_rows, torch.Generator().manual_seed(0)
     train = torch.randperm(n, generator=generator)[: n // 10]
     sampler, batches, seen = NeighborSampler(graph, [15, 10]), [], torch.zeros(n)
@@ -316,11 +316,11 @@ def test_edges_are_read_from_every_form(tmp_path: Path, monkeypatch: pytest.Monk
         ("a.tsv", "0\t1\t0.5\n2\t1\t1\n1\t0\t2\n"),
     ):
         (tmp_path / name).write_text(text)
-        graph = read_graph(tmp_path / name)
+        graph = graphs.read(tmp_path / name).graph
         assert graph.to_dense().tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
     shipped = planted_graph(n=20, classes=2)
     monkeypatch.setattr("shoal.data.wordnet.graph", lambda: shipped)
-    assert read_graph("wordnet-graph") is shipped.graph
+    assert graphs.read("wordnet-graph").graph is shipped.graph
 
 
 @pytest.mark.parametrize(
@@ -339,18 +339,18 @@ def test_bad_graphs_are_named(tmp_path: Path, name: str, text: str, message: str
     """File and line, or file."""
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
-        read_graph(tmp_path / name)
+        graphs.read(tmp_path / name)
     with pytest.raises(
         InputError, match=r"none: expected wordnet-graph, or a file .* check the path"
     ):
-        read_graph(tmp_path / "none")
+        graphs.read(tmp_path / "none")
 
 
 def test_a_saved_csr_must_be_a_graph(tmp_path: Path) -> None:
     """Labels of points are none."""
     Csr.from_lists([[2], [0]], n_cols=3).save(tmp_path / "labels")
     with pytest.raises(InputError, match="labels: expected as many rows as columns"):
-        read_graph(tmp_path / "labels")
+        graphs.read(tmp_path / "labels")
 
 
 # -- shoal gather --------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ import pytest
 from shoal.cli.settings import Spectrum, Train
 from shoal.core.errors import InputError
 from shoal.curvature.spectrum import Spectrum as Measured
-from shoal.data.planted import planted_graph
 from shoal.tasks import links, nodes
 from shoal.tasks.spectra import job_of, measure
 from shoal.training.run import Run
+from tests.planted import planted_graph
 from tests.tasks.test_links import planted, settings
 from tests.tasks.test_nodes import write
 

@@ -12,10 +12,10 @@ import pytest
 
 from shoal.cli.settings import Evaluate, Predict, Query, Train
 from shoal.core.errors import InputError
-from shoal.data import xc
-from shoal.data.planted import planted_labels
+from shoal.data.formats import xc
 from shoal.tasks import labels, use
 from shoal.training.run import Run
+from tests.planted import planted_labels
 
 
 @pytest.fixture(scope="module")

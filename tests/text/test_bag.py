@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from shoal.core.block import Block
 from shoal.core.csr import Csr
 from shoal.core.sparse import matmul, unit
-from shoal.text.bag import BagEncoder
+from shoal.text.bag import BagSum
 from tests.strategies import csrs
 
 
@@ -68,7 +68,7 @@ def test_the_encoder_is_the_dense_formula() -> None:
     weight = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     dense = matrix.to_dense().double()
     for _ in range(2):  # the second time the transpose is there already
-        ours = grad(lambda x: (BagEncoder()([block], x) * weight).sum())(rows)
+        ours = grad(lambda x: (BagSum()([block], x) * weight).sum())(rows)
         theirs = grad(lambda x: (normalize(dense @ x, dim=1) * weight).sum())(rows)
         torch.testing.assert_close(ours, theirs)
 

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from shoal.data.texts import Texts
 from shoal.rank.predictor import BagRows, embed
+from shoal.text.fields import FieldVocabulary
 from shoal.text.pretrained import add_lora, open_backbone, open_vocabulary
-from shoal.text.roles import RoleVocabulary
 from shoal.text.sentence import (
     mixed_vectors,
     save_bag,
@@ -23,14 +23,14 @@ from shoal.text.sentence import (
     token_vectors,
     without_adapters,
 )
-from shoal.text.transformer import Pooling, TransformerEncoder
+from shoal.text.transformer import Pooling, TokenTransformer
 from shoal.text.vocabulary import Vocabulary, learn
 from tests.tiny import save_tiny_bert
 
 DOCUMENTS = Texts(list("abc"), ["red cup", "tea pot", "red hats"], ["holds tea", "for tea", ""])
 LABELS = Texts(list("xy"), ["cups", "hat"], ["red thing", ""])
 WORDS = learn(DOCUMENTS.all() * 2 + LABELS.all() * 2, n_pieces=30)
-ROLES = RoleVocabulary.of(WORDS, DOCUMENTS, LABELS, least=1)
+FIELDS = FieldVocabulary.of(WORDS, DOCUMENTS, LABELS, least=1)
 # known words, pieces of unknown ones, nothing known, nothing at all, more of one than of another
 TEXTS = ["red cup", "cuphat teared", "Ünknown ΩΩ red", "ΩΩ", "", "tea tea tea hat_red"]
 
@@ -46,7 +46,7 @@ def static_embedding(folder: Path, texts: list[str]) -> Tensor:
     return functional.normalize(torch.stack(rows), dim=1)
 
 
-def rows_of(vocabulary: Vocabulary | RoleVocabulary) -> Tensor:
+def rows_of(vocabulary: Vocabulary | FieldVocabulary) -> Tensor:
     return torch.randn(len(vocabulary), 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -68,9 +68,9 @@ def test_a_bag_is_a_static_embedding(tmp_path: Path) -> None:
 @pytest.mark.parametrize("role", [0, 3])
 def test_a_role_is_a_static_embedding(tmp_path: Path, role: int) -> None:
     """Titles of documents and of labels have the vectors of their role, and no other role's."""
-    save_bag(tmp_path, WORDS, token_vectors(ROLES, rows_of(ROLES), role))
-    texts, encoder = Texts.of(TEXTS), BagRows(rows_of(ROLES))
-    sides = [encoder.embed(ROLES.documents(texts)), encoder.embed(ROLES.labels(texts))]
+    save_bag(tmp_path, WORDS, token_vectors(FIELDS, rows_of(FIELDS), role))
+    texts, encoder = Texts.of(TEXTS), BagRows(rows_of(FIELDS))
+    sides = [encoder.embed(FIELDS.documents(texts)), encoder.embed(FIELDS.labels(texts))]
     own, other = sides if role == 0 else reversed(sides)
     found = static_embedding(tmp_path, TEXTS)
     torch.testing.assert_close(found, own, rtol=0, atol=1e-6)
@@ -83,9 +83,9 @@ def test_mixed_vectors_are_nearest_in_the_mean() -> None:
     Counts of hundreds, so that the one occurrence that is counted besides does not show.
     """
     many = Texts(list("ab") * 200, ["red cup", "tea"] * 200, ["tea", "red red"] * 200)
-    rows = rows_of(ROLES)
-    vectors = mixed_vectors(ROLES, rows, many)
-    roles = torch.stack([token_vectors(ROLES, rows, role) for role in range(3)])
+    rows = rows_of(FIELDS)
+    vectors = mixed_vectors(FIELDS, rows, many)
+    roles = torch.stack([token_vectors(FIELDS, rows, role) for role in range(3)])
     red = WORDS.tokenizer.token_to_id("red")
     assert red is not None and not torch.equal(roles[0, red], roles[1, red])
     # a third of its occurrences are in titles, the others open contents
@@ -95,7 +95,7 @@ def test_mixed_vectors_are_nearest_in_the_mean() -> None:
 
 def test_sentence_transformers_loads_a_bag(tmp_path: Path) -> None:
     """Its own loader gives the vectors of the formula."""
-    save_bag(tmp_path, WORDS, token_vectors(ROLES, rows_of(ROLES), role=3))
+    save_bag(tmp_path, WORDS, token_vectors(FIELDS, rows_of(FIELDS), role=3))
     found, expected = by_library(tmp_path, TEXTS), static_embedding(tmp_path, TEXTS)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
@@ -105,10 +105,10 @@ def test_both_libraries_load_a_transformer(tmp_path: Path, pooling: Pooling) -> 
     """transformers reads the weights bit for bit; sentence-transformers makes the same vectors."""
     bert = save_tiny_bert(tmp_path / "bert")
     vocabulary = open_vocabulary(str(bert), max_length=6)
-    encoder = TransformerEncoder(open_backbone(str(bert)), pooling)
+    encoder = TokenTransformer(open_backbone(str(bert)), pooling)
     out = tmp_path / "out"
     save_transformer(out, vocabulary, encoder)
-    again = TransformerEncoder(open_backbone(str(out)), pooling)
+    again = TokenTransformer(open_backbone(str(out)), pooling)
     assert open_vocabulary(str(out)).max_length == 6
     texts = ["w1 w2 w3 w4 w5 w6 w7", "red cups", ""]
     expected = encoder.embed(vocabulary.bags(texts))
@@ -126,10 +126,10 @@ def test_adapters_are_added_to_their_weights(tmp_path: Path) -> None:
     for name, weight in backbone.named_parameters():
         if "lora_B" in name:
             torch.nn.init.constant_(weight, 0.1)
-    encoder = TransformerEncoder(backbone)
+    encoder = TokenTransformer(backbone)
     save_transformer(tmp_path / "out", vocabulary, encoder)
     bags = vocabulary.bags(["w1 w2", "red"])
-    again = TransformerEncoder(open_backbone(str(tmp_path / "out")))
+    again = TokenTransformer(open_backbone(str(tmp_path / "out")))
     torch.testing.assert_close(again.embed(bags), encoder.embed(bags), rtol=0, atol=1e-5)
     assert any("lora" in name for name in encoder.state_dict())
     assert without_adapters(again.backbone) is again.backbone

@@ -24,7 +24,7 @@ from shoal.text.pretrained import (
     open_backbone,
     open_vocabulary,
 )
-from shoal.text.transformer import Pooling, TransformerEncoder, TwoEncoders, padded
+from shoal.text.transformer import Pooling, TokenTransformer, TwoTransformers, padded
 from shoal.training.gradients import Gradients, gradient_of, trained
 from tests.tiny import save_tiny_bert
 
@@ -60,7 +60,7 @@ def test_vectors_are_those_of_plain_transformers(
         states, mask = model(**inputs).last_hidden_state, inputs["attention_mask"].unsqueeze(2)
     mean = (states * mask).sum(1) / mask.sum(1)
     expected = functional.normalize(mean if pooling == "mean" else states[:, 0], dim=1)
-    encoder = TransformerEncoder(backbone, pooling)
+    encoder = TokenTransformer(backbone, pooling)
     got = encoder.embed(vocabulary.bags(TEXTS))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
     assert (got @ got.T).fill_diagonal_(0).abs().max() < 0.999
@@ -70,7 +70,7 @@ def test_padding_changes_nothing(
     backbone: Any, vocabulary: TransformerVocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A text alone, among longer ones, and in pieces of any size: one vector."""
-    encoder, tokens = TransformerEncoder(backbone), vocabulary.bags(TEXTS)
+    encoder, tokens = TokenTransformer(backbone), vocabulary.bags(TEXTS)
     together = encoder.embed(tokens)
     alone = [encoder.embed(tokens.rows(torch.tensor([i]))) for i in range(len(TEXTS))]
     torch.testing.assert_close(torch.cat(alone), together, rtol=0, atol=1e-5)
@@ -84,7 +84,7 @@ def test_a_row_without_tokens_is_finite(backbone: Any) -> None:
     """No token at all, as from a tokenizer without special ones: a unit vector, alone or not."""
     ids, mask = padded(Csr.from_lists([[], []], n_cols=9), padding=4)
     assert ids.tolist() == [[4], [4]] and bool(mask.all())
-    encoder = TransformerEncoder(backbone)
+    encoder = TokenTransformer(backbone)
     vectors = encoder.embed(Csr.from_lists([[], [5, 6, 7]], n_cols=encoder.n_tokens))
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
 
@@ -93,7 +93,7 @@ def test_embedding_leaves_the_mode_and_the_random_state(
     backbone: Any, vocabulary: TransformerVocabulary
 ) -> None:
     """embed() draws no dropout in training mode and leaves the mode; no text, no row."""
-    encoder, tokens = TransformerEncoder(backbone), vocabulary.bags(TEXTS)
+    encoder, tokens = TokenTransformer(backbone), vocabulary.bags(TEXTS)
     encoder.train()
     before = torch.get_rng_state()
     first, second = encoder.embed(tokens), encoder.embed(tokens)
@@ -123,7 +123,7 @@ def test_a_block_gives_the_vectors_of_its_texts(
     backbone: Any, vocabulary: TransformerVocabulary
 ) -> None:
     """forward() on a hop over the tokens is embed() of the rows that it starts from."""
-    batch, encoder = a_batch(vocabulary), TransformerEncoder(backbone)
+    batch, encoder = a_batch(vocabulary), TokenTransformer(backbone)
     encoder.eval()
     block = batch.blocks[0]
     rows = [block.src[part] for part in block.indices.split(block.indptr.diff().tolist())]
@@ -140,9 +140,9 @@ def test_cached_equals_uncached(
     backbone: Any, vocabulary: TransformerVocabulary, sides: str, chunk: int
 ) -> None:
     """In chunks, padded and pieced otherwise, a transformer has the same gradient to rounding."""
-    model: torch.nn.Module = TransformerEncoder(backbone)
+    model: torch.nn.Module = TokenTransformer(backbone)
     if sides == "separate":
-        model = TwoEncoders(model, TransformerEncoder(copy.deepcopy(backbone)), 6)  # pyright: ignore[reportArgumentType]
+        model = TwoTransformers(model, TokenTransformer(copy.deepcopy(backbone)), 6)  # pyright: ignore[reportArgumentType]
     batch, objective = a_batch(vocabulary), objective_of(model.eval())
     whole = gradient_of(objective, [batch], rows_train=False)
     cached = gradient_of(objective, [batch], rows_train=False, how=Gradients(chunk=chunk))
@@ -163,9 +163,9 @@ def test_two_encoders_each_read_their_side(
     folder: Path, backbone: Any, vocabulary: TransformerVocabulary
 ) -> None:
     """Documents have the vectors of one encoder, labels of the other; a side may be absent."""
-    one = TransformerEncoder(backbone)
-    other = TransformerEncoder(open_backbone(str(save_tiny_bert(folder / "other", seed=1))))
-    model, batch = TwoEncoders(one, other, offset=6).eval(), a_batch(vocabulary)
+    one = TokenTransformer(backbone)
+    other = TokenTransformer(open_backbone(str(save_tiny_bert(folder / "other", seed=1))))
+    model, batch = TwoTransformers(one, other, offset=6).eval(), a_batch(vocabulary)
     with torch.no_grad():
         both, first, second = (x(batch.blocks, batch.src) for x in (model, one, other))
         model.offset = 10**6
@@ -179,7 +179,7 @@ def test_gradient_checkpointing_changes_memory_only(
     backbone: Any, vocabulary: TransformerVocabulary
 ) -> None:
     """The gradient, dropout replayed, is that without; so it is together with chunks."""
-    plain, frugal = TransformerEncoder(backbone), TransformerEncoder(copy.deepcopy(backbone))
+    plain, frugal = TokenTransformer(backbone), TokenTransformer(copy.deepcopy(backbone))
     checkpoint_gradients(frugal.backbone)
     grads = []
     for model, chunk in ((plain, None), (frugal, None), (plain, 4), (frugal, 4)):
@@ -201,7 +201,7 @@ def test_the_pooler_does_not_learn(backbone: Any) -> None:
 def test_adapters_alone_learn(backbone: Any, vocabulary: TransformerVocabulary) -> None:
     """At first adapters change nothing; only they are trained, in every layer; rank 0 is none."""
     pytest.importorskip("peft", reason="adapters need the extra lora")
-    encoder, tokens = TransformerEncoder(backbone), vocabulary.bags(TEXTS)
+    encoder, tokens = TokenTransformer(backbone), vocabulary.bags(TEXTS)
     before = encoder.embed(tokens)
     add_lora(encoder.backbone, rank=2)
     torch.testing.assert_close(encoder.embed(tokens), before)

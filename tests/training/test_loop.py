@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from shoal.tasks.rows import feature_rows
 from torch import Tensor
 
 from shoal.cli.settings import Train
@@ -25,7 +26,6 @@ from shoal.fetch.unified import unified
 from shoal.fetch.update import RowSGD
 from shoal.sample.expand import NeighborSampler
 from shoal.tasks import labels, nodes
-from shoal.tasks.rows import feature_rows
 from shoal.text.bag import BagEncoder
 from shoal.training.callbacks import EarlyStopping
 from shoal.training.gradients import Gradients

@@ -32,13 +32,13 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
 from shoal.core.memory import available_bytes
 from shoal.data import is_graph
-from shoal.data.edges import read_graph
-from shoal.data.graphs import load_nodes
+from shoal.data.graphs import read
+from shoal.data.nodes import node_data
+from shoal.graph.features import row_width
+from shoal.models.nodes import NodeModel
 from shoal.sample.touch import touch_probability
-from shoal.tasks.graphs import has_classes
-from shoal.tasks.nodes import BATCH_SIZE
-from shoal.tasks.rows import row_width
 
+BATCH_SIZE = NodeModel.batch_size
 WIDTH, TRAIN = 256, 0.1  # where nothing is known
 _GIB = 2**30
 _LINK_REACHED = 0.85
@@ -123,12 +123,12 @@ def _known(source: str, asked: Plan) -> tuple[Plan, Csr, Tensor]:
     Raises:
         InputError: if the graph cannot be read.
     """
-    if is_graph(source) and has_classes(source):
-        data = load_nodes(source)
-        graph, seeds, width = data.graph, data.train, row_width(data.features)
-    else:
-        graph, seeds, width = read_graph(source), None, None
-    n = graph.n_rows
+    found, seeds = read(source), None
+    graph, features = found.graph, found.features
+    n, width = graph.n_rows, None if features is None else row_width(features)
+    if found.y is not None and found.links is None:
+        blank = torch.empty(n, 0)
+        seeds = node_data(replace(found, features=blank if features is None else features)).train
     if seeds is None or asked.train is not None:
         generator = torch.Generator().manual_seed(asked.seed)
         share = TRAIN if asked.train is None else asked.train

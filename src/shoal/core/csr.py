@@ -215,6 +215,18 @@ class Csr:
         values = None if self.values is None else self.values[positions]
         return Csr(offsets, self.indices[positions], self.n_cols, values)
 
+    def span(self, start: int, stop: int) -> Csr:
+        """Rows `start` to `stop` in the same memory, so that what is mapped stays so.
+
+        Example:
+            >>> Csr.from_lists([[0], [1, 2], [2]], n_cols=3).span(1, 3).to_dense().tolist()
+            [[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
+        """
+        first, last = int(self.indptr[start]), int(self.indptr[stop])
+        values = None if self.values is None else self.values[first:last]
+        indptr = self.indptr[start : stop + 1] - first
+        return Csr(indptr, self.indices[first:last], self.n_cols, values)
+
     def find(
         self, row: Int[Tensor, " e"], col: Int[Tensor, " e"]
     ) -> tuple[Bool[Tensor, " e"], Int[Tensor, " e"]]:

@@ -1,4 +1,4 @@
-"""Metrics of graphs: how well nodes are told and links are ranked, in per cent.
+"""Metrics of graphs: how well nodes are classified and links are ranked, in per cent.
 
 For nodes of one class each, accuracy. For nodes of several, the micro-averaged
 
@@ -53,13 +53,27 @@ def micro_f1(logits: Float[Tensor, "n c"], target: Bool[Tensor, "n c"]) -> float
     return 100 * 2 * right / max(int(predicted.sum()) + int(target.sum()), 1)
 
 
+def node_metrics(
+    logits: Float[Tensor, "n c"], target: Int[Tensor, " n"] | Bool[Tensor, "n c"]
+) -> dict[str, float]:
+    """Accuracy where a node has one class, micro-averaged F1 where it has several, in per cent.
+
+    Example:
+        >>> node_metrics(torch.tensor([[1.0, 2.0]]), torch.tensor([1]))
+        {'accuracy': 100.0}
+    """
+    if target.dim() == 2:
+        return {"micro_F1": micro_f1(logits, target)}
+    return {"accuracy": accuracy(logits, target)}
+
+
 def link_ranks(
     embeddings: Float[Tensor, "n d"], pairs: Int[Tensor, "2 t"], known: Csr
 ) -> tuple[Float[Tensor, " t"], Int[Tensor, " t"]]:
     """Rank each link among the nodes that its source is not linked with, by inner products.
 
     Args:
-        embeddings: one row a node.
+        embeddings: one row per node.
         pairs: links, sources above targets.
         known: all links; none of them is a candidate.
 

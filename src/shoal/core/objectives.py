@@ -36,8 +36,8 @@ class Objective:
         criterion: ``(outputs, batch)`` → scalar, mean over the seeds.
 
     Example:
-        >>> from shoal.text.bag import BagEncoder
-        >>> objective = Objective(BagEncoder(), lambda outputs, batch: outputs.square().sum())
+        >>> from shoal.text.bag import BagSum
+        >>> objective = Objective(BagSum(), lambda outputs, batch: outputs.square().sum())
     """
 
     model: nn.Module

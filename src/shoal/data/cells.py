@@ -14,10 +14,32 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from shoal.core.errors import InputError, expect_file, fail
+from shoal.core.errors import InputError, expect, expect_file, fail
 from shoal.data.lines import json_object, lines, saving, writer
 
 SEPARATOR = "|"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are meant; None for the usual names.
+
+    Attributes:
+        text: the column of texts; ``text``.
+        labels: the column of labels; ``labels``.
+        title: a second column of texts, shorter ones; no column.
+        split: the column that says ``train`` or ``test``; ``split``, where there is one.
+        separator: between the labels in a cell of text; ``|``, since labels themselves hold commas,
+            semicolons and spaces. Where it is empty, a cell is one label.
+    """
+
+    text: str | None = None
+    labels: str | None = None
+    title: str | None = None
+    split: str | None = None
+    separator: str | None = None
+
+
 _LONGEST = 2**31 - 1
 # records handed to or taken from Parquet at a time
 _RECORDS = 16384
@@ -26,13 +48,13 @@ Records = Iterator[tuple[int, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Table:
+class Kind:
     """How one suffix is read and written.
 
     Attributes:
         read: from a path and an encoding to numbered records.
         write: records into a path.
-        lists: whether a cell can hold a list.
+        lists: whether a cell can hold a list; where it cannot, the first line names the columns.
     """
 
     read: Callable[[Path, str], Records]
@@ -74,6 +96,9 @@ def _by_column(path: Path, rows: Iterator[tuple[int, list[str]]]) -> Records:
         the line of each and its cells by column.
     """
     _, header = next(rows, (1, []))
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    want = "each column once"
+    expect(not twice, f"{path}:1", want, f"two called {', '.join(twice)}", "rename one of them")
     for number, row in rows:
         if row and len(row) != len(header):
             want = f"{len(header)} cells, as the first line has"
@@ -161,8 +186,8 @@ def _write_parquet(records: Iterator[dict[str, Any]], path: Path) -> None:
 
 
 TABLES = {
-    ".csv": Table(_read_csv, _write_csv, lists=False),
-    ".tsv": Table(_read_tsv, _write_tsv, lists=False),
-    ".jsonl": Table(_read_jsonl, _write_jsonl, lists=True),
-    ".parquet": Table(_read_parquet, _write_parquet, lists=True),
+    ".csv": Kind(_read_csv, _write_csv, lists=False),
+    ".tsv": Kind(_read_tsv, _write_tsv, lists=False),
+    ".jsonl": Kind(_read_jsonl, _write_jsonl, lists=True),
+    ".parquet": Kind(_read_parquet, _write_parquet, lists=True),
 }

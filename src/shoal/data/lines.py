@@ -141,6 +141,16 @@ def saving(path: Path) -> Iterator[io.BufferedWriter]:
         fail(str(path), "texts of whole characters", error, "mend the text")
 
 
+def write_lines(path: Path, texts: Iterable[str]) -> None:
+    """Write a text file of one text per line.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    with writer(path) as file:
+        file.writelines(f"{text}\n" for text in texts)
+
+
 def write_whole(path: Path, pieces: Iterable[str]) -> None:
     """Write all pieces to a file, or leave what was there.
 

@@ -7,7 +7,6 @@ part's link; messages pass along training links only. So nothing that is to be p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +14,10 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids
-from shoal.data import arrays as files
+from shoal.data.graph import GraphData
 
 VALID, TEST = 0.05, 0.1
-"""Shares of the pairs to choose by and to be judged on, as in PyG's examples of link prediction."""
+"""Shares of the pairs to choose by and to test on, as in PyG's examples of link prediction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +27,10 @@ class LinkData:
     Attributes:
         name: what reports call it.
         graph: ``[n, n]``, the training links in both directions; row v lists what v reads.
-        features: one row a node, sparse or dense; None where there are none and rows must learn.
+        features: one row per node, sparse or dense; None where there are none and rows must learn.
         train: ``[n, n]``, sorted; row u lists the nodes that u is to be linked with.
         valid: links to choose by, ``[2, v]``, sources above targets.
-        test: links to be judged on, ``[2, t]``.
+        test: links to evaluate on, ``[2, t]``.
         known: ``[n, n]``, sorted, the links of all parts: what is no negative.
     """
 
@@ -54,7 +53,7 @@ class LinkData:
             shape = getattr(self, name).shape
             expect(shape == (n, n), name, f"{n} x {n}", shape, "align it")
         rows = n if self.features is None else self.features.shape[0]
-        expect(rows == n, "features", f"{n} rows, one a node", rows, "align them")
+        expect(rows == n, "features", f"{n} rows, one per node", rows, "align them")
         expect(self.train.nnz > 0, "train", "at least one link", "none", "split again")
         for name in ("valid", "test"):
             pairs = getattr(self, name)
@@ -62,23 +61,19 @@ class LinkData:
             expect(pairs.numel() > 0, name, "at least one link", "none", "split again")
 
 
-def read(path: str | Path, seed: int = 0) -> LinkData:
-    """Read a graph from an ``.npz`` or ``.safetensors`` and hide links of it at random.
-
-    Keys: those of :mod:`shoal.data.arrays`; classes and masks are not read, features may be absent.
+def link_data(graph: GraphData, seed: int = 0) -> LinkData:
+    """The links of a graph with the source's own split, or one drawn at random.
 
     Args:
-        path: the file.
-        seed: of the split.
+        graph: its classes and the split of its nodes are not read, features may be absent.
+        seed: of the random split.
 
     Raises:
-        InputError: naming the file, if it is damaged or has too few links.
+        InputError: if there are too few links.
     """
-    path = Path(path)
-    with files.naming(path):
-        arrays = files.read(path)
-        graph = files.graph_of(arrays)
-        return split_links(path.stem, graph, files.features_of(arrays, graph.n_rows), seed=seed)
+    if graph.links is not None:
+        return joined(graph.name, graph.graph.n_rows, graph.features, *graph.links)
+    return split_links(graph.name, graph.graph, graph.features, seed=seed)
 
 
 def split_links(
@@ -95,9 +90,9 @@ def split_links(
     Args:
         name: of the result.
         graph: row u lists the nodes that u is linked with, in one direction or in both.
-        features: one row a node, or None.
+        features: one row per node, or None.
         valid: share of the pairs to choose by, in (0, 1).
-        test: share of the pairs to be judged on, in (0, 1).
+        test: share of the pairs to test on, in (0, 1).
         seed: of the split.
 
     Raises:
@@ -122,10 +117,10 @@ def split_links(
     place = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[which]
     held = place < sizes[0], (place >= sizes[0]) & (place < sum(sizes))
     parts = [torch.stack([row[part], col[part]]) for part in (~(held[0] | held[1]), *held)]
-    return link_data(name, graph.n_rows, features, *parts)
+    return joined(name, graph.n_rows, features, *parts)
 
 
-def link_data(
+def joined(
     name: str,
     n: int,
     features: Csr | Float[Tensor, "n f"] | None,

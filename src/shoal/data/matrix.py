@@ -1,6 +1,6 @@
-"""Matrices in files: sparse pairs as text, and scipy's npz, read and written without scipy.
+"""Matrices in files: sparse pairs as text, and scipy's npz.
 
-Sparse pairs are a header ``rows columns`` and a line ``column:value …`` a row, columns from 0. An
+Sparse pairs are a header ``rows columns`` and a line ``column:value …`` per row, columns from 0. An
 npz is what ``scipy.sparse.save_npz`` writes for a csr matrix: an archive of plain arrays, no
 pickle. Label matrices hold finite relevances above 0, feature matrices finite weights of any sign;
 rows come back sorted, doubles summed, values None where all are 1.
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -123,7 +122,7 @@ def pair_rows(csr: Csr, between: str = ":") -> Iterator[list[str]]:
     """The words of each row: ``column:value``.
 
     Yields:
-        a list a row.
+        one list per row.
 
     Example:
         >>> list(pair_rows(Csr.from_lists([[2, 0], []], n_cols=3)))
@@ -202,6 +201,25 @@ def _bad_values(values: Tensor, features: bool) -> tuple[Tensor, str]:
     return ~(values.isfinite() & (values > 0)), "finite relevances above 0"
 
 
+def positive(name: str, csr: Csr, features: bool = False) -> Csr:
+    """The matrix with sorted rows, doubles summed, and no values where all of them are one.
+
+    Args:
+        name: of what holds the values, for the message.
+        csr: entries of any order.
+        features: whether its columns are features, whose weights may have any sign.
+
+    Raises:
+        InputError: naming the first row with a value that is none: see the top of this module.
+    """
+    if csr.values is not None:
+        bad, want = _bad_values(csr.values, features)
+        if bool(bad.any()):
+            got = f"{csr.values[bad][0].item()} in row {int(csr.row_ids()[bad][0])}"
+            fail(name, want, got, "remove the entry")
+    return _tidy(csr)
+
+
 def _tidy(csr: Csr) -> Csr:
     ones = csr.values is not None and bool((csr.values == 1).all())
     return (csr.with_values(None) if ones else csr).coalesce()
@@ -255,50 +273,30 @@ def _mapped(path: Path, key: str) -> np.ndarray | None:
 
 
 def _read_npz(path: Path, features: bool) -> Csr:
-    arrays = read_arrays(path, ("format", "shape", "indptr", "indices", "data"))
-    form = arrays["format"].tobytes().replace(b"\0", b"").decode("ascii", "replace")
-    expect(form == "csr", str(path), "a csr matrix", repr(form), "save it with matrix.tocsr()")
+    from scipy import sparse
+
+    path = expect_file(path, "a matrix (.npz)")
     try:
-        n_rows, n_cols = _counts(arrays["shape"])
-        indptr, indices = _ids("indptr", arrays["indptr"]), _ids("indices", arrays["indices"])
-        data = arrays["data"]
-        good = data.ndim == 1 and data.dtype.kind in "biuf"
-        expect(good, "data", "1-d numbers", f"{data.ndim}-d {data.dtype}", "save it as float32")
+        with path.open("rb") as raw:  # scipy loads no pickles: it sets allow_pickle to False
+            matrix = sparse.load_npz(raw)
+        form = matrix.format
+        expect(form == "csr", "format", "a csr matrix", form, "save matrix.tocsr()")
+        good = matrix.data.dtype.kind in "biuf" and max(matrix.shape) < COLUMNS
+        got = f"{matrix.shape} {matrix.data.dtype}"
+        expect(good, "data", "numbers, rows and columns below 2^31", got, "save it as float32")
+        matrix.check_format()  # scipy's own kernels believe what the arrays say
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, refused below
-            values = torch.from_numpy(data.astype(np.float32))
-        csr = Csr(indptr, indices, n_cols, values).validate()
-        expect(csr.n_rows == n_rows, "shape", f"{csr.n_rows} rows", n_rows, "save it again")
-        bad, want = _bad_values(values, features)
-        if bool(bad.any()):
-            row = int(csr.row_ids()[bad][0])
-            fail("data", want, f"{values[bad][0].item()} in row {row}", "remove the entry")
-        return _tidy(csr)
+            csr = Csr.from_scipy(matrix.astype(np.float32))
+        return positive("data", csr, features)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def _counts(shape: np.ndarray) -> tuple[int, int]:
-    good = shape.shape == (2,) and shape.dtype.kind in "iu"
-    sizes = [int(size) for size in shape] if good else []
-    good = good and all(0 <= size < COLUMNS for size in sizes)
-    expect(good, "shape", "two counts below 2^31", shorten(shape), "save it again")
-    return sizes[0], sizes[1]
-
-
-def _ids(name: str, ids: np.ndarray) -> Tensor:
-    good = ids.ndim == 1 and ids.dtype.kind in "iu"
-    expect(good, name, "1-d whole numbers", f"{ids.ndim}-d {ids.dtype}", "save it as int32")
-    return torch.from_numpy(ids.astype(np.int64))
+    except Exception as error:  # zipfile, zlib, numpy, scipy: each has its own
+        got = str(error).partition("\n")[0] or type(error).__name__
+        fail(str(path), "a whole csr matrix, as scipy saves it", got, "save or copy it again")
 
 
 def _write_npz(csr: Csr, path: Path) -> None:
-    values = torch.ones(csr.nnz) if csr.values is None else csr.values
-    arrays: dict[str, Any] = {
-        "indices": csr.indices.numpy().astype(np.int32),
-        "indptr": csr.indptr.numpy(),
-        "format": np.array(b"csr"),
-        "shape": np.array(csr.shape),
-        "data": values.numpy(),
-    }
+    from scipy import sparse
+
     with saving(path) as raw:
-        np.savez_compressed(raw, **arrays)
+        sparse.save_npz(raw, csr.to_scipy())

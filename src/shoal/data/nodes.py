@@ -1,9 +1,8 @@
 """The noun of the node job: a graph whose nodes have features and classes, one each or several.
 
-Also :func:`read` for graphs kept as plain arrays in one file, and :func:`tf_idf` for nodes whose
-features are texts: the value of word w in document d is count(w, d) ln(n / documents with w),
-rows are scaled to length 1 (Salton and Buckley, "Term-weighting approaches in automatic text
-retrieval", 1988).
+Also :func:`tf_idf` for nodes whose features are texts: the value of word w in document d is
+count(w, d) ln(n / documents with w), rows are scaled to length 1 (Salton and Buckley,
+"Term-weighting approaches in automatic text retrieval", 1988).
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from __future__ import annotations
 import re
 from array import array
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,8 +20,12 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids
-from shoal.data import arrays as files
+from shoal.data.graph import GraphData
 from shoal.data.lines import as_tensor
+from shoal.data.splits import random_split
+
+CLASSES = 2**20
+"""The most classes: each has a row of weights, and a score for each node."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +40,8 @@ class NodeData:
             where a node may have any number of classes.
         train: ids of the nodes to learn from.
         valid: ids of the nodes to choose by.
-        test: ids of the nodes to be judged on; no id stands in two of the three.
-        class_names: one a class.
+        test: ids of the nodes to evaluate on; no id stands in two of the three.
+        class_names: one per class.
     """
 
     name: str
@@ -84,51 +87,104 @@ class NodeData:
         return self.target.dim() == 2
 
 
-def read(path: str | Path, *, valid: float = 0.2, test: float = 0.2, seed: int = 0) -> NodeData:
-    """Read a graph from an ``.npz`` or ``.safetensors`` of plain arrays.
-
-    Keys: those of :mod:`shoal.data.arrays` in either layout, and ``y``, the classes counted from 0
-    and named by number, or a matrix of truth values.
+def node_data(
+    graph: GraphData, *, valid: float = 0.2, test: float = 0.2, seed: int = 0
+) -> NodeData:
+    """The nodes of a graph with the source's own split, or one drawn at random.
 
     Args:
-        path: the file.
-        valid: share of the nodes to choose by, in (0, 1), where the file has no masks.
-        test: share of the nodes to be judged on, in (0, 1); 60/20/20 is usual for these graphs.
+        graph: with features and classes.
+        valid: share of the nodes with a class to choose by, in (0, 1), where there is no split.
+        test: share to test on, in (0, 1); 60/20/20 is usual for these graphs.
         seed: of the random split.
 
-    Returns:
-        the graph, named after the file.
-
     Raises:
-        InputError: naming the file and the key, if one is missing or damaged, or a feature is NaN.
+        InputError: if features or classes are missing, or parts do not fit together.
     """
-    path = Path(path)
-    with files.naming(path):
-        return of_arrays(path.stem, files.read(path), valid=valid, test=test, seed=seed)
-
-
-def of_arrays(
-    name: str, arrays: files.Arrays, *, valid: float = 0.2, test: float = 0.2, seed: int = 0
-) -> NodeData:
-    """Put named arrays together, as :func:`read` does with those of a file.
-
-    Raises:
-        InputError: naming the key, if one is missing or does not fit.
-    """
-    graph = files.graph_of(arrays)
-    features = files.features_of(arrays, graph.n_rows)
-    missing = [key for key, value in {"x": features, "y": arrays.get("y")}.items() if value is None]
-    remedy = "add them; links need no y (--task links), and features can be torch.eye(n)"
+    both = {"x": graph.features, "y": graph.y}
+    missing = [key for key, value in both.items() if value is None]
+    remedy = "add them; links need no y, and features can be torch.eye(n)"
     expect(not missing, "arrays", "features and classes", f"no {missing}", remedy)
-    assert features is not None
-    target = files.target_of(arrays["y"])
+    assert graph.features is not None and graph.y is not None
+    target = target_of(graph.y)
     known = torch.ones(len(target), dtype=torch.bool) if target.dim() == 2 else target >= 0
-    same = len(known) == graph.n_rows
-    expect(same, "y", f"{graph.n_rows}, one a node", len(known), "align them")
+    n = graph.graph.n_rows
+    expect(len(known) == n, "y", f"{n}, one per node", len(known), "align them")
     few = int(known.sum())
     expect(few >= 3, "y", "at least three nodes with a class", few, "add classes")
-    splits = files.splits_of(arrays, known, valid, test, seed)
-    return NodeData(name, graph, features, target, *splits, files.class_names_of(target))
+    if graph.parts:
+        parts = _own_parts(graph.parts, n)
+    else:
+        shares = 0 < test < 1 and 0 < valid < 1 - test
+        expect(shares, "valid, test", "shares that leave some nodes", (valid, test), "try 0.2, 0.2")
+        ids = known.nonzero().squeeze(1)
+        rest, held = random_split(few, test, seed)
+        kept, chosen = random_split(len(rest), valid / (1 - test), seed + 1)
+        parts = ids[rest[kept]], ids[rest[chosen]], ids[held]
+    names = graph.class_names or class_names_of(target)
+    return NodeData(graph.name, graph.graph, graph.features, target, *parts, names)
+
+
+def _own_parts(parts: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids of the nodes of the three parts, which are masks or ids already."""
+    names = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
+    found = [names[part] for part in names if part in parts]
+    remedy = "add the others, or leave all out"
+    expect(len(found) == 3, "masks", ", ".join(names.values()), found, remedy)
+    train, valid, test = (_ids_of(names[part], parts[part], n) for part in names)
+    return train, valid, test
+
+
+def _ids_of(name: str, part: Tensor, n: int) -> Int[Tensor, " k"]:
+    if part.dtype != torch.bool:
+        return part.long()
+    remedy = "pick one split, such as mask[:, 0]" if part.dim() == 2 else "align it"
+    expect(part.shape == (n,), name, f"a mask [{n}]", tuple(part.shape), remedy)
+    return part.nonzero().squeeze(1)
+
+
+def target_of(y: Tensor) -> Int[Tensor, " n"] | Bool[Tensor, "n c"]:
+    """The classes of nodes: ids with -1 for unknown, or one truth value a node and class.
+
+    NaN, as OGB has it, is unknown. A matrix of one column is a vector.
+
+    Raises:
+        InputError: if there is a number that is neither a class nor a truth value.
+
+    Example:
+        >>> target_of(torch.tensor([[2.0], [float("nan")]]))
+        tensor([ 2, -1])
+        >>> target_of(torch.tensor([[0, 1], [1, 1]]))
+        tensor([[False,  True],
+                [ True,  True]])
+    """
+    good = y.dim() in (1, 2) and len(y) > 0
+    expect(good, "y", "[nodes] or [nodes, classes]", tuple(y.shape), "reshape it")
+    y = y.squeeze(1) if y.dim() == 2 and y.shape[1] == 1 else y
+    if y.dim() == 2:
+        truth = bool(((y == 0) | (y == 1)).all())
+        expect(truth, "y", "0 and 1 in a matrix of classes", "other numbers", "threshold it")
+        return y.bool()
+    known = torch.where(y.isnan(), -1, y) if y.is_floating_point() else y
+    whole = bool((known == known.long()).all())
+    expect(whole, "y", "whole numbers, or one column a class", "fractions", "number the classes")
+    return known.long()
+
+
+def class_names_of(target: Int[Tensor, " n"] | Bool[Tensor, "n c"]) -> tuple[str, ...]:
+    """The classes by number: one a column, or all up to the largest.
+
+    Raises:
+        InputError: if there are more than :data:`CLASSES`: their numbers are no numbering.
+
+    Example:
+        >>> class_names_of(torch.tensor([2, -1]))
+        ('0', '1', '2')
+    """
+    classes = target.shape[1] if target.dim() == 2 else int(target.max()) + 1
+    few = classes <= CLASSES
+    expect(few, "y", f"classes counted from 0, below {CLASSES}", classes - 1, "number them anew")
+    return tuple(map(str, range(classes)))
 
 
 def tf_idf(texts: list[str], min_documents: int = 2) -> Csr:

@@ -14,13 +14,12 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
-from shoal.data.texts import Examples, LabelData, Texts, no_pairs
+from shoal.data.texts import Examples, LabelData, Texts, numbered_labels, row_names
 
 Step = Callable[[LabelData], tuple[LabelData, str]]
 
@@ -36,10 +35,10 @@ def reduce(data: LabelData, steps: tuple[Step, ...]) -> tuple[LabelData, list[st
 
     Example:
         >>> texts = Texts(["a"], ["red"], ["mug"])
-        >>> points = Examples(texts, Csr.from_lists([[0]], 1), no_pairs(1, 1))
-        >>> left, lost = reduce(LabelData("tiny", points, points, texts), (number_points,))
+        >>> examples = Examples.of(texts, Csr.from_lists([[0]], 1))
+        >>> left, lost = reduce(LabelData("tiny", examples, examples, texts), (number_examples,))
         >>> left.train.texts.uids, lost
-        (['0'], ['the uids of 2 points'])
+        (['0'], ['the uids of 2 examples'])
     """
     lost = []
     for step in steps:
@@ -49,35 +48,6 @@ def reduce(data: LabelData, steps: tuple[Step, ...]) -> tuple[LabelData, list[st
 
 
 # -- texts -------------------------------------------------------------------------------------
-
-
-def spelled(features: Csr) -> Texts:
-    """Documents of numbered words: word i is ``f<i>``, each once, whatever it weighs.
-
-    Example:
-        >>> texts = spelled(Csr.from_lists([[0, 7], []], n_cols=8))
-        >>> texts.all(), texts.uids
-        (['f0 f7', ''], ['0', '1'])
-    """
-    words = [f"f{i}" for i in features.indices.tolist()]
-    ends = features.indptr.tolist()
-    titles = [" ".join(words[a:b]) for a, b in pairwise(ends)]
-    return Texts(row_names(len(titles)), titles, [""] * len(titles), features)
-
-
-def row_names(n: int, prefix: str = "") -> list[str]:
-    """Uids of documents that have no name: their positions.
-
-    Example:
-        >>> row_names(2, prefix="l")
-        ['l0', 'l1']
-    """
-    return [f"{prefix}{i}" for i in range(n)]
-
-
-def of_titles(titles: list[str], uids: list[str] | None = None) -> Texts:
-    """Documents of one text each, named by position unless `uids` are given."""
-    return Texts(uids or row_names(len(titles)), titles, [""] * len(titles))
 
 
 def one_line(text: str) -> str:
@@ -107,21 +77,23 @@ def _unweighed(texts: Texts) -> Texts:
 
 
 def _respelled(texts: Texts) -> Texts:
-    return texts if texts.features is None else spelled(texts.features)
+    return texts if texts.features is None else Texts.spelled(texts.features)
 
 
-def _of_points(change: Callable[[Texts], Texts], what: str) -> Step:
-    """The step that changes the texts of points; its note counts those that differ then."""
+def _of_examples(change: Callable[[Texts], Texts], what: str) -> Step:
+    """The step that changes the texts of examples; its note counts those that differ then."""
 
     def step(data: LabelData) -> tuple[LabelData, str]:
-        train, test = (
-            Examples(change(points.texts), points.labels, points.drop)
-            for points in (data.train, data.test)
-        )
-        n = _changed(data.train.texts, train.texts) + _changed(data.test.texts, test.texts)
-        return LabelData(data.name, train, test, data.labels), f"{what} of {n} points" if n else ""
+        left = _each(data, lambda split: replace(split, texts=change(split.texts)))
+        n = _changed(data.train.texts, left.train.texts)
+        n += _changed(data.test.texts, left.test.texts)
+        return left, f"{what} of {n} examples" if n else ""
 
     return step
+
+
+def _each(data: LabelData, change: Callable[[Examples], Examples]) -> LabelData:
+    return replace(data, train=change(data.train), test=change(data.test))
 
 
 def _of_labels(change: Callable[[Texts], Texts], what: str) -> Step:
@@ -130,8 +102,7 @@ def _of_labels(change: Callable[[Texts], Texts], what: str) -> Step:
     def step(data: LabelData) -> tuple[LabelData, str]:
         labels = change(data.labels)
         n = _changed(data.labels, labels)
-        note = f"{what} of {n} labels" if n else ""
-        return LabelData(data.name, data.train, data.test, labels), note
+        return replace(data, labels=labels), f"{what} of {n} labels" if n else ""
 
     return step
 
@@ -145,21 +116,16 @@ def _changed(old: Texts, new: Texts) -> int:
 
 _BORDER = "title and content apart"
 _LINES = f"the layout ({_BORDER}, line breaks, tabs, outer spaces)"
-join_points = _of_points(_joined, _BORDER)
-line_points = _of_points(_lined, _LINES)
+join_examples = _of_examples(_joined, _BORDER)
+line_examples = _of_examples(_lined, _LINES)
 line_labels = _of_labels(_lined, _LINES)
-number_points = _of_points(_numbered, "the uids")
+number_examples = _of_examples(_numbered, "the uids")
 number_labels = _of_labels(_numbered, "the uids")
-unweigh_points = _of_points(_unweighed, "the feature weights")
+unweigh_examples = _of_examples(_unweighed, "the feature weights")
 unweigh_labels = _of_labels(_unweighed, "the feature weights")
-respell_points = _of_points(_respelled, "the uids or texts beside features")
+respell_examples = _of_examples(_respelled, "the uids or texts beside features")
 respell_labels = _of_labels(_respelled, "the uids or texts beside features")
-
-
-def plain_labels(data: LabelData) -> tuple[LabelData, str]:
-    """The step for formats that only count labels: each is named and spelled by its number."""
-    change = _of_labels(lambda texts: of_titles(row_names(len(texts), "l")), "the texts")
-    return change(data)
+count_labels = _of_labels(lambda texts: numbered_labels(len(texts)), "the texts")
 
 
 def uri_labels(data: LabelData) -> tuple[LabelData, str]:
@@ -169,16 +135,16 @@ def uri_labels(data: LabelData) -> tuple[LabelData, str]:
     return (data, "") if words and len(set(uids)) == len(uids) else number_labels(data)
 
 
-def unique_points(data: LabelData) -> tuple[LabelData, str]:
-    """The step for cells that tell all points apart: else they are named by split and number."""
+def unique_examples(data: LabelData) -> tuple[LabelData, str]:
+    """The step for cells that tell all examples apart: else they are named by split and number."""
     uids = data.train.texts.uids + data.test.texts.uids
     if _all_differ(uids):
         return data, ""
     train, test = (
-        Examples(replace(p.texts, uids=row_names(len(p), f"{split}-")), p.labels, p.drop)
+        replace(p, texts=replace(p.texts, uids=row_names(len(p), f"{split}-")))
         for split, p in (("train", data.train), ("test", data.test))
     )
-    return LabelData(data.name, train, test, data.labels), f"the uids of {len(uids)} points"
+    return replace(data, train=train, test=test), f"the uids of {len(uids)} examples"
 
 
 def unique_labels(data: LabelData) -> tuple[LabelData, str]:
@@ -196,37 +162,31 @@ def _all_differ(uids: list[str]) -> bool:
 def drop_relevance(data: LabelData) -> tuple[LabelData, str]:
     """The step that makes every relevance one."""
     n = sum(p.labels.nnz for p in (data.train, data.test) if p.labels.values is not None)
-    train, test = (
-        Examples(p.texts, p.labels.with_values(None), p.drop) for p in (data.train, data.test)
-    )
-    left = LabelData(data.name, train, test, data.labels)
+    left = _each(data, lambda split: replace(split, labels=split.labels.with_values(None)))
     return left, f"the relevances of {n} pairs" if n else ""
 
 
 def drop_filters(data: LabelData) -> tuple[LabelData, str]:
     """The step that forgets which labels predictions must ignore."""
     n = data.train.drop.nnz + data.test.drop.nnz
-    train, test = (
-        Examples(p.texts, p.labels, no_pairs(*p.labels.shape)) for p in (data.train, data.test)
-    )
-    return LabelData(data.name, train, test, data.labels), f"{n} filter pairs" if n else ""
+    left = _each(data, lambda split: Examples.of(split.texts, split.labels))
+    return left, f"{n} filter pairs" if n else ""
 
 
 def only_full(data: LabelData) -> tuple[LabelData, str]:
-    """The step that leaves out points without text or without labels."""
-    train, test = (_full(points) for points in (data.train, data.test))
-    n = len(data.train) + len(data.test) - len(train) - len(test)
-    note = f"{n} points without text or without labels" if n else ""
-    return LabelData(data.name, train, test, data.labels), note
+    """The step that leaves out examples without text or without labels."""
+    left = _each(data, _full)
+    n = len(data.train) + len(data.test) - len(left.train) - len(left.test)
+    return left, f"{n} examples without text or without labels" if n else ""
 
 
-def _full(points: Examples) -> Examples:
-    has_text = torch.tensor([bool(x.strip()) for x in points.texts.all()], dtype=torch.bool)
-    return points.subset((has_text & (points.labels.degrees() > 0)).nonzero().squeeze(1))
+def _full(examples: Examples) -> Examples:
+    has_text = torch.tensor([bool(x.strip()) for x in examples.texts.all()], dtype=torch.bool)
+    return examples.subset((has_text & (examples.labels.degrees() > 0)).nonzero().squeeze(1))
 
 
 def name_labels(clean: Callable[[str], str]) -> Step:
-    """The step for formats whose labels are names: unique, sorted, none that no point has.
+    """The step for formats whose labels are names: unique, sorted, none that no example has.
 
     A label is called by its text after `clean`; where two share a text, or one has none, the
     number of the label follows in parentheses. Filter pairs must be dropped before.
@@ -241,10 +201,17 @@ def name_labels(clean: Callable[[str], str]) -> Step:
         order = sorted(used, key=names.__getitem__)
         column = torch.zeros(len(names), dtype=torch.int64)
         column[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
-        train, test = (_recolumned(p, column, len(order)) for p in (data.train, data.test))
         kept = [names[i] for i in order]
-        left = LabelData(data.name, train, test, of_titles(kept, kept))
-        return left, _naming_note(data.labels, left.labels, order)
+
+        def recolumned(split: Examples) -> Examples:
+            old = split.labels
+            labels = Csr(old.indptr, column[old.indices.long()], len(order), old.values)
+            return Examples.of(split.texts, labels.coalesce())
+
+        # not _each: the splits and the labels must change together
+        train, test, labels = recolumned(data.train), recolumned(data.test), Texts.of(kept, kept)
+        left = replace(data, train=train, test=test, labels=labels)
+        return left, _naming_note(data.labels, labels, order)
 
     return step
 
@@ -261,16 +228,10 @@ def _names(labels: Texts, clean: Callable[[str], str]) -> list[str]:
     return names
 
 
-def _recolumned(points: Examples, column: torch.Tensor, n_labels: int) -> Examples:
-    old = points.labels
-    labels = Csr(old.indptr, column[old.indices.long()], n_labels, old.values).coalesce()
-    return Examples(points.texts, labels, no_pairs(*labels.shape))
-
-
 def _naming_note(old: Texts, new: Texts, order: list[int]) -> str:
     unused = len(old) - len(new)
     parts = ["the order of the labels"] * (order != sorted(order))
-    parts += [f"{unused} labels that no point has"] * bool(unused)
+    parts += [f"{unused} labels that no example has"] * bool(unused)
     renamed = sum(old.text(i) != title for i, title in zip(order, new.titles, strict=True))
     parts += [f"the texts of {renamed} labels, but as names"] * bool(renamed)
     same = all(old.uids[i] == uid for i, uid in zip(order, new.uids, strict=True))

@@ -1,23 +1,29 @@
-"""Nouns of the label jobs: points with text, labels with text, and the matrix between them.
+"""Nouns of the label tasks: examples with text, labels with text, and the matrix between them.
 
-A point is a document; a label is one too, since it has a text of its own. ``labels[i]`` lists the
-labels of point i. ``drop[i]`` lists labels that a prediction for point i must not be judged by (the
-point itself seen as a label; pairs whose reverse stands in the training split): they are taken out
-of the *predictions* and never stand in the truth.
+An example is a document; a label is one too, since it has a text of its own. ``labels[i]`` lists
+the labels of example i. ``drop[i]`` lists its filter pairs: labels that are taken out of the
+*predictions* for example i before these are evaluated (the example itself seen as a label; pairs
+whose reverse is in the training split). They never stand in the truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_ids
+from shoal.core.errors import expect, expect_ids, fail
+from shoal.data.lines import shorten
+from shoal.data.matrix import positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +32,10 @@ class Texts:
 
     Attributes:
         uids: the source's name of each document.
-        titles: a short text each, perhaps empty.
-        contents: a longer text each, perhaps empty.
+        titles: one short text per document, perhaps empty.
+        contents: one longer text per document, perhaps empty.
         features: ``[n, f]``, where the source has weights of numbered words instead of texts; a
-            title then spells the words (:func:`shoal.data.reduce.spelled`).
+            title then spells the words (:meth:`spelled`).
 
     Example:
         >>> texts = Texts(["a", "b"], ["red mug", "tea"], ["holds tea", ""])
@@ -52,14 +58,28 @@ class Texts:
         """
         n = len(self.uids)
         got = (len(self.titles), len(self.contents))
-        expect(got == (n, n), "titles, contents", f"{n} each, as uids", got, "pass one a document")
+        expect(got == (n, n), "titles, contents", f"{n} each, as uids", got, "pass one per uid")
         rows = n if self.features is None else self.features.n_rows
-        expect(rows == n, "features", f"{n} rows, as uids", rows, "pass one a document")
+        expect(rows == n, "features", f"{n} rows, as uids", rows, "pass one per uid")
 
     @staticmethod
-    def of(texts: Sequence[str]) -> Texts:
-        """Plain texts, as titles; their uids are their numbers."""
-        return Texts([str(i) for i in range(len(texts))], list(texts), [""] * len(texts))
+    def of(titles: Sequence[str], uids: Sequence[str] | None = None) -> Texts:
+        """Plain texts, as titles; their uids are their positions unless they are given."""
+        uids = row_names(len(titles)) if uids is None else list(uids)
+        return Texts(uids, list(titles), [""] * len(titles))
+
+    @staticmethod
+    def spelled(features: Csr) -> Texts:
+        """Documents of numbered words: word i is ``f<i>``, each once, whatever it weighs.
+
+        Example:
+            >>> texts = Texts.spelled(Csr.from_lists([[0, 7], []], n_cols=8))
+            >>> texts.all(), texts.uids
+            (['f0 f7', ''], ['0', '1'])
+        """
+        words = [f"f{i}" for i in features.indices.tolist()]
+        titles = [" ".join(words[a:b]) for a, b in pairwise(features.indptr.tolist())]
+        return Texts(row_names(len(titles)), titles, [""] * len(titles), features)
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -97,8 +117,8 @@ class Examples:
     Attributes:
         texts: the n documents.
         labels: ``[n, L]`` with sorted rows; values are relevances, None where all are one.
-        drop: ``[n, L]``, labels that predictions for a point must ignore; empty where the source
-            names none (:func:`no_pairs`).
+        drop: ``[n, L]``, filter pairs: labels that predictions for an example must ignore; empty
+            where the source names none (:func:`no_pairs`).
     """
 
     texts: Texts
@@ -114,6 +134,11 @@ class Examples:
         shape = (len(self.texts), self.labels.n_cols)
         for name, csr in (("labels", self.labels), ("drop", self.drop)):
             expect(csr.shape == shape, name, f"a Csr of {shape}", csr.shape, "align it with texts")
+
+    @staticmethod
+    def of(texts: Texts, labels: Csr) -> Examples:
+        """Examples without filter pairs."""
+        return Examples(texts, labels, no_pairs(*labels.shape))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -133,15 +158,19 @@ class LabelData:
 
     Attributes:
         name: what reports call it.
-        train: the points to learn from.
-        test: the points to be judged on, disjoint from `train`.
+        train: the examples to learn from.
+        test: the examples to evaluate on, disjoint from `train`.
         labels: the L label texts; columns of both splits' matrices are positions here.
+        own_split: whether the source says which examples are for testing. Where it does not,
+            readers put all of them into `train`, and :func:`shoal.data.splits.split_test` holds
+            some out.
     """
 
     name: str
     train: Examples
     test: Examples
     labels: Texts
+    own_split: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check that both splits count the same labels.
@@ -149,10 +178,16 @@ class LabelData:
         Raises:
             InputError: if they do not.
         """
-        for name, points in (("train.labels", self.train), ("test.labels", self.test)):
-            width = points.labels.n_cols
-            want = f"{len(self.labels)} columns, one a label"
+        for name, examples in (("train.labels", self.train), ("test.labels", self.test)):
+            width = examples.labels.n_cols
+            want = f"{len(self.labels)} columns, one per label"
             expect(width == len(self.labels), name, want, width, "build it over these labels")
+
+    @staticmethod
+    def unsplit(name: str, examples: Examples, labels: Texts) -> LabelData:
+        """The data set of a source that names no test examples: all are in `train`."""
+        nobody = examples.subset(torch.zeros(0, dtype=torch.int64))
+        return LabelData(name, examples, nobody, labels, own_split=False)
 
 
 def no_pairs(n: int, n_labels: int) -> Csr:
@@ -165,146 +200,205 @@ def no_pairs(n: int, n_labels: int) -> Csr:
     return Csr(torch.zeros(n + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), n_labels)
 
 
-def random_split(
-    n: int, fraction: float, seed: int
-) -> tuple[Int[Tensor, " kept"], Int[Tensor, " held"]]:
-    """Split ``range(n)`` at random; neither part is empty.
+def row_names(n: int, prefix: str = "") -> list[str]:
+    """Uids of documents that have no name: their positions.
+
+    Example:
+        >>> row_names(2, prefix="l")
+        ['l0', 'l1']
+    """
+    return [f"{prefix}{i}" for i in range(n)]
+
+
+def numbered_labels(n: int) -> Texts:
+    """Label texts for a source that only counts its labels: ``l0``, ``l1``, …."""
+    return Texts.of(row_names(n, "l"))
+
+
+def matrix_of(rows: Iterable[Iterable[str]], names: Sequence[str]) -> Csr:
+    """The matrix of rows of label names; a name that stands twice in a row counts once.
+
+    Example:
+        >>> matrix_of([["red", "cup", "red"], []], ["cup", "red"]).to_dense()
+        tensor([[1., 1.],
+                [0., 0.]])
+    """
+    ids = {name: i for i, name in enumerate(names)}
+    return Csr.from_lists([[ids[name] for name in row] for row in rows], len(ids)).coalesce()
+
+
+def names_of(labels: Csr, names: Sequence[str]) -> Iterator[list[str]]:
+    """The names of the labels of each example.
+
+    Yields:
+        one list per example.
+
+    Example:
+        >>> list(names_of(Csr.from_lists([[1], []], 2), ["cup", "red"]))
+        [['red'], []]
+    """
+    ids = labels.indices.tolist()
+    for start, end in pairwise(labels.indptr.tolist()):
+        yield [names[i] for i in ids[start:end]]
+
+
+# -- texts and labels in memory ----------------------------------------------------------------
+
+_HALVES = re.compile("[\ud800-\udfff]")  # what UTF-8 and every tokenizer refuse
+
+
+def as_texts(value: Any, name: str = "texts") -> tuple[Texts, bool]:
+    """One text or many, as every public function that reads texts takes them.
 
     Args:
-        n: how many ids, at least 2.
-        fraction: the share that is held out, in (0, 1), rounded to whole ids.
-        seed: of the permutation.
+        value: a string, or any ordered collection of them (a list, a pandas column, an array); a
+            pair (title, content) may stand for a string in it. Texts come back as they are.
+        name: of the argument, for messages.
 
     Returns:
-        ids that are kept and ids that are held out, each sorted.
+        the texts, and whether `value` was one text alone, which deserves one answer, not a list.
 
     Raises:
-        InputError: if n or fraction is out of range.
+        InputError: naming the position, if an item is no string or holds half of a character.
 
     Example:
-        >>> kept, held = random_split(10, 0.2, seed=0)
-        >>> len(kept), len(held), torch.cat([kept, held]).sort().values.tolist() == list(range(10))
-        (8, 2, True)
+        >>> one, single = as_texts("red mug")
+        >>> one.all(), single
+        (['red mug'], True)
+        >>> many, single = as_texts([("red mug", "holds tea"), "tea"])
+        >>> many.titles, many.contents, single
+        (['red mug', 'tea'], ['holds tea', ''], False)
+        >>> as_texts(["tea", None])
+        Traceback (most recent call last):
+            ...
+        shoal.core.errors.InputError: texts[1]: expected a string or a pair (title, content), got \
+None; replace it or leave it out
     """
-    expect(n >= 2, "points", "at least 2 to split", n, "add points")
-    expect(0 < fraction < 1, "fraction", "a share in (0, 1)", fraction, "try 0.2")
-    held = min(max(round(n * fraction), 1), n - 1)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    return order[held:].sort().values, order[:held].sort().values
+    if isinstance(value, Texts):
+        return value, False
+    single = isinstance(value, str)
+    items = [value] if single else as_list(value, name, "a text or a list of texts")
+    titles, contents = [""] * len(items), [""] * len(items)
+    for i, item in enumerate(items):
+        pair = (item, "") if isinstance(item, str) else item
+        if not (
+            isinstance(pair, tuple | list)
+            and len(pair) == 2
+            and all(isinstance(part, str) for part in pair)
+        ):
+            want = "a string or a pair (title, content)"
+            fail(f"{name}[{i}]", want, shorten(item), "replace it or leave it out")
+        titles[i], contents[i] = pair
+        if _HALVES.search(titles[i]) or _HALVES.search(contents[i]):
+            remedy = 'pass text.encode("utf-8", "replace").decode()'
+            fail(f"{name}[{i}]", "a text of whole characters", shorten(item), remedy)
+    return Texts(row_names(len(items)), titles, contents), single
 
 
-def split_at_random(name: str, points: Examples, labels: Texts) -> LabelData:
-    """The data set of one file: a fifth of its points, seeded, is held out for testing."""
-    kept, held = random_split(len(points), 0.2, seed=0)
-    return LabelData(name, points.subset(kept), points.subset(held), labels)
+def as_list(value: Any, name: str, want: str) -> list[Any]:
+    """The items of a list, a pandas column, an array or the like.
+
+    Raises:
+        InputError: if `value` has no items, or none in an order.
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
+    unordered = isinstance(value, str | bytes | Mapping | AbstractSet)
+    if unordered or not isinstance(value, Iterable):
+        fail(name, want, type(value).__name__, "pass a list")
+    return list(value)
 
 
-def validation_split(data: LabelData, fraction: float, seed: int) -> tuple[Examples, Examples]:
-    """Hold training points out for validation: at random, never a prefix, and as the test split is.
-
-    Sources list points in an order that means something (WordNet's by part of speech). Where labels
-    are points too (one uid), the reverse of a held-out pair may stand in what is left to train on:
-    such pairs, and each point's own label, move from the truth to `drop`, as published test splits
-    have it, and points without any truth left are dropped.
+def label_data(
+    texts: Any,
+    labels: Any,
+    *,
+    label_names: Sequence[str] | None = None,
+    name: str = "data in memory",
+) -> LabelData:
+    """A data set of texts and labels in memory; nothing is held out.
 
     Args:
-        data: its training points are split.
-        fraction: the share held out, in (0, 1).
-        seed: of the permutation.
+        texts: a list of strings or of pairs (title, content), a pandas column, an array; or Texts.
+        labels: per text, the name of its label or a list of names; or a matrix with one row per
+            text and one column per label, of scipy, numpy, torch or pandas, whose entries above 0
+            are relevances.
+        label_names: of all labels, in the order of the columns; by default those that occur,
+            sorted, and ``l0``, ``l1``, … for a matrix without names. Where they are given, labels
+            may also be positions in them.
+        name: what reports call it.
 
     Returns:
-        the points to train on, and those to validate on.
+        the data set, all of it in `train`.
 
     Raises:
-        InputError: if there are fewer than 2 points or fraction is out of range.
+        InputError: naming the position, if a text or a label is none; if there are no texts, not as
+            many labels as texts, or no label at all.
 
     Example:
-        Two points that are each other's labels: the held-out pair is known from its reverse.
-
-        >>> texts = Texts(["a", "b", "c"], ["", "", ""], ["", "", ""])
-        >>> labels = Csr.from_lists([[1], [0], [0]], n_cols=3)
-        >>> points = Examples(texts, labels, no_pairs(3, 3))
-        >>> train, valid = validation_split(LabelData("tiny", points, points, texts), 0.4, seed=5)
-        >>> train.texts.uids, valid.texts.uids
-        (['a', 'b'], ['c'])
+        >>> data = label_data(["red mug", "tea"], [["cup", "red"], "drink"])
+        >>> data.labels.titles, data.train.labels.to_dense().tolist()
+        (['cup', 'drink', 'red'], [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> label_data(["red mug", "tea"], [0, 1], label_names=["cup", "drink"]).train.labels.nnz
+        2
     """
-    kept, held = random_split(len(data.train), fraction, seed)
-    train, valid = data.train.subset(kept), data.train.subset(held)
-    twin = _find_uids(data.labels.uids, train.texts.uids)
-    own = _find_uids(valid.texts.uids, data.labels.uids)
-    row, col = valid.labels.row_ids(), valid.labels.indices.long()
-    known = (twin[col] >= 0) & (own[row] >= 0)
-    known[known.clone()] = train.labels.find(twin[col[known]], own[row[known]])[0]
-    self_row = (own >= 0).nonzero().squeeze(1)
-    drop = Csr.from_coo(
-        torch.cat([valid.drop.row_ids(), row[known], self_row]),
-        torch.cat([valid.drop.indices.long(), col[known], own[self_row]]),
-        valid.labels.shape,
-    )
-    values = None if valid.labels.values is None else valid.labels.values[~known]
-    truth = Csr.from_coo(row[~known], col[~known], valid.labels.shape, values)
-    judged = Examples(valid.texts, truth, drop.coalesce())
-    return train, judged.subset((truth.degrees() > 0).nonzero().squeeze(1))
+    documents, single = as_texts(texts)
+    expect(not single, "texts", "a list of texts", "one text", "pass [text], and [labels]")
+    expect(len(documents) > 0, "texts", "at least one", "none", "pass some to learn from")
+    if getattr(labels, "ndim", 1) == 2:
+        if label_names is None and hasattr(labels, "columns"):  # a pandas frame of indicators
+            label_names = [str(column) for column in labels.columns]
+        matrix = _indicators(labels)
+        names = row_names(matrix.n_cols, "l") if label_names is None else list(label_names)
+        right = len(names) == matrix.n_cols
+        expect(right, "label_names", f"{matrix.n_cols}, one per column", len(names), "name each")
+    else:
+        cells = as_list(labels, "labels", "a label or a list of labels per text")
+        rows = [_names(cell, i, label_names) for i, cell in enumerate(cells)]
+        found = {name for row in rows for name in row}
+        names = sorted(found) if label_names is None else list(label_names)
+        unknown = sorted(found - set(names))
+        expect(not unknown, "labels", "names of label_names", unknown[:3], "add them there")
+        matrix = matrix_of(rows, names)
+    twice = len(names) - len(set(names))
+    expect(twice == 0, "label_names", "each name once", f"{twice} twice", "rename or remove them")
+    n, rows_found = len(documents), matrix.n_rows
+    expect(rows_found == n, "labels", f"{n}, one per text", rows_found, "pass as many as texts")
+    expect(len(names) > 0, "labels", "at least one label", "none", "name the labels of some text")
+    return LabelData.unsplit(name, Examples.of(documents, matrix), Texts.of(names, names))
 
 
-def _find_uids(wanted: list[str], among: list[str]) -> Int[Tensor, " n"]:
-    """The position of each wanted uid, or -1."""
-    position = {uid: i for i, uid in enumerate(among)}
-    return torch.tensor([position.get(uid, -1) for uid in wanted], dtype=torch.int64)
+def _names(cell: Any, i: int, names: Sequence[str] | None) -> list[str]:
+    """The names in a cell, where integers are positions among `names`, if there are any."""
+    cell = cell.tolist() if hasattr(cell, "tolist") else cell
+    found = []
+    for label in cell if isinstance(cell, list | tuple | AbstractSet) else [cell]:
+        if isinstance(label, int) and not isinstance(label, bool) and names is not None:
+            inside = 0 <= label < len(names)
+            want = f"positions in the {len(names)} label_names"
+            expect(inside, f"labels[{i}]", want, label, "count from 0")
+            twice = names[label] in found
+            want = "each position once"
+            expect(not twice, f"labels[{i}]", want, cell, "pass np.array(labels) if it is a matrix")
+            found.append(names[label])
+        elif isinstance(label, str) and label.strip():
+            found.append(label)
+        else:
+            remedy = "pass str(label), or label_names= to count labels by position"
+            fail(f"labels[{i}]", "names of labels, as strings", shorten(label), remedy)
+    return found
 
 
-def describe(data: LabelData) -> dict[str, Any]:
-    """Count what `data` holds; the result can be written as JSON.
-
-    ``label_frequency_deciles`` are the 0th, 10th, … 100th percentile of training points a label.
-    Empty texts and points without labels are kept by the readers of published splits, and counted
-    here: ``empty_texts``, ``unlabeled``.
-
-    Example:
-        >>> texts = Texts(["a", "b"], ["red mug", ""], ["", ""])
-        >>> points = Examples(texts, Csr.from_lists([[0], []], n_cols=2), no_pairs(2, 2))
-        >>> about = describe(LabelData("tiny", points, points, texts))
-        >>> about["labels"], about["train"]["empty_texts"], about["train"]["unlabeled"]
-        (2, 1, 1)
-        >>> about["points_per_label"], about["labels_never_trained"]
-        (0.5, 1)
-    """
-    counts = torch.bincount(data.train.labels.indices, minlength=len(data.labels))
-    return {
-        "name": data.name,
-        "train": _describe_points(data.train),
-        "test": _describe_points(data.test),
-        "labels": len(data.labels),
-        "empty_label_texts": _count_empty(data.labels),
-        "labels_never_trained": int((counts == 0).sum()),
-        "points_per_label": round(_mean(counts), 3),
-        "label_frequency_deciles": _deciles(counts),
-    }
-
-
-def _describe_points(points: Examples) -> dict[str, Any]:
-    degrees = points.labels.degrees()
-    return {
-        "points": len(points),
-        "pairs": points.labels.nnz,
-        "labels_per_point": round(_mean(degrees), 3),
-        "filter_pairs": points.drop.nnz,
-        "empty_texts": _count_empty(points.texts),
-        "unlabeled": int((degrees == 0).sum()),
-    }
-
-
-def _count_empty(texts: Texts) -> int:
-    return sum(not text for text in texts.all())
-
-
-def _mean(counts: Int[Tensor, " n"]) -> float:
-    return float(counts.double().mean()) if counts.numel() else 0.0
-
-
-def _deciles(counts: Int[Tensor, " n"]) -> list[int]:
-    """Order statistics at 0, 10, … 100 %: the count at or below each position."""
-    if counts.numel() == 0:
-        return []
-    steps = torch.arange(11) * (counts.numel() - 1) // 10
-    return counts.sort().values[steps].tolist()
+def _indicators(labels: Any) -> Csr:
+    """The label matrix that a matrix of another library is; zeros are no entries."""
+    try:
+        if hasattr(labels, "tocsr"):
+            sparse = labels.tocsr().copy()
+            sparse.eliminate_zeros()
+            csr = Csr.from_scipy(sparse)
+        else:
+            dense = labels.to_numpy() if hasattr(labels, "to_numpy") else np.asarray(labels)
+            csr = Csr.from_dense(torch.as_tensor(dense))
+        values = None if csr.values is None else csr.values.float()
+    except (TypeError, ValueError) as error:  # an InputError of Csr is a ValueError
+        fail("labels", "a matrix of numbers", error, "pass scipy.sparse.csr_matrix(labels)")
+    return positive("labels", csr.with_values(values))

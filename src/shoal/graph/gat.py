@@ -1,4 +1,4 @@
-"""Graph attention over blocks: a node weighs its neighbors by what they show.
+"""Graph attention over blocks: weights of neighbors are computed from their rows.
 
 Layer k computes, for every node i of its block's `dst` and each of H heads (Veličković et al.,
 "Graph Attention Networks", ICLR 2018, equations 1 to 4),
@@ -13,8 +13,6 @@ itself exactly once, whether or not the graph has a loop there.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ from torch.nn import functional
 
 from shoal.core.block import Block
 from shoal.core.errors import expect, expect_positive
-from shoal.graph.layers import Layered
+from shoal.graph.layers import Layered, widths
 
 _SLOPE = 0.2  # of the LeakyReLU, section 2.1
 
@@ -33,7 +31,7 @@ def softmax_over(
     """Softmax over the entries of each row, column by column.
 
     Args:
-        scores: one row an entry.
+        scores: one row per entry.
         row: which of the `n` rows each entry belongs to, in any order.
         n: rows.
 
@@ -91,14 +89,14 @@ class GatLayer(nn.Module):
 
 
 class Gat(Layered):
-    """A graph attention network, one layer a block.
+    """A graph attention network, one layer per block.
 
     Args:
         in_dim: width of the input rows.
         hidden: width between layers, all heads together; a multiple of `heads`.
         out_dim: width of the result: classes, or the length of an embedding.
         layers: how many hops, at least 1; the paper uses 2.
-        heads: how many a layer; the paper uses 8.
+        heads: how many per layer; the paper uses 8.
         dropout: share of hidden entries, and of the attention's weights, that is dropped while
             training, in [0, 1); 0.5 as in :class:`~shoal.graph.sage.Sage`, the paper uses 0.6.
 
@@ -122,13 +120,10 @@ class Gat(Layered):
         heads: int = 8,
         dropout: float = 0.5,
     ) -> None:
-        sizes = {"in_dim": in_dim, "hidden": hidden, "out_dim": out_dim, "layers": layers}
-        for name, size in {**sizes, "heads": heads}.items():
-            expect_positive(name, size)
+        sizes = widths(in_dim, hidden, out_dim, layers, dropout)
+        expect_positive("heads", heads)
         good = hidden % heads == 0
         expect(good, "hidden", f"a multiple of the {heads} heads", hidden, "round it")
-        expect(0 <= dropout < 1, "dropout", "a share in [0, 1)", dropout, "lower it")
-        widths = list(pairwise([in_dim, *[hidden] * (layers - 1), out_dim]))
-        stack = [GatLayer(m, n // heads, heads, True, dropout) for m, n in widths[:-1]]
-        stack.append(GatLayer(widths[-1][0], out_dim, heads, False, dropout))
+        stack = [GatLayer(m, n // heads, heads, True, dropout) for m, n in sizes[:-1]]
+        stack.append(GatLayer(sizes[-1][0], out_dim, heads, False, dropout))
         super().__init__(stack, nn.Sequential(nn.ELU(), nn.Dropout(dropout)))

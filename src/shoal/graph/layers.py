@@ -1,7 +1,8 @@
 """Models of one layer a hop: on sampled blocks while they train, on all nodes when they predict.
 
 A layer is called as ``layer(block, rows)`` and computes the block's `dst` from rows of its `src`,
-of which the first are those of `dst` itself. :func:`full_graph` runs the same layers over whole
+of which the first are those of `dst` itself. Any module that is called so will do
+(:func:`stacked`). :func:`full_graph` runs the same layers over whole
 neighborhoods, one layer after the other for all nodes that are asked for, so that each node is
 computed once a layer (the inference of Hamilton, Ying, Leskovec, "Inductive representation learning
 on large graphs", NeurIPS 2017, algorithm 1). Nodes that training never saw are computed like any
@@ -10,7 +11,8 @@ other, from their features and edges.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,6 +23,7 @@ from shoal.core.block import Block
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids, expect_positive
 from shoal.core.progress import progress
+from shoal.core.sparse import unit
 from shoal.sample.expand import expand
 from shoal.sample.relabel import Scratch
 
@@ -78,6 +81,74 @@ class Layered(nn.Module):
         return rows
 
 
+def widths(
+    in_dim: int, hidden: int, out_dim: int, layers: int, dropout: float
+) -> list[tuple[int, int]]:
+    """Width of the input and of the output of each layer, input layer first.
+
+    Raises:
+        InputError: if a size is below 1 or `dropout` not in [0, 1).
+    """
+    sizes = {"in_dim": in_dim, "hidden": hidden, "out_dim": out_dim, "layers": layers}
+    for name, size in sizes.items():
+        expect_positive(name, size)
+    expect(0 <= dropout < 1, "dropout", "a share in [0, 1)", dropout, "lower it")
+    return list(pairwise([in_dim, *[hidden] * (layers - 1), out_dim]))
+
+
+def stacked(
+    layer: Callable[[int, int], nn.Module],
+    in_dim: int,
+    hidden: int,
+    out_dim: int,
+    layers: int = 2,
+    dropout: float = 0.5,
+) -> Layered:
+    """A network of layers of one kind, relu and dropout between them.
+
+    Args:
+        layer: makes a layer from the widths of its input and its output; a class will do.
+        in_dim: width of the input rows.
+        hidden: width between layers.
+        out_dim: width of the result: classes, or the length of an embedding.
+        layers: how many hops, at least 1.
+        dropout: share of hidden entries that is dropped while training, in [0, 1).
+
+    Raises:
+        InputError: if a size is out of range.
+
+    Example:
+        >>> from shoal.graph.sage import SageLayer
+        >>> [layer.own.weight.shape[0] for layer in stacked(SageLayer, 4, 8, 2, layers=3).layers]
+        [8, 8, 2]
+    """
+    sizes = widths(in_dim, hidden, out_dim, layers, dropout)
+    between = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
+    return Layered([layer(m, n) for m, n in sizes], between)
+
+
+class LinkEncoder(nn.Module):
+    """A network whose results are unit vectors; the last block, of pairs, is the loss's.
+
+    Rows are scaled to length one as in line 7 of GraphSAGE's algorithm 1.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: Layered) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, blocks: Sequence[Block], rows: Float[Tensor, "s d"]) -> Float[Tensor, "b k"]:
+        """Embed the nodes of the last block's `src`."""
+        return unit(self.model(blocks[:-1], rows))
+
+    def embed(self, graph: Csr, rows: Float[Tensor, "n d"] | Rows) -> Float[Tensor, "n k"]:
+        """Embed all nodes of a graph from whole neighborhoods."""
+        return unit(full_graph(self.model, graph, rows))
+
+
 class ConvLayer(nn.Module):
     """A layer of a PyTorch Geometric convolution, as it is, on blocks.
 
@@ -88,7 +159,7 @@ class ConvLayer(nn.Module):
 
     Args:
         conv: the convolution.
-        edge_rows: features or weights of the edges, one row an entry of the Csr that is expanded;
+        edge_rows: features or weights of the edges, one row per entry of the Csr that is expanded;
             a plain or a unified tensor. The model's state does not hold them.
 
     Example:
@@ -129,7 +200,7 @@ def full_graph(
     Args:
         model: on any device.
         graph: row v lists the nodes that v reads from.
-        features: one row a node; may stay on the host while the model is on an accelerator, or in
+        features: one row per node; may stay on the host while the model is on an accelerator, or in
             a file, from which each part of the first layer reads its own.
         ids: the nodes that are asked for; None for all. Below the last layer only those are
             computed that they depend on.

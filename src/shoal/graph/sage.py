@@ -12,16 +12,13 @@ to length one, is left out: outputs of the last layer are logits.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from shoal.core.block import Block
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_positive
 from shoal.core.sparse import matmul
-from shoal.graph.layers import Layered
+from shoal.graph.layers import Layered, widths
 
 
 def mean_over(hop: Csr, rows: Float[Tensor, "s d"]) -> Float[Tensor, "b d"]:
@@ -53,7 +50,7 @@ class SageLayer(nn.Module):
 
 
 class Sage(Layered):
-    """GraphSAGE with mean aggregation, one layer a block.
+    """GraphSAGE with mean aggregation, one layer per block.
 
     Args:
         in_dim: width of the input rows.
@@ -77,10 +74,6 @@ class Sage(Layered):
     def __init__(
         self, in_dim: int, hidden: int, out_dim: int, layers: int = 2, dropout: float = 0.5
     ) -> None:
-        sizes = {"in_dim": in_dim, "hidden": hidden, "out_dim": out_dim, "layers": layers}
-        for name, size in sizes.items():
-            expect_positive(name, size)
-        expect(0 <= dropout < 1, "dropout", "a share in [0, 1)", dropout, "lower it")
-        widths = [in_dim, *[hidden] * (layers - 1), out_dim]
+        sizes = widths(in_dim, hidden, out_dim, layers, dropout)
         between = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
-        super().__init__([SageLayer(m, n) for m, n in pairwise(widths)], between)
+        super().__init__([SageLayer(m, n) for m, n in sizes], between)

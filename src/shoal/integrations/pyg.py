@@ -19,7 +19,6 @@ from torch import Generator, Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids, fail
-from shoal.data.nodes import NodeData, of_arrays
 from shoal.sample.fanout import draw
 from shoal.sample.relabel import Scratch, distinct
 
@@ -50,23 +49,6 @@ def graph_of(data: Any) -> tuple[Csr, Int[Tensor, " e"]]:
     graph = Csr.from_coo(col, row, (n, n), torch.arange(len(row)))
     assert graph.values is not None
     return graph.with_values(None), graph.values
-
-
-def node_data(data: Any, name: str = "pyg", *, seed: int = 0) -> NodeData:
-    """A PyG ``Data`` as shoal's node job reads it, with its masks or a random 60/20/20 split.
-
-    Args:
-        data: homogeneous, with ``x``, ``edge_index`` and ``y``.
-        name: what reports call it.
-        seed: of the random split, where there are no masks.
-
-    Raises:
-        InputError: naming the attribute, if one is missing or does not fit.
-    """
-    graph_of(data)  # names what is no homogeneous graph
-    arrays = {key: value.detach().cpu() for key, value in data if isinstance(value, Tensor)}
-    arrays["num_nodes"] = torch.tensor(data.num_nodes)
-    return of_arrays(name, arrays, seed=seed)
 
 
 class PygSampler:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,14 +26,16 @@ import torch
 from shoal.core import checkpoint
 from shoal.core.errors import InputError, expect, expect_device, expect_folder, fail
 from shoal.core.files import file_aside
-from shoal.training.callbacks import EarlyStopping, RunLog
+from shoal.training.callbacks import Callback, EarlyStopping, RunLog, ShowProgress
 from shoal.training.job import Budget, Job, Progress
 from shoal.training.loop import fit
 from shoal.training.run import Run
 
+DISTRIBUTION = "torch-shoal"
 HEADER, TENSORS, FORMAT = "model.json", "model.safetensors", "shoal.model/1"
 # What a resumed run may be asked for anew: how long, and what changes nothing but time.
 _FREE = {"steps", "epochs", "minutes", "patience", "device", "device_rows", "host_rows", "command"}
+_OWN_TASKS = ("labels", "nodes", "links")
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +52,8 @@ class Result:
         loss: of the last step.
         valid: metrics of the best validation, in per cent; empty where nothing is held out.
         test: metrics of the test examples, in per cent; empty after an interrupt.
-        size: bytes of the run's folder.
+        size: bytes of the run's folder; 0 where there is none.
+        details: what else the task has to say, such as what each tier of a table served.
     """
 
     folder: Path | None
@@ -59,6 +64,7 @@ class Result:
     valid: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
     size: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 # -- devices and precision -----------------------------------------------------------------------
@@ -235,7 +241,9 @@ def open(folder: str | Path, **objects: Any) -> Any:
     from shoal.tasks import TASKS
 
     about = read_header(folder)
-    task = TASKS.get(about.get("task", ""))
+    if about.get("task") in _OWN_TASKS:  # their pages register them
+        import_module(f"shoal.tasks.{about['task']}")
+    task = TASKS.get(str(about.get("task")))
     if task is None:
         where, known = f"{folder / HEADER}: task", f"one of {', '.join(TASKS)}"
         fail(where, known, about.get("task"), "import the module that registers it")
@@ -350,23 +358,41 @@ class Fitting:
         return run
 
     def train(
-        self, job: Job, run: Run, epochs: int, step: Callable[[Job], Any] | None = None
+        self,
+        job: Job,
+        run: Run,
+        epochs: int,
+        step: Callable[[Job], Any] | None = None,
+        name: str = "train",
     ) -> Progress:
-        """Train a job in a run.
+        """Train a job in a run, and show how far it is.
 
         Args:
             job: what is trained.
             run: of :meth:`run`, or one inside it where a model has several stages.
             epochs: the budget where none is asked for.
             step: makes the job's step rule; None for the schedule alone.
+            name: of what is trained, before its progress.
 
         Raises:
             InputError: if the loss is not finite or the checkpoint is that of another job.
         """
         rule = None if step is None else step(job)
+        resume, watchers = self.resume and run.last.exists(), self.watchers("train")
+        return fit(job, self.budget(epochs), run, resume=resume, step=rule, callbacks=watchers)
+
+    def watchers(self, stage: str, first: bool = True) -> list[Callback]:
+        """The callbacks of a stage of training.
+
+        Args:
+            stage: its name, for the progress that is shown.
+            first: whether the limits and the callbacks that were asked for belong to it.
+        """
+        shown: list[Callback] = [ShowProgress(stage)]
+        if not first:
+            return shown
         stopping = [] if self.patience is None else [EarlyStopping(self.patience)]
-        callbacks, resume = [*stopping, *self.callbacks], self.resume and run.last.exists()
-        return fit(job, self.budget(epochs), run, resume=resume, step=rule, callbacks=callbacks)
+        return [*stopping, *shown, *self.callbacks]
 
     def finish(
         self,
@@ -388,19 +414,35 @@ class Fitting:
         Raises:
             InputError: if the folder cannot be written to.
         """
+        if self.out is not None:
+            save(run.folder, about, state)
+        return self.close(run, progress, test)
+
+    def close(self, run: Run, progress: Progress, test: dict[str, float], *others: Path) -> Result:
+        """Log the test metrics of a run whose model is saved, and remove its checkpoints.
+
+        Args:
+            run: of :meth:`run`.
+            progress: of training.
+            test: metrics of the test examples; empty where there are none.
+            others: further files and folders that only resuming needs.
+        """
         if test:
             for callback in (RunLog(run), *self.callbacks):
                 callback.test(progress, test)
-        if self.out is not None:
-            save(run.folder, about, state)
-            for path in () if self.keep_resume else (run.last, run.best):
-                path.unlink(missing_ok=True)
+        if self.out is not None and not self.keep_resume:
+            for path in (run.last, run.best, *others):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
         return self.result(run, progress, test)
 
     def result(self, run: Run, progress: Progress, test: dict[str, float]) -> Result:
         """The result of a run, finished or interrupted."""
         here = None if self.out is None else run.folder
-        size = sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
+        files = [] if here is None else [path for path in here.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
         where = progress.stopped, progress.step, round(progress.seconds, 3), progress.loss
         return Result(here, *where, best_validation(run), test, size)
 

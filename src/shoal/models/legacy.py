@@ -6,11 +6,48 @@ command, one dataclass for all tasks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shoal.core.errors import fail
+import torch
+from torch import Tensor
+
+from shoal.core import checkpoint
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_file, fail
+from shoal.core.files import expect_no_pickle
+from shoal.core.sparse import unit
+from shoal.data.formats.xc import read_texts
+from shoal.models import base
+from shoal.models.labels import LabelModel
+from shoal.models.links import LinkModel
+from shoal.models.nodes import NodeModel
+from shoal.rank.ensemble import TrainedNetwork
+from shoal.rank.lexical import LexicalIndex
+from shoal.rank.names import NameIndex
+from shoal.rank.predictor import Known, Predictor, Ranker
+from shoal.rank.rankers import (
+    ClassifierRanker,
+    EncoderRanker,
+    NameRanker,
+    NeighborRanker,
+    PlainRanker,
+    WordRanker,
+)
+from shoal.rank.tree import TrainedTree
+from shoal.sample.links import PairSampler
+from shoal.step.job import spectral_step
+from shoal.text.bag import Bag, BagEncoder, vocabulary_of
+from shoal.text.encoder import TextEncoder
+from shoal.text.pretrained import open_vocabulary
+from shoal.text.transformer import Transformer, TransformerEncoder, begun
+from shoal.text.vocabulary import Vocabulary
 from shoal.training.run import Run
+
+# weights of the first layer, as wide as the rows that it reads
+_FIRST = ("layers.0.own.weight", "layers.0.value.weight")
 
 
 def open_run(folder: Path, **objects: Any) -> Any:
@@ -24,12 +61,134 @@ def open_run(folder: Path, **objects: Any) -> Any:
         InputError: if the folder holds no run, or one that is damaged.
     """
     run = Run.open(folder)
-    start = next((event for event in run.record() if event["event"] == "start"), {})
+    start = next((event for event in run.log() if event["event"] == "start"), {})
     if "features" in start:  # the first line of a run on a graph says how wide they are
         return open_graph_run(run, start, **objects)
-    fail(str(folder), "a run on a graph", "one on texts", "wait for its reader")
+    return open_label_run(run, **objects)
 
 
-def open_graph_run(run: Run, start: dict[str, Any], **objects: Any) -> Any:
-    """The NodeModel or LinkModel of a run on a graph."""
-    raise NotImplementedError
+def open_graph_run(run: Run, start: Mapping[str, Any], **objects: Any) -> NodeModel | LinkModel:
+    """The model of a run on a graph.
+
+    Args:
+        run: of nodes or of links.
+        start: the first line of its log.
+        objects: plain arguments that are given anew.
+
+    Raises:
+        InputError: if settings, log or checkpoint are damaged.
+    """
+    asked, where = run.settings, str(run.folder / "settings.json")
+    kind = LinkModel if asked.get("task") == "links" else NodeModel
+    lacks = [name for name in ("model", "fanouts", "hidden", "seed") if name not in asked]
+    expect(not lacks, where, "the settings of a run", f"no {lacks}", "restore it or train again")
+    names = ("hidden", "dropout", "batch_size", "lr", "seed", "device_rows", "host_rows")
+    given = {name: asked[name] for name in names if asked.get(name) is not None}
+    given |= {"fanouts": tuple(asked.get("fanouts", ())), "layer": asked.get("model")}
+    given |= {"heads": asked.get("heads")} if asked.get("model") == "gat" else {}
+    if asked.get("negatives") == "uniform":
+        given["negatives"] = PairSampler
+    if asked.get("step") == "spectral":
+        given["step"] = spectral_step
+    try:
+        model = kind(**given | objects)
+    except TypeError as error:
+        fail(where, "the settings of a run on a graph", error, "restore it or train again")
+    about = {name: start.get(name) for name in ("features", "classes", "several")}
+    about |= {"source": asked.get("source"), "name": start.get("data")}
+    state = base.read_state(run.folder)
+    first = [x.shape[1] for name, x in state["model"].items() if name.endswith(_FIRST)]
+    expect(len(first) == 1, where, "the weights of a network", list(state), "train again")
+    model.fill(run.folder, {**about, "width": first[0]}, state)
+    return model
+
+
+# -- labels --------------------------------------------------------------------------------------
+
+
+def open_label_run(run: Run, **objects: Any) -> LabelModel:
+    """The LabelModel of a run or an export on labels.
+
+    Raises:
+        InputError: if the folder does not hold a whole one, or holds a pickle.
+    """
+    expect_no_pickle(run.folder)
+    model = LabelModel(**objects)
+    folder = run.folder / "lexicon"
+    state = checkpoint.load(folder / "matrices.safetensors")
+    try:
+        tokens = Csr.of_state(state["label_bags"])
+        encoder = _encoder(run, state, model.device)
+        labels = read_texts(folder / "labels.json.gz")
+        predictor = Predictor(encoder, labels, tokens, (EncoderRanker(),), search=model.search)
+        fused, head = run.folder / "fused.safetensors", _classifiers(run)
+        if fused.exists():
+            predictor = _combined(predictor, checkpoint.load(fused))
+        elif run.settings.get("rank") == "head":
+            predictor = replace(predictor, rankers=(ClassifierRanker(head),))
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        fail(str(run.folder), "a whole run on labels", repr(error), "train the model again")
+    tests = [event for event in run.log() if event.get("event") == "test"]
+    metrics = {k: v for k, v in (tests or [{}])[-1].items() if "@" in k}
+    about = {"source": run.settings.get("source"), "test": metrics}
+    return model.with_predictor(predictor, about)
+
+
+def _encoder(run: Run, state: Mapping[str, Any], device: str) -> TextEncoder:
+    folder, asked = run.folder / "lexicon", run.settings
+    if not (folder / "encoder").is_dir():
+        text = expect_file(folder / "tokenizer.json", "a tokenizer").read_bytes()
+        words = {"tokenizer": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+        words |= {"pieces": state["pieces"]}
+        words |= {"fields": state["roles"]} if "roles" in state else {}
+        rows = run.load_model().get("rows")
+        if not isinstance(rows, Tensor):
+            fail(str(run.folder), "a run on labels", "another", "name another one")
+        spec = BagEncoder(rows.shape[1], fields="roles" in state)
+        return Bag(vocabulary_of(words), rows.to(device), spec)
+    vocabulary = open_vocabulary(str(folder / "encoder"))
+    spec = TransformerEncoder(
+        "encoder",
+        vocabulary.max_length,
+        asked.get("pooling", "mean"),
+        separate_labels=asked.get("label_encoder") == "separate",
+        lora=None if run.exported else asked.get("lora"),
+    )
+    if run.exported:
+        return Transformer.open(run.folder, vars(spec), device)
+    return begun(
+        spec, vocabulary, [vocabulary.backbone()], 0, asked.get("seed", 0), device
+    ).load_trained(run.load_model())
+
+
+def _classifiers(run: Run) -> Tensor | None:
+    """The best classifiers; None if there are none. Those that rank by cosine are unit vectors."""
+    if run.settings.get("head", "none") == "none":
+        return None
+    folder = run.folder / "head"
+    if folder.is_dir():
+        rows = Run.open(folder).load_model()["rows"]
+    else:  # trained together with the encoder, or exported
+        rows = run.load_model().get("tables", {}).get("head")
+    by_cosine = rows is not None and run.settings.get("head_loss") == "triplet"
+    return unit(rows) if by_cosine else rows
+
+
+def _combined(base: Predictor, state: Mapping[str, Any]) -> Predictor:
+    """The ensemble that ``fused.safetensors`` holds."""
+    memory = state["memory"]
+    model, words = replace(base, truth=Csr.of_state(memory["labels"])), memory["words"]
+    found: list[Ranker | None] = [EncoderRanker()]
+    found += [None if memory["head"] is None else ClassifierRanker(memory["head"])]
+    found += [NeighborRanker(rows=memory["points"])]
+    found += [PlainRanker().fitted(model, Known(model, model.labels))]
+    if words is not None:
+        vocabulary = Vocabulary.of_state(words)
+        names = ("labels", "titles", "points")
+        indexes = (LexicalIndex(Csr.of_state(words[name])) for name in names)
+        found += [WordRanker(words["idf"], *indexes)]
+        found += [NameRanker(NameIndex.of_state(words["names"], vocabulary))]
+        model = replace(model, words=vocabulary)
+    kind = TrainedTree if state["rankings"] is None else TrainedNetwork
+    rankers = tuple(ranker for ranker in found if ranker is not None)
+    return replace(model, rankers=rankers, combiner=kind.of_state(state["fusion"]))

@@ -1,4 +1,4 @@
-"""Losses over all labels of a head, in bounded memory.
+"""Losses over all labels of one-vs-all classifiers, in bounded memory.
 
 A point with embedding x scores ``z_l = x · W_l / τ`` for label l. Every loss here has a gradient
 G = ∂loss/∂z that can be written down without the loss (*loss-skip*: Jain et al., "Renée", MLSys
@@ -36,7 +36,7 @@ from torch.nn import functional
 
 from shoal.core.block import Block
 from shoal.core.errors import expect
-from shoal.rank.head import Head
+from shoal.rank.one_vs_all import OneVsAll
 
 # Logits or rows of a chunk, whichever are more: few enough to stay near the cache between the
 # product that writes them and those that read them, enough for these to run at their full rate. 4
@@ -45,8 +45,11 @@ _TILE_BYTES = 2**23
 _MIN_CHUNK = 256
 
 
-def head_loss(
-    head: Head, x: Float[Tensor, "b d"], block: Block, rows: Float[Tensor, "0 d"] | None = None
+def one_vs_all_loss(
+    classifiers: OneVsAll,
+    x: Float[Tensor, "b d"],
+    block: Block,
+    rows: Float[Tensor, "0 d"] | None = None,
 ) -> Float[Tensor, ""]:
     """The loss of a batch, whose backward pass moves the classifiers.
 
@@ -55,7 +58,7 @@ def head_loss(
     classifiers as they were. Evaluating it changes nothing.
 
     Args:
-        head: the classifiers and which loss they have.
+        classifiers: the classifiers and which loss they have.
         x: embeddings of the block's `dst`, in its order.
         block: the labels that are scored (`src`, distinct: all of them or a shortlist) and all
             positives among them, each once.
@@ -72,36 +75,22 @@ def head_loss(
         Two labels, a point at the first one: cross-entropy log(1 + e⁻¹) before the step.
 
         >>> from shoal.fetch.update import RowSGD
-        >>> head = Head.of(torch.eye(2), RowSGD(lr=1.0), "softmax", temperature=1.0)
+        >>> classifiers = OneVsAll.of(torch.eye(2), RowSGD(lr=1.0), "softmax", temperature=1.0)
         >>> ids, x = torch.arange(2), torch.tensor([[1.0, 0.0]], requires_grad=True)
         >>> block = Block(ids[:1], ids, torch.tensor([0, 1]), ids[:1], ids[:1])
-        >>> loss = head_loss(head, x, block)
+        >>> loss = one_vs_all_loss(classifiers, x, block)
         >>> round(loss.item(), 4)
         0.3133
         >>> loss.backward()  # moves the classifiers, and leaves x its gradient
-        >>> head.weights.tolist(), x.grad.tolist()
+        >>> classifiers.weights.tolist(), x.grad.tolist()
         ([[1.2689..., 0.0], [-0.2689..., 1.0]], [[-0.2689..., 0.2689...]])
     """
-    _expect_fit(head, x, block)
-    return _Loss.apply(x, rows, head, block)
+    _expect_fit(classifiers, x, block)
+    return _Loss.apply(x, rows, classifiers, block)
 
 
-def head_step(head: Head, x: Float[Tensor, "b d"], block: Block) -> Float[Tensor, "b d"]:
-    """Move the classifiers without computing the loss; return its gradient at x.
-
-    What ``head_loss(head, x, block).backward()`` does, without the pass that `binary` needs for its
-    loss alone. ``x.backward(head_step(head, x, block))`` trains the encoder too.
-
-    Raises:
-        InputError: if x does not fit the block or the classifiers.
-    """
-    _expect_fit(head, x, block)
-    batch = _Scored(head, x.detach(), block)
-    return batch.descend(batch.survey(with_loss=False), torch.ones(()), want_x=True)
-
-
-def _expect_fit(head: Head, x: Tensor, block: Block) -> None:
-    want, got = (len(block.dst), head.table.shape[1]), tuple(x.shape)
+def _expect_fit(classifiers: OneVsAll, x: Tensor, block: Block) -> None:
+    want, got = (len(block.dst), classifiers.table.shape[1]), tuple(x.shape)
     expect(got == want, "x", f"one embedding a point of the block, {want}", got, "align them")
 
 
@@ -109,8 +98,10 @@ class _Loss(torch.autograd.Function):
     """The two passes as one node: the first in forward, the second in backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor | None, head: Head, block: Block) -> Tensor:
-        ctx.batch, ctx.rows = _Scored(head, x.detach(), block), rows
+    def forward(
+        ctx: Any, x: Tensor, rows: Tensor | None, classifiers: OneVsAll, block: Block
+    ) -> Tensor:
+        ctx.batch, ctx.rows = _Scored(classifiers, x.detach(), block), rows
         ctx.survey = ctx.batch.survey(with_loss=True)
         return ctx.survey.loss
 
@@ -161,12 +152,12 @@ class _Tile:
 class _Scored:
     """A batch in front of the labels of its block."""
 
-    def __init__(self, head: Head, x: Float[Tensor, "b d"], block: Block) -> None:
-        self.head, self.block, self.like = head, block, x
-        self.x = x.to(head.table.dtype) / head.temperature
+    def __init__(self, classifiers: OneVsAll, x: Float[Tensor, "b d"], block: Block) -> None:
+        self.classifiers, self.block, self.like = classifiers, block, x
+        self.x = x.to(classifiers.table.dtype) / classifiers.temperature
         self.row, self.degree = block.csr.row_ids(), block.csr.degrees()
-        widest = max(len(x), head.table.shape[1]) * self.x.element_size()
-        self.chunk = head.chunk or max(_TILE_BYTES // widest, _MIN_CHUNK)
+        widest = max(len(x), classifiers.table.shape[1]) * self.x.element_size()
+        self.chunk = classifiers.chunk or max(_TILE_BYTES // widest, _MIN_CHUNK)
 
     def tiles(self) -> Iterator[_Tile]:
         """All labels in chunks.
@@ -181,14 +172,14 @@ class _Scored:
         bounds = torch.searchsorted(column, starts).tolist()
         memory = self.x.new_empty(len(self.x), min(chunk, len(block.src)))
         for i, ids in enumerate(block.src.split(chunk) if len(block.src) else ()):
-            weights, logits = self.head.rows(ids, self.x.device), memory[:, : len(ids)]
+            weights, logits = self.classifiers.rows(ids, self.x.device), memory[:, : len(ids)]
             self.product(self.x, weights.T, logits)
             here = slice(bounds[i], bounds[i + 1])
             yield _Tile(ids, weights, logits, row[here], column[here] - i * chunk, entry[here])
 
     def product(self, a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> None:
-        """Write (or add) ``a @ b`` to `out`, multiplied in the head's type."""
-        dtype = self.head.dtype
+        """Write (or add) ``a @ b`` to `out`, multiplied in the classifiers's type."""
+        dtype = self.classifiers.dtype
         if dtype is not None and dtype != out.dtype:
             result = a.to(dtype) @ b.to(dtype)
             out.add_(result) if add else out.copy_(result)
@@ -199,12 +190,12 @@ class _Scored:
 
     def survey(self, with_loss: bool) -> _Survey:
         """The first pass, where the loss has or is asked for one."""
-        if self.head.kind == "binary":
+        if self.classifiers.kind == "binary":
             return self._survey_binary(with_loss)
         below, positive = self._negatives()
         each = torch.logaddexp(positive, below[self.row])
         degree = self.degree.clamp(min=1).to(positive.dtype)
-        if self.head.kind == "softmax":
+        if self.classifiers.kind == "softmax":
             total = torch.logaddexp(below, self._log_sum_exp(positive))
             shift = total.where(self.degree > 0, torch.inf)
             each = total[self.row]
@@ -234,7 +225,7 @@ class _Scored:
         return total.log() + top.where(self.degree > 0, 0.0)
 
     def _survey_binary(self, with_loss: bool) -> _Survey:
-        share, prior = 1 / max(len(self.x), 1), math.log(len(self.head.table))
+        share, prior = 1 / max(len(self.x), 1), math.log(len(self.classifiers.table))
         loss = self.x.new_full((), 0.0 if with_loss else torch.nan)
         for tile in self.tiles() if with_loss else ():
             z = tile.logits.sub_(prior)
@@ -254,13 +245,13 @@ class _Scored:
                 self.product(g, tile.weights, grad_x, add=True)
             grad_rows = torch.empty_like(tile.weights)
             self.product(g.T, scaled, grad_rows)
-            self.head.table.update(tile.ids, grad_rows)
-        return (grad_x * (scale / self.head.temperature)).to(self.like.dtype)
+            self.classifiers.table.update(tile.ids, grad_rows)
+        return (grad_x * (scale / self.classifiers.temperature)).to(self.like.dtype)
 
     def _gradient_(self, tile: _Tile, survey: _Survey) -> Float[Tensor, "b c"]:
         """Turn logits into the gradient at them, in place."""
         g = tile.logits.sub_(survey.shift)
-        if self.head.kind == "binary":
+        if self.classifiers.kind == "binary":
             g.sigmoid_()
             g[tile.row, tile.column] -= 1
         else:

@@ -1,188 +1,44 @@
-"""A trained labeler: text in, labels with scores out.
+"""A trained predictor: texts in, labels with scores out.
 
-Texts become rows of token ids by a vocabulary and unit vectors by an encoder; a label's score is
-the cosine of the two vectors. The folder that :meth:`Lexicon.save` writes holds all that training
-does not change; what it changes, rows of a bag or weights of a transformer, comes from a
-checkpoint.
+An encoder makes unit vectors, rankers find labels, a combiner weighs them; without a combiner the
+first ranker's scores are the answer. All parts are frozen, so that a predictor with more labels,
+more known examples or another search is a copy that shares the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import gzip
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
-from shoal.core import checkpoint
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_file, expect_folder, expect_positive, fail
+from shoal.core.errors import InputError, expect, expect_positive, fail
 from shoal.core.progress import progress
 from shoal.core.search import Search, top_k
-from shoal.core.sparse import matmul
-from shoal.data.texts import Texts
-from shoal.data.xc import read_texts, write_texts
-from shoal.text.pretrained import TransformerVocabulary, open_vocabulary
-from shoal.text.roles import RoleVocabulary
-from shoal.text.vocabulary import Vocabulary
+from shoal.data.formats.xc import read_texts, write_texts
+from shoal.data.texts import Examples, Texts
+from shoal.rank import ensemble
+from shoal.rank.ensemble import Candidates, Combiner, TrainedCombiner, join
+from shoal.rank.ranking import Ranking
+from shoal.text.encoder import TextEncoder, open_encoder
+from shoal.text.vocabulary import Vocabulary, learn
 
-# bags embedded at a time: the sums of a chunk stay in the cache until they are normalized
-_CHUNK = 8192
-
-
-def embed(bags: Csr, rows: Float[Tensor, "v d"]) -> Float[Tensor, "n d"]:
-    """Unit vectors of bags, the normalized sums of their rows, without a gradient.
-
-    Computed where `rows` are; bags travel there a chunk at a time.
-
-    Example:
-        >>> bags = Csr.from_lists([[0, 1], []], n_cols=2)
-        >>> embed(bags, torch.tensor([[3.0, 0.0], [0.0, 4.0]])).tolist()
-        [[0.6000..., 0.8000...], [0.0, 0.0]]
-    """
-    out = torch.empty(bags.n_rows, rows.shape[1], dtype=rows.dtype, device=rows.device)
-    with torch.no_grad():
-        chunks = torch.arange(bags.n_rows).split(_CHUNK)
-        for ids, part in zip(progress(chunks, "encode"), out.split(_CHUNK), strict=True):
-            functional.normalize(matmul(bags.rows(ids).to(rows.device), rows), dim=1, out=part)
-    return out
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """What turns token ids into unit vectors, without a gradient."""
-
-    @property
-    def n_tokens(self) -> int:
-        """Token ids that it knows."""
-        ...
-
-    def embed(self, bags: Csr) -> Float[Tensor, "n d"]:
-        """Unit vectors of rows of token ids, on the encoder's device."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class BagRows:
-    """The rows of a trained bag as an :class:`Encoder`.
-
-    Attributes:
-        rows: ``[v, d]``, one a token or piece.
-    """
-
-    rows: Float[Tensor, "v d"]
-
-    def __post_init__(self) -> None:
-        """Check that there are rows.
-
-        Raises:
-            InputError: if it is not a matrix.
-        """
-        good = self.rows.dim() == 2
-        expect(good, "rows", "[v, d], one a token", tuple(self.rows.shape), "use a run's own")
-
-    @property
-    def n_tokens(self) -> int:
-        """How many rows there are."""
-        return len(self.rows)
-
-    def embed(self, bags: Csr) -> Float[Tensor, "n d"]:
-        """:func:`embed` with these rows; zero where a text has none."""
-        return embed(bags, self.rows)
-
-
-@dataclass(frozen=True, eq=False)
-class Lexicon:
-    """What a labeler needs besides its encoder: the vocabulary, and the labels in two forms.
-
-    Attributes:
-        vocabulary: turns texts into rows of token ids: bags, or the sequences of a transformer.
-        labels: the label texts.
-        label_bags: their token ids, one row a label.
-    """
-
-    vocabulary: Vocabulary | RoleVocabulary | TransformerVocabulary
-    labels: Texts
-    label_bags: Csr
-
-    def __post_init__(self) -> None:
-        """Check that the parts agree.
-
-        Raises:
-            InputError: if there is not one bag a label, over the vocabulary's rows.
-        """
-        shape, got = (len(self.labels), len(self.vocabulary)), self.label_bags.shape
-        expect(got == shape, "label_bags", f"a Csr of {shape}", got, "take all parts from one run")
-
-    def read(self, texts: Sequence[str]) -> Texts:
-        """Plain texts as documents: titles, or what the roles of their words make them."""
-        vocabulary = self.vocabulary
-        return vocabulary.read(texts) if isinstance(vocabulary, RoleVocabulary) else Texts.of(texts)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the labels, the vocabulary and, as ``matrices.safetensors``, what is of numbers.
-
-        A bag's vocabulary is ``tokenizer.json``, a transformer's the folder ``encoder`` with
-        configuration and tokenizer as transformers writes them. The matrices are those of the
-        labels' token ids, of a bag's pieces and, with roles, of what was seen in them.
-
-        Raises:
-            InputError: if the folder cannot be written to.
-        """
-        folder, vocabulary = Path(folder), self.vocabulary
-        matrices: dict[str, Any] = {"label_bags": self.label_bags.state_dict()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if isinstance(vocabulary, TransformerVocabulary):
-                vocabulary.save(folder / "encoder")
-            else:
-                words = vocabulary
-                if isinstance(vocabulary, RoleVocabulary):
-                    words, matrices["roles"] = vocabulary.words, vocabulary.state_dict()
-                assert isinstance(words, Vocabulary)
-                matrices["pieces"] = words.pieces.state_dict()
-                (folder / "tokenizer.json").write_text(words.save(), encoding="utf-8")
-        except OSError as error:
-            fail(str(folder), "a folder to write to", error, "free space on the disk")
-        checkpoint.save(folder / "matrices.safetensors", matrices)
-        write_texts(self.labels, folder / "labels.json.gz")
-
-    @staticmethod
-    def open(folder: str | Path) -> Lexicon:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: if a part is missing or damaged.
-        """
-        folder = expect_folder(folder, "a lexicon, as runs on labels have one")
-        labels = read_texts(folder / "labels.json.gz")
-        path = folder / "matrices.safetensors"
-        state = checkpoint.load(path)
-        try:
-            of_transformer = (folder / "encoder").is_dir()
-            vocabulary = (
-                open_vocabulary(str(folder / "encoder"))
-                if of_transformer
-                else _of_bag(folder, state)
-            )
-            return Lexicon(vocabulary, labels, Csr.of_state(state["label_bags"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            fail(str(path), "the matrices of a lexicon", repr(error), "train the model again")
-
-
-def _of_bag(folder: Path, state: dict[str, Any]) -> Vocabulary | RoleVocabulary:
-    path = expect_file(folder / "tokenizer.json", "a tokenizer")
-    try:
-        tokenizer = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        fail(str(path), "the JSON of a tokenizer", error, "train the model again")
-    words = Vocabulary.load(tokenizer, Csr.of_state(state["pieces"]))
-    return RoleVocabulary(words, **state["roles"]) if "roles" in state else words
+# candidates that a ranking brings: measured in docs/LOG.md
+_DEPTH = 100
+# texts ranked at a time: features of their candidates take up to 80 kB per text
+_TEXTS = 2048
+# held-out examples that teach a combiner: a thousand numbers to learn, 80 kB of features each
+_TAUGHT = 8192
+# characters of a known example that an explanation quotes
+_QUOTED = 80
 
 
 @dataclass(frozen=True)
@@ -190,67 +46,191 @@ class Prediction:
     """One predicted label.
 
     Attributes:
-        label: its position among the labels.
-        uid: the data's name for it.
+        label: the data's name for it.
         title: its short text.
-        score: the probability that it is true, of a fused labeler; else the cosine, -1 … 1, or
-            the classifier's inner product.
+        score: the probability that it is true, in [0, 1], where the predictor gives probabilities;
+            else a cosine, −1 to 1, or a classifier's inner product.
+        position: where it stands among the labels.
+        explanation: why, where that was asked for (:meth:`Predictor.explain`).
     """
 
-    label: int
-    uid: str
+    label: str
     title: str
     score: float
+    position: int
+    explanation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Labeler:
-    """A lexicon and a trained encoder.
+class Query:
+    """Texts whose labels are wanted, and what rankers share about them.
 
     Attributes:
-        lexicon: vocabulary and labels.
-        encoder: embeds texts.
-        label_encoder: embeds labels; None where they share the encoder of texts.
-        classifiers: what ranks labels in place of their embeddings, on the encoder's device; None
-            without a head (:mod:`shoal.rank.head`).
-        search: finds the nearest labels, by default exactly.
+        model: encoder, labels and known examples.
+        texts: n of them.
+        drop: ``[n, l]``, pairs that need not be found; None for none.
     """
 
-    lexicon: Lexicon
-    encoder: Encoder
-    label_encoder: Encoder | None = None
-    classifiers: Float[Tensor, "l d"] | None = field(default=None, kw_only=True)
-    search: Search = field(default=top_k, kw_only=True)
+    model: Predictor
+    texts: Texts
+    drop: Csr | None = None
+
+    @cached_property
+    def embedded(self) -> Float[Tensor, "n d"]:
+        """Unit vectors of the texts."""
+        return self.model.encode(self.texts)
+
+    def nearest(self, keys: Float[Tensor, "m d"], k: int, drop: bool = False) -> Ranking:
+        """The k keys of largest inner product with each text's vector.
+
+        Args:
+            keys: to be searched.
+            k: how many; all where there are fewer.
+            drop: whether keys are labels, of which :attr:`drop` is left out.
+        """
+        left_out = self.drop.to(self.embedded.device) if drop and self.drop is not None else None
+        found = self.model.search(self.embedded, keys, min(k, len(keys)), left_out)
+        return Ranking(*found)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What rankers are fitted on.
+
+    Attributes:
+        model: embeds the examples.
+        texts: of the training examples.
+        classifiers: one per label, or None.
+    """
+
+    model: Predictor
+    texts: Texts
+    classifiers: Float[Tensor, "l d"] | None = None
+
+    @cached_property
+    def embedded(self) -> Float[Tensor, "n d"]:
+        """Unit vectors of the examples."""
+        return self.model.encode(self.texts)
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A way to find the labels of a text.
+
+    Attributes:
+        kind: the name under which its class is registered.
+        features: a name per ranking that :meth:`rank` returns.
+        lexical: whether it matches words, and so needs the model's.
+    """
+
+    kind: str
+    features: tuple[str, ...]
+    lexical: bool
+
+    def fitted(self, model: Predictor, known: Known) -> Ranker | None:
+        """This ranker with its index of labels and examples; None if it has nothing to offer."""
+        ...
+
+    def rank(self, query: Query, k: int) -> list[Ranking]:
+        """The k best labels of each text, once per name of :attr:`features`."""
+        ...
+
+    def reasons(self, query: Query, ids: Int[Tensor, "n k"]) -> dict[str, list[list[Any]]]:
+        """What a reader may want to see beside the scores, by name, per text and label."""
+        ...
+
+    def with_labels(self, old: Predictor, new: Predictor, texts: Texts) -> Ranker:
+        """The same ranker for the labels of `new`: those of `old`, then `texts`."""
+        ...
+
+    def with_examples(self, model: Predictor, known: Known) -> Ranker:
+        """The same ranker with more known examples; `known` holds those that are added."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint."""
+        ...
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any], model: Predictor) -> Ranker:
+        """The ranker whose :meth:`state_dict` this is."""
+        ...
+
+
+RANKER_KINDS: dict[str, Any] = {}
+"""Classes of rankers by the name that a saved model records."""
+
+_C = TypeVar("_C", bound=type)
+
+
+def ranker_kind(name: str) -> Callable[[_C], _C]:
+    """Register the class of rankers that saved models call `name`."""
+
+    def register(kind: _C) -> _C:
+        kind.kind = name  # pyright: ignore[reportAttributeAccessIssue]
+        RANKER_KINDS[name] = kind
+        return kind
+
+    return register
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """An encoder, labels, and what ranks them.
+
+    Attributes:
+        encoder: turns texts into unit vectors.
+        labels: the l label texts.
+        label_tokens: their token ids.
+        rankers: find labels.
+        combiner: weighs what they find; None ranks by the first of them alone.
+        truth: ``[n, l]``, labels of the known examples; no row where nothing is known.
+        words: the vocabulary of the rankers that match words; None where there is none of them.
+        quotes: the beginnings of the known examples, for explanations; empty where not kept.
+        search: finds nearest keys, by default exactly.
+    """
+
+    encoder: TextEncoder
+    labels: Texts
+    label_tokens: Csr
+    rankers: tuple[Ranker, ...]
+    combiner: TrainedCombiner | None = None
+    truth: Csr | None = None  # pyright: ignore[reportAssignmentType]
+    words: Vocabulary | None = None  # pyright: ignore[reportAssignmentType]
+    quotes: Sequence[str] = ()
+    search: Search = top_k
 
     def __post_init__(self) -> None:
-        """Check that the encoders know the vocabulary's token ids.
+        """Check that the parts agree.
 
         Raises:
-            InputError: if they are those of another vocabulary.
+            InputError: if they are those of several models.
         """
-        size = len(self.lexicon.vocabulary)
-        for encoder in (self.encoder, self.label_encoder or self.encoder):
-            got = encoder.n_tokens
-            expect(got == size, "encoder", f"one of {size} tokens", got, "use the run's own")
+        shape, got = (len(self.labels), self.encoder.n_tokens), self.label_tokens.shape
+        expect(got == shape, "label_tokens", f"a Csr of {shape}", got, "take all from one model")
+        if self.truth is not None:
+            wide = self.truth.n_cols
+            expect(wide == len(self.labels), "truth", f"{len(self.labels)} columns", wide, "align")
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether scores are probabilities, and no cosines or inner products."""
+        return self.combiner is not None and self.combiner.probabilities
 
     @cached_property
     def label_embeddings(self) -> Float[Tensor, "l d"]:
         """Unit vectors of all labels."""
-        return (self.label_encoder or self.encoder).embed(self.lexicon.label_bags)
+        return self.encoder.embed_labels(self.label_tokens)
 
     @cached_property
-    def plain(self) -> Labeler | None:
-        """The labeler that is left without the rows of roles; None where there are none."""
-        vocabulary, encoder = self.lexicon.vocabulary, self.encoder
-        if not isinstance(vocabulary, RoleVocabulary) or not isinstance(encoder, BagRows):
-            return None
-        words, bags = vocabulary.words, vocabulary.without_roles(self.lexicon.label_bags)
-        rows = BagRows(encoder.rows[: len(words)])
-        return Labeler(Lexicon(words, self.lexicon.labels, bags), rows, search=self.search)
+    def frequency(self) -> Int[Tensor, " l"]:
+        """Known examples of each label."""
+        assert self.truth is not None
+        return torch.bincount(self.truth.indices, minlength=self.truth.n_cols)
 
     def encode(self, texts: Texts) -> Float[Tensor, "n d"]:
-        """Unit vectors of texts; a bag of which no piece is known is zero."""
-        return self.encoder.embed(self.lexicon.vocabulary.documents(texts))
+        """Unit vectors of texts; zero where the encoder knows nothing of a text."""
+        return self.encoder.embed(self.encoder.documents(texts))
 
     def rank(
         self, texts: Texts, k: int, drop: Csr | None = None
@@ -266,18 +246,242 @@ class Labeler:
             InputError: if k is out of range.
         """
         expect_positive("k", k)
-        embedded = self.encode(texts)
-        drop = None if drop is None else drop.to(embedded.device)
-        keys = self.label_embeddings if self.classifiers is None else self.classifiers
-        return self.search(embedded, keys, k, drop)
+        most = len(self.labels)
+        expect(k <= most, "k", f"at most the {most} labels", k, "lower k")
+        if self.combiner is None:
+            found, *_ = self.rankers[0].rank(Query(self, texts, drop), k)
+            return found.scores, found.ids
+        parts = []
+        for ids in progress(torch.arange(len(texts)).split(_TEXTS), "rank"):
+            without = None if drop is None else drop.rows(ids)
+            found = self.candidates(texts.subset(ids), without)
+            parts.append(self.combiner.rank(found, k, without))
+        if not parts:
+            return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
+        scores = torch.cat([part.scores for part in parts])
+        return scores, torch.cat([part.ids for part in parts])
 
-    def predict(self, texts: Sequence[str], k: int = 5) -> list[list[Prediction]]:
+    def candidates(self, texts: Texts, drop: Csr | None = None) -> Candidates:
+        """What a combiner chooses from: the best labels by each ranking, with their features."""
+        query, depth = Query(self, texts, drop), min(_DEPTH, len(self.labels))
+        found = [ranking for ranker in self.rankers for ranking in ranker.rank(query, depth)]
+        return join(found, self.frequency)
+
+    def predict(
+        self, texts: Texts, k: int, threshold: float | None = None, explain: bool = False
+    ) -> list[list[Prediction]]:
         """The k best labels of each text, by name.
+
+        Args:
+            texts: any number.
+            k: labels per text.
+            threshold: leave out labels of a lower score.
+            explain: say why (:meth:`explain`).
 
         Raises:
             InputError: if k is out of range.
         """
-        return named(self.lexicon.labels, *self.rank(self.lexicon.read(texts), k))
+        scores, ids = (x.cpu() for x in self.rank(texts, k))
+        rows = named(self.labels, scores, ids)
+        if explain:
+            rows = [
+                [replace(p, explanation=why) for p, why in zip(row, reasons, strict=True)]
+                for row, reasons in zip(rows, self.explain(texts, ids), strict=True)
+            ]
+        least = -torch.inf if threshold is None else threshold
+        return [[p for p in row if p.score >= least] for row in rows]
+
+    def explain(self, texts: Texts, ids: Int[Tensor, "n k"]) -> list[list[dict[str, Any]]]:
+        """Why each of some labels was found.
+
+        Args:
+            texts: n of them.
+            ids: labels of each, -1 for none.
+
+        Returns:
+            for each label ``rankers``: the score of each ranking that found it, by name; and what
+            rankers say besides (:meth:`~shoal.rank.rankers.Ranker.reasons`): ``words`` that text
+            and label share, ``examples`` nearby that carry it.
+        """
+        query, depth = Query(self, texts), min(_DEPTH, len(self.labels))
+        names = [name for ranker in self.rankers for name in ranker.features]
+        found = [ranking for ranker in self.rankers for ranking in ranker.rank(query, depth)]
+        said = {k: x for ranker in self.rankers for k, x in ranker.reasons(query, ids).items()}
+        return [
+            [
+                {
+                    "rankers": {
+                        name: round(float(ranking.scores[i, at]), 4)
+                        for name, ranking in zip(names, found, strict=True)
+                        for at in (ranking.ids[i] == label).nonzero().flatten().tolist()
+                    },
+                    **{key: each[i][j] for key, each in said.items()},
+                }
+                for j, label in enumerate(row)
+                if label >= 0
+            ]
+            for i, row in enumerate(ids.tolist())
+        ]
+
+    def with_labels(self, texts: Texts) -> Predictor:
+        """A predictor that has more labels, by their texts alone; this one stays as it is.
+
+        A new label is ranked by its embedding, words and names as all others are. Nothing is known
+        about it yet: its frequency is 0 and no neighbor carries it. Old labels keep their positions
+        and, by embeddings, their scores.
+
+        Args:
+            texts: of the new labels.
+
+        Raises:
+            InputError: if a label is there already.
+        """
+        known = set(self.labels.uids)
+        for uid in texts.uids:
+            expect(uid not in known, "label", "one that is not there yet", uid, "name it otherwise")
+            known.add(uid)
+        tokens = self.label_tokens.stack(self.encoder.labels(texts))
+        truth = self.truth
+        if truth is not None:
+            truth = Csr(truth.indptr, truth.indices, len(self.labels) + len(texts), truth.values)
+        new = replace(self, labels=self.labels.stack(texts), label_tokens=tokens, truth=truth)
+        longer = tuple(ranker.with_labels(self, new, texts) for ranker in self.rankers)
+        return replace(new, rankers=longer)
+
+    def with_examples(self, texts: Texts, labels: Csr) -> Predictor:
+        """A predictor that knows more examples, without training; this one stays as it is.
+
+        They vote as neighbors and count for the frequency of their labels.
+
+        Args:
+            texts: of the examples.
+            labels: which labels they have, ``[n, l]``.
+
+        Raises:
+            InputError: if no ranker keeps examples.
+        """
+        keeps = self.truth is not None
+        expect(keeps, "examples", "a model that keeps examples", "none", "fit it with the ensemble")
+        assert self.truth is not None
+        known = Known(self, texts)
+        more = tuple(ranker.with_examples(self, known) for ranker in self.rankers)
+        quotes = [*self.quotes, *_quotes(texts)] if self.quotes else ()
+        truth = self.truth.with_values(None).stack(labels.with_values(None))
+        return replace(self, rankers=more, truth=truth, quotes=quotes)
+
+    def save(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Write encoder, labels and quotes into a folder.
+
+        Returns:
+            what :meth:`open` is called with besides: plain facts, and a tree of tensors.
+        """
+        about: dict[str, Any] = {"encoder": self.encoder.save(folder)}
+        about["rankers"] = [ranker.kind for ranker in self.rankers]
+        about["combiner"] = None if self.combiner is None else self.combiner.kind
+        write_texts(self.labels, folder / "labels.json.gz")
+        with gzip.open(folder / "examples.json.gz", "wt", encoding="utf-8") as file:
+            json.dump(list(self.quotes), file, ensure_ascii=False)
+        own = self.words is None or self.encoder.words is self.words
+        state: dict[str, Any] = {
+            "label_tokens": self.label_tokens.state_dict(),
+            "truth": None if self.truth is None else self.truth.with_values(None).state_dict(),
+            "words": None if own else self.words.state_dict(),
+            "rankers": [ranker.state_dict() for ranker in self.rankers],
+            "combiner": None if self.combiner is None else self.combiner.state_dict(),
+        }
+        return about, state
+
+    @staticmethod
+    def open(
+        folder: Path,
+        about: Mapping[str, Any],
+        state: Mapping[str, Any],
+        device: str = "cpu",
+        search: Search = top_k,
+    ) -> Predictor:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: if a part is missing, damaged or of a kind that is not registered.
+        """
+        try:
+            encoder = open_encoder(folder, about["encoder"], device)
+            own = state["words"]
+            words = encoder.words if own is None else Vocabulary.of_state(own)
+            truth = None if state["truth"] is None else Csr.of_state(state["truth"])
+            labels = read_texts(folder / "labels.json.gz")
+            tokens = Csr.of_state(state["label_tokens"])
+            base = Predictor(encoder, labels, tokens, (), None, truth, words, (), search)
+            found = tuple(
+                _kind(RANKER_KINDS, kind, folder).of_state(part, base)
+                for kind, part in zip(about["rankers"], state["rankers"], strict=True)
+            )
+            combiner = None
+            if about["combiner"] is not None:
+                kind = _kind(ensemble.KINDS, about["combiner"], folder)
+                combiner = kind.of_state(state["combiner"])
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            fail(str(folder), "the parts of a label model", repr(error), "train the model again")
+        quotes = _read_quotes(folder / "examples.json.gz")
+        return replace(base, rankers=found, combiner=combiner, quotes=quotes)
+
+
+def fit_ensemble(
+    base: Predictor,
+    wanted: Sequence[Ranker],
+    combiner: Combiner,
+    train: Examples,
+    held_out: Examples,
+    every: Examples,
+    classifiers: Float[Tensor, "l d"] | None,
+    seed: int,
+) -> Predictor:
+    """Learn what each ranker is worth on examples that none of them has seen; then show them all.
+
+    Args:
+        base: encoder and labels, trained without the held-out examples.
+        wanted: rankers to be fitted; those with nothing to offer are left out.
+        combiner: learns what they are worth.
+        train: what the encoder and the classifiers were trained on.
+        held_out: teaches the combiner; of more than 8,192 examples, so many at random.
+        every: all training examples, the held-out ones included: what the result knows.
+        classifiers: one per label, or None.
+        seed: of that choice, and of the combiner.
+
+    Raises:
+        InputError: if none of the held-out examples' labels is found by any ranker.
+    """
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))
+    held_out = held_out.subset(order[:_TAUGHT])
+    first = with_known(base, wanted, train, classifiers)
+    found = first.candidates(held_out.texts, held_out.drop)
+    trained = combiner.fit(found, held_out.labels, held_out.drop, train.labels, seed)
+    return replace(with_known(base, wanted, every, classifiers), combiner=trained)
+
+
+def with_known(
+    base: Predictor,
+    wanted: Sequence[Ranker],
+    examples: Examples,
+    classifiers: Float[Tensor, "l d"] | None = None,
+) -> Predictor:
+    """A predictor that knows some examples, and ranks by what its rankers make of them.
+
+    Args:
+        base: encoder and labels.
+        wanted: rankers to be fitted; those with nothing to offer are left out.
+        examples: to be known.
+        classifiers: one per label, or None.
+    """
+    words = base.encoder.words
+    if words is None and any(ranker.lexical for ranker in wanted):
+        words = learn(examples.texts.all() + base.labels.all())
+    model = replace(base, truth=examples.labels, words=words, quotes=_quotes(examples.texts))
+    known = Known(model, examples.texts, classifiers)
+    fitted = (ranker.fitted(model, known) for ranker in wanted)
+    return replace(model, rankers=tuple(ranker for ranker in fitted if ranker is not None))
 
 
 def named(
@@ -286,9 +490,33 @@ def named(
     """Ranked ids as predictions with names; -1 stands for none."""
     return [
         [
-            Prediction(i, labels.uids[i], labels.titles[i], score)
+            Prediction(labels.uids[i], labels.titles[i], score, i)
             for i, score in zip(row_ids, row_scores, strict=True)
             if i >= 0
         ]
         for row_ids, row_scores in zip(ids.tolist(), scores.tolist(), strict=True)
     ]
+
+
+def _quotes(texts: Texts) -> list[str]:
+    return [text[:_QUOTED] for text in texts.all()]
+
+
+def _read_quotes(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError, EOFError) as error:
+        fail(str(path), "the beginnings of known examples", error, "remove it: it only explains")
+    good = isinstance(found, list) and all(isinstance(text, str) for text in found)
+    expect(good, str(path), "a list of strings", "another", "remove it: it only explains")
+    return found
+
+
+def _kind(kinds: Mapping[str, Any], kind: object, folder: Path) -> Any:
+    known = isinstance(kind, str) and kind in kinds
+    remedy = "import the module that registers it first"
+    expect(known, str(folder), f"one of {', '.join(sorted(kinds))}", kind, remedy)
+    return kinds[str(kind)]

@@ -1,7 +1,7 @@
 """A ranking: for each of n queries its best k ids and their scores.
 
 What every way of finding labels returns, whether it searched embeddings, counted the votes of
-neighbors or matched words; what :mod:`shoal.rank.fusion` joins.
+neighbors or matched words; what :mod:`shoal.rank.ensemble` joins.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
@@ -73,7 +74,7 @@ class Ranking:
     def matrix(self, n_cols: int) -> Csr:
         """The scores as a sparse matrix ``[n, n_cols]``, entries in the order of the ranking."""
         found = self.ids >= 0
-        indptr = torch.nn.functional.pad(found.sum(1).cumsum(0), (1, 0))
+        indptr = pad(found.sum(1).cumsum(0), (1, 0))
         return Csr(indptr, self.ids[found], n_cols, self.scores[found])
 
 
@@ -84,3 +85,45 @@ def member(ids: Int[Tensor, "n c"], pairs: Csr) -> Bool[Tensor, "n c"]:
         pairs.with_values(None).coalesce().find(row.reshape(-1), ids.clamp(min=0).reshape(-1))
     )
     return found.view_as(ids) & (ids >= 0)
+
+
+def votes(near: Ranking, labels: Csr, k: int, power: float = 4.0) -> Ranking:
+    """Rank labels by the weighted share of neighbors that carry them.
+
+    A query's k nearest examples j, with similarities s_j, vote for their labels::
+
+        v_l = Σ_j w_j [l in Y_j],    w_j = max(s_j, 0)^p / Σ_i max(s_i, 0)^p
+
+    so v_l is the share of the neighborhood that carries label l, in [0, 1]. An encoder knows a
+    label by its text; its neighbors know it by what it was given to, so the two err differently.
+
+    Args:
+        near: the nearest known examples of each query, by similarity.
+        labels: of the known examples; values are not read.
+        k: labels per query at most.
+        power: p; 0 counts every neighbor the same. 4 measured best for cosines of embeddings, 2
+            for those of tf-idf vectors, on WordNet's validation split (docs/LOG.md).
+
+    Raises:
+        InputError: if the power is negative.
+
+    Example:
+        Two neighbors of weights 3/4 and 1/4 share label 0; only the nearer has label 2.
+
+        >>> near = Ranking(torch.tensor([[0.75, 0.25]]), torch.tensor([[0, 1]]))
+        >>> ranked = votes(near, Csr.from_lists([[0, 2], [0]], n_cols=3), k=3, power=1.0)
+        >>> ranked.ids.tolist(), ranked.scores.tolist()
+        ([[0, 2, -1]], [[1.0, 0.75, -inf]])
+    """
+    expect(power >= 0, "power", "a number of at least 0", power, "try 4")
+    weight = near.scores.clamp(min=0) ** power * (near.ids >= 0)
+    tiny = torch.finfo(weight.dtype).tiny
+    weight = weight / weight.sum(1, keepdim=True).clamp(min=tiny)
+    columns, offsets = labels.take(near.ids.clamp(min=0).flatten())
+    values = weight.flatten().repeat_interleave(offsets.diff(), output_size=len(columns))
+    used = values > 0
+    # rows of the result end where the entries of their last neighbor end
+    ends = offsets[near.ids.shape[1] :: near.ids.shape[1]]
+    indptr = pad(used.cumsum(0), (1, 0))[pad(ends, (1, 0))]
+    cast = Csr(indptr, columns[used], labels.n_cols, values[used])
+    return Ranking.of(cast.coalesce(), k)

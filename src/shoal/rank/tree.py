@@ -1,4 +1,4 @@
-"""NGAME's score fusion: a decision tree over the scores of encoder and head, and the propensity.
+"""NGAME's combiner: a decision tree over the scores of encoder, classifiers and the propensity.
 
 With k the cosine of text and label (their "knn") and c that of text and classifier ("clf"), both 0
 where the label is not among the ranking's best, a label ranks by
@@ -25,11 +25,11 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
-from shoal.rank.fusion import Candidates, chosen
+from shoal.rank.ensemble import Candidates, chosen, combiner_kind
 from shoal.rank.ranking import Ranking, member
 
-# columns of the features that shoal.rank.fusion.join makes: score of the text, of the head, and
-# last the frequency
+# columns of the features that shoal.rank.ensemble.join makes: score of the encoder, score of the
+# classifiers, and last the frequency
 _KNN, _CLF, _RARITY = 0, 3, -1
 _DEPTH = 7
 
@@ -114,26 +114,24 @@ def _best_cut(x: Float[Tensor, "n f"], true: Bool[Tensor, " n"]) -> tuple[int, f
     return column, float(middle if middle < high else low)  # neighbors may have nothing between
 
 
+@combiner_kind("tree")
 @dataclass(frozen=True, eq=False)
-class TreeFusion:
-    """A tree over the first two rankings, text and head; others are not read.
+class TrainedTree:
+    """A tree over the first two rankings, encoder and classifiers; others are not read.
 
     Its scores are sums of two cosines and a share, no probabilities.
 
     Attributes:
-        tree: over score of the text, score of the head, frequency.
+        tree: over score of the encoder, score of the classifiers, frequency.
     """
 
     tree: Tree
 
-    def rank(self, candidates: Candidates, k: int, drop: Csr | None = None) -> Ranking:
-        """The k best candidates of each query.
+    kind = "tree"
+    probabilities = False
 
-        Args:
-            candidates: of n queries.
-            k: how many.
-            drop: ``[n, l]``, pairs that may not be returned.
-        """
+    def rank(self, candidates: Candidates, k: int, drop: Csr | None = None) -> Ranking:
+        """The k best candidates of each query; `drop` are pairs that may not be returned."""
         asked = _asked(candidates)
         shares = self.tree.shares(asked.flatten(0, 1)).view(candidates.ids.shape)
         scores = shares + asked[..., 0] + asked[..., 1]
@@ -145,24 +143,28 @@ class TreeFusion:
         return dict(vars(self.tree))
 
     @staticmethod
-    def of_state(state: Mapping[str, Any]) -> TreeFusion:
-        """What :meth:`state_dict` gave."""
-        return TreeFusion(Tree(state["feature"], state["threshold"], state["share"]))
+    def of_state(state: Mapping[str, Any]) -> TrainedTree:
+        """The combiner whose :meth:`state_dict` this is."""
+        return TrainedTree(Tree(state["feature"], state["threshold"], state["share"]))
 
 
-def fit_tree_fusion(candidates: Candidates, truth: Csr, drop: Csr | None = None) -> TreeFusion:
-    """Fit NGAME's tree on points that neither encoder nor head was trained on.
+@dataclass(frozen=True)
+class TreeCombiner:
+    """Combine encoder and classifiers as NGAME does; pass those two rankers first.
 
-    Args:
-        candidates: of held-out points, from rankings of which text and head are the first two.
-        truth: their labels, ``[n, l]``.
-        drop: pairs that are neither true nor false, and count for nothing.
+    Attributes:
+        depth: questions on the way to a leaf, at most; 7 as NGAME has it.
     """
-    real = candidates.ids >= 0
-    if drop is not None:
-        real &= ~member(candidates.ids, drop)
-    true = member(candidates.ids, truth)
-    return TreeFusion(fit_tree(_asked(candidates)[real], true[real]))
+
+    depth: int = _DEPTH
+
+    def fit(
+        self, candidates: Candidates, truth: Csr, drop: Csr, known: Csr, seed: int
+    ) -> TrainedTree:
+        """Fit the tree on held-out examples: see :class:`~shoal.rank.ensemble.Combiner`."""
+        real = (candidates.ids >= 0) & ~member(candidates.ids, drop)
+        true = member(candidates.ids, truth)
+        return TrainedTree(fit_tree(_asked(candidates)[real], true[real], self.depth))
 
 
 def _asked(candidates: Candidates) -> Float[Tensor, "n c 3"]:

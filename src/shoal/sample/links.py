@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -20,6 +21,7 @@ from torch.nn.functional import pad
 from shoal.core.block import Block
 from shoal.core.csr import Csr
 from shoal.core.errors import expect_ids, expect_positive
+from shoal.core.objectives import link_binary_cross_entropy
 from shoal.sample.expand import BlockSampler
 from shoal.sample.fanout import draw
 from shoal.sample.relabel import Scratch, distinct
@@ -33,6 +35,7 @@ class PairSampler:
         links: ``[n, n]``, rows sorted; row u lists the nodes that u is linked with.
         positives: links drawn a seed, without replacement, at least 1.
         negatives: uniform nodes a link, at least 1; the seed itself is left out where it is drawn.
+        loss: the kind of loss that reads such a block: each listed pair is scored by itself.
 
     Example:
         A node that is drawn and happens to be linked is no negative: its edge is known.
@@ -47,6 +50,7 @@ class PairSampler:
     positives: int = 1
     negatives: int = 5
     scratch: Scratch = field(default_factory=Scratch, repr=False)
+    loss: ClassVar = staticmethod(link_binary_cross_entropy)
 
     def __post_init__(self) -> None:
         """Check the counts.

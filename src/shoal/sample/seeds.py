@@ -28,6 +28,31 @@ from shoal.core.errors import expect, expect_ids, expect_positive
 from shoal.sample.clusters import balanced_clusters
 
 
+class Subset:
+    """Batches of some of the points: positions that a batch sampler yields become ids.
+
+    Args:
+        ids: of the points.
+        positions: a batch sampler over ``range(len(ids))``.
+
+    Example:
+        >>> [seeds.tolist() for seeds in Subset(torch.tensor([7, 9, 4]), [[2, 0], [1]])]
+        [[4, 7], [9]]
+    """
+
+    def __init__(self, ids: Int[Tensor, " n"], positions: Any) -> None:
+        self.ids, self.positions = ids, positions
+        self.set_epoch = getattr(positions, "set_epoch", lambda epoch: None)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[Int[Tensor, " b"]]:
+        """The current epoch's batches of ids."""
+        return (self.ids[batch] for batch in self.positions)
+
+
 class RandomBatchSampler:
     """Every point once an epoch, in a new uniformly random order.
 
@@ -62,9 +87,6 @@ class RandomBatchSampler:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields."""
         self.epoch = epoch
-
-    def refresh(self, embeddings: Float[Tensor, "n d"]) -> None:
-        """Do nothing: random batches read no embeddings."""
 
     def __len__(self) -> int:
         """Batches an epoch."""

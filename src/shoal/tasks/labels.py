@@ -1,267 +1,319 @@
-"""The label job: an encoder of texts and labels, trained on shortlists, judged by exact search.
+"""The label job on one page: from texts and labels to a predictor.
 
-The flow, by name: a batch sampler chooses points; the shortlist is a hop over the label matrix; the
-texts of both sides are a hop over the token matrix; a bag's rows are gathered from a table that
-learns, a transformer reads the token ids; the loss reads the shortlist's block.
+A batch sampler chooses examples; the shortlist is a hop over the label matrix; the texts of both
+sides are a hop over the token matrix; a bag's rows are gathered from a trainable table, a
+transformer reads the token ids; the loss reads the shortlist's block. Then classifiers are trained
+on the frozen encoder, and a combiner learns on held-out examples what each ranker is worth.
+
+Copy this page to bend it: everything it uses is public.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-from torch import Tensor
+import shoal
+from shoal.tasks import named, task
+from shoal.tasks.settings import File, Int, Table, Text, Training
 
-from shoal.cli.recipes import changed
-from shoal.cli.settings import Cluster, Train
-from shoal.core import metrics
-from shoal.core.block import Batch, Block
-from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_positive
-from shoal.core.files import folder_aside
-from shoal.core.losses import decoupled_softmax, hardest_triplets, symmetric
-from shoal.core.objectives import Objective, in_batch
-from shoal.data import load
-from shoal.data.texts import LabelData
-from shoal.rank.predictor import BagRows, Encoder, Labeler
-from shoal.sample.expand import BlockSampler, Both, Chain, Hop, ShortlistSampler, dst_then_src
-from shoal.sample.hardness import batch_hardness, hard_negative_recall
-from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank, RandomBatchSampler
-from shoal.tasks import details
-from shoal.tasks.batches import batch_sampler_of, renew, shortlist_of, with_scored
-from shoal.tasks.common import (
-    autocast_pays,
-    budget_of,
-    callbacks_of,
-    finish,
-    open_run,
-    step_rule_of,
-)
-from shoal.tasks.encoders import Learner, defaults_of, labeler_of, learner_of, tokenize_of
-from shoal.tasks.fusing import Predictor, forget_indexes, fuse_run, head_ranks, predictor_of
-from shoal.tasks.heads import HeadPart, train_head, with_head
-from shoal.tasks.prepared import Prepared, Side, prepare
-from shoal.tasks.validation import validate
-from shoal.text.pretrained import TransformerVocabulary
-from shoal.training.gradients import Gradients
-from shoal.training.job import Job, Stateful
-from shoal.training.loader import Loader
-from shoal.training.loop import fit
-from shoal.training.run import Run
+if TYPE_CHECKING:
+    from shoal.models.labels import LabelModel
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
+# Fewer held-out examples than this teach a combiner noise: the encoder then ranks alone.
+FEWEST = 200
 
 
-def train(settings: Train) -> dict[str, Any]:
-    """Run ``shoal train`` on labels: train, keep the best model, judge it on the test points.
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The objects of which a label model is made; the defaults are what measured best.
 
-    Returns:
-        what the command prints: metrics in per cent, steps and seconds.
-
-    Raises:
-        InputError: for any bad setting or input; finished work stays.
+    Attributes:
+        encoder: how to begin an encoder, or a trained one to go on with.
+        batches: (number of examples, seed) → batch sampler; None for clusters of 64 in batches as
+            large as the encoder is best trained with.
+        loss: of the scores of a batch's examples and labels, and their shortlist.
+        positives: labels drawn per example for the shortlist.
+        gradients: how the gradient of a step is made.
+        step: makes a step rule from the job; None follows the schedule.
+        classifiers: trained after the encoder; None for none.
+        rankers: find labels; without a combiner, the first of them alone.
+        combiner: learns on held-out examples what the rankers are worth; None for none.
+        seed: of everything random.
     """
-    run = open_run(settings)
-    callbacks = callbacks_of(settings, run)
-    forget_indexes(run)
-    begin = time.monotonic()
-    data = load(settings.source)
-    tokenize = tokenize_of(settings, run.folder / "tokens")
-    prepared = prepare(data, settings.valid, settings.seed, tokenize)
-    if not settings.resume:
-        with folder_aside(run.folder / "lexicon") as folder:
-            prepared.lexicon.save(folder)
-    run.start({"data": data.name, "prepare_seconds": round(time.monotonic() - begin, 3)})
-    job = make_job(prepared, settings)
-    budget = budget_of(settings, EPOCHS)
-    rule = step_rule_of(settings, job)
-    progress = fit(job, budget, run, resume=settings.resume, step=rule, callbacks=callbacks)
-    if head_ranks(settings, prepared.valid) and progress.stopped != "interrupt":
-        stage = train_head(run, prepared, settings, progress.step)
-        progress.stopped = stage.stopped if stage.stopped == "interrupt" else progress.stopped
-    if settings.rank == "fused" and progress.stopped != "interrupt":
-        fuse_run(run, data, prepared.train, prepared.valid, settings)
-    result = finish(
-        run,
-        settings,
-        progress,
-        lambda: judge(predictor_of(run, settings.device), data, run),
-        callbacks,
+
+    encoder: Any = field(default_factory=lambda: shoal.BagEncoder())
+    batches: Callable[[int, int], Any] | None = None
+    loss: Callable[..., Any] = field(
+        default_factory=lambda: partial(shoal.decoupled_softmax, temperature=0.1)
     )
-    return result | ({} if settings.recipe == "shoal" else {"recipe": changed(settings)})
+    positives: int = 2
+    gradients: Any = field(default_factory=lambda: shoal.Gradients())
+    step: Callable[[Any], Any] | None = None
+    classifiers: Any | None = field(default_factory=lambda: shoal.Classifiers())
+    rankers: Sequence[Any] = field(default_factory=lambda: shoal.RANKERS)
+    combiner: Any | None = field(default_factory=lambda: shoal.NetworkCombiner())
+    seed: int = 0
+
+    def batch_sampler(self) -> Callable[[int, int], Any]:
+        """The batches asked for, or the default of the encoder."""
+        return self.batches or shoal.Clustered(self.encoder.batch_size)
 
 
-def make_job(prepared: Prepared, settings: Train) -> Job:
-    """Put the parts of the label job together.
-
-    Returns:
-        what :func:`shoal.fit` trains; its table holds the rows of a bag, and its further
-        table ``head`` the classifiers that are trained with them.
-
-    Raises:
-        InputError: if batch size, cluster size or another setting does not fit the data.
-    """
-    side = prepared.side(settings.side)
-    n = side.truth.n_rows
-    learner = learner_of(prepared.lexicon.vocabulary, side.tokens, n, settings)
-    seeds = batch_sampler_of(n, settings, budget_of(settings, EPOCHS))
-    hop, rows = Hop(side.tokens), partial(dst_then_src, offset=n)
-    blocks: BlockSampler = Chain(shortlist_of(side.truth, settings), hop, rows)
-    part = None
-    if settings.head == "joint":
-        part = HeadPart.of(_labeler(prepared, learner).label_embeddings, side.truth, settings)
-        blocks = Both(blocks, part.blocks)
-    mine = None if part is None else part.mine
-    loader = Loader(
-        seeds,
-        blocks,
-        learner.table,
-        seed=settings.seed,
-        prefetch=settings.prefetch,
-        device=None if settings.device == "cpu" else settings.device,
-    )
-    bank = EmbeddingBank(n, learner.dim) if settings.bank else None
-    embed = partial(_embed, learner.encoders, side, bank, settings.cluster_by)
-    also: dict[str, Stateful] = {"batch_sampler": seeds}
-    if bank is not None:
-        also["bank"] = bank
-    job = Job(
-        Objective(learner.model, in_batch(_loss_of(settings, side.truth))),
-        loader,
-        learner.optimizer,
-        Gradients(
-            settings.accumulate,
-            settings.clip,
-            "bfloat16" if autocast_pays(settings.autocast, settings.device) else "float32",
-            settings.chunk,
-        ),
-        warmup=defaults_of(settings).warmup,
-        seed=settings.seed,
-        refresh=partial(renew, seeds, embed, settings, warm=settings.warm_epochs, mine=mine),
-        observe=None if bank is None else partial(_remember, bank),
-        measure=partial(_hardness, -1 if part is None else -2),
-        evaluate=None if prepared.valid is None else partial(_validate, prepared, learner),
-        evaluate_every=settings.valid_every,
-        state=also,
-    )
-    return job if part is None else with_head(job, part, settings)
-
-
-def _loss_of(settings: Train, truth: Csr) -> Callable[[Tensor, Block], Tensor]:
-    loss: Callable[[Tensor, Block], Tensor] = hardest_triplets
-    if settings.loss == "softmax":
-        relevance = None
-        if settings.graded:
-            good = truth.values is not None and bool((truth.values >= 0).all())
-            want = "data whose labels have a relevance of at least 0"
-            expect(good, "graded", want, "others", "leave it out")
-            relevance = truth.values
-        options = {"temperature": settings.temperature, "relevance": relevance}
-        loss = partial(decoupled_softmax, **options)
-    return symmetric(loss) if settings.symmetric else loss
-
-
-def _embed(
-    encoders: tuple[Encoder, ...], side: Side, bank: EmbeddingBank | None, by: str
-) -> Float[Tensor, "n d"]:
-    """By what seeds are clustered: fresh embeddings, or those that the last epoch left behind."""
-    rows = encoders[0].embed(side.bags) if bank is None else bank.rows
-    if by == "text":
-        return rows
-    return with_scored(rows, encoders[-1].embed(side.scored), side.truth)
-
-
-def _hardness(place: int, batch: Batch, outputs: Float[Tensor, "n d"]) -> dict[str, float]:
-    """How hard the shortlist's negatives are; it is the block at that place of the batch's."""
-    return batch_hardness(outputs, batch.blocks[place])
-
-
-def _remember(bank: EmbeddingBank, batch: Batch, outputs: Float[Tensor, "n d"]) -> None:
-    bank.write(batch.seeds, outputs[: len(batch.seeds)])
-
-
-def _labeler(prepared: Prepared, learner: Learner) -> Labeler:
-    # a new one each time, since it keeps the embeddings that it made
-    return Labeler(prepared.lexicon, *learner.encoders)
-
-
-def _validate(prepared: Prepared, learner: Learner) -> dict[str, float]:
-    assert prepared.valid is not None
-    rank = partial(_labeler(prepared, learner).rank, prepared.valid.texts)
-    return validate(rank, prepared.valid)
-
-
-def judge(predictor: Predictor, data: LabelData, run: Run | None = None) -> dict[str, float]:
-    """Metrics on the test points, in per cent; filter pairs are taken out of the predictions.
+def build(
+    parts: Parts,
+    encoder: shoal.TextEncoder,
+    tokens: shoal.Csr,
+    truth: shoal.Csr,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int = 1,
+    device: str | None = None,
+) -> shoal.Job:
+    """The job that trains an encoder.
 
     Args:
-        predictor: ranks labels.
-        data: its test points are judged.
-        run: whose record is told what is behind the metrics; None tells none.
-
-    Raises:
-        InputError: if the data has other labels than the model.
+        parts: batches, loss and the like.
+        encoder: begun by ``parts.encoder``.
+        tokens: token ids of the n examples, then of the labels.
+        truth: ``[n, l]``, labels of the examples.
+        evaluate: validation metrics.
+        evaluate_every: epochs between two validations.
+        device: where batches are handed over; None leaves them in host memory.
     """
-    test = data.test
-    k = min(5, len(data.labels))
-    scores, top = (x.cpu() for x in predictor.rank(test.texts, k, test.drop))
-    if run is not None:
-        details.record(run, data, scores, top)
-    inverse = metrics.inverse_propensity(data.train.labels)
-    return metrics.evaluate(top, test.labels, inverse, ks=[x for x in (1, 3, 5) if x <= k])
+    n, batches = truth.n_rows, parts.batch_sampler()
+    seeds = batches(n, parts.seed)
+    shortlist = shoal.ShortlistSampler(truth, parts.positives)
+    blocks = shoal.Chain(shortlist, shoal.Hop(tokens), partial(shoal.dst_then_src, offset=n))
+    documents = tokens.span(0, n)
+
+    def refresh(epoch: int) -> dict[str, Any]:
+        return shoal.refreshed(seeds, lambda: encoder.embed(documents), epoch, batches)
+
+    return shoal.Job(
+        shoal.Objective(encoder.module, shoal.in_batch(parts.loss)),
+        shoal.Loader(seeds, blocks, encoder.table, seed=parts.seed, device=device),
+        encoder.optimizer,
+        gradients=parts.gradients,
+        warmup=parts.encoder.warmup,
+        seed=parts.seed,
+        refresh=refresh,
+        measure=lambda batch, outputs: shoal.batch_hardness(outputs, batch.blocks[-1]),
+        evaluate=evaluate,
+        evaluate_every=evaluate_every,
+        state={"batch_sampler": seeds} if hasattr(seeds, "state_dict") else {},
+    )
 
 
-def cluster(settings: Cluster) -> dict[str, Any]:
-    """Run ``shoal cluster``: sizes, seconds, and how hard the batches' negatives are.
+def train(
+    data: shoal.LabelData,
+    train: shoal.Examples,
+    held_out: shoal.Examples | None,
+    run: shoal.Run,
+    parts: Parts | None = None,
+    *,
+    budget: shoal.Budget | None = None,
+    resume: bool = False,
+    evaluate_every: int = 5,
+    callbacks: Callable[[str], Sequence[shoal.Callback]] = lambda stage: (),
+    device: str = "cpu",
+) -> tuple[shoal.Predictor, shoal.Progress]:
+    """Train a predictor of labels.
+
+    Args:
+        data: all training examples, and the labels.
+        train: those to learn from.
+        held_out: the others: they decide which epoch is kept, and teach the combiner.
+        run: keeps checkpoints and the log.
+        parts: objects to train with.
+        budget: how long the encoder is trained; 6 epochs by default.
+        resume: continue the run.
+        evaluate_every: epochs between two validations.
+        callbacks: of each stage, ``encoder`` and ``classifiers``, by its name.
+        device: where to compute.
 
     Returns:
-        what the command prints.
+        the predictor, and how far training came: an interrupt leaves the encoder alone.
+    """
+    parts = Parts() if parts is None else parts
+    on = None if device == "cpu" else device
+    encoder, tokens = parts.encoder.begin(
+        train.texts, data.labels, seed=parts.seed, device=device, folder=run.folder / "tokens"
+    )
+    label_tokens = tokens.span(len(train), tokens.n_rows)
+    alone = (shoal.EncoderRanker(),)
+
+    def validate() -> dict[str, float]:
+        # a new predictor each time, since it keeps the label embeddings that it made
+        now = shoal.Predictor(encoder, data.labels, label_tokens, alone)
+        assert held_out is not None
+        return shoal.validate(partial(now.rank, held_out.texts), held_out)
+
+    check = None if held_out is None else validate
+    job = build(parts, encoder, tokens, train.labels, check, evaluate_every, on)
+    step = None if parts.step is None else parts.step(job)
+    limits = budget or shoal.Budget(epochs=EPOCHS)
+    watchers = callbacks("encoder")
+    progress = shoal.fit(job, limits, run, resume=resume, step=step, callbacks=watchers)
+    encoder = encoder.load_trained(run.load_model())
+    predictor = shoal.Predictor(encoder, data.labels, label_tokens, alone)
+    enough = held_out is not None and len(held_out) >= FEWEST
+    combines = parts.combiner is not None and enough
+    if progress.stopped == "interrupt" or not (combines or parts.combiner is None):
+        return predictor, progress
+
+    weights = None
+    if parts.classifiers is not None:
+        weights, stage = parts.classifiers.fit(
+            encoder.embed(tokens.span(0, len(train))),
+            predictor.label_embeddings,
+            train.labels,
+            parts.batch_sampler(),
+            held_out=held_out and (predictor.encode(held_out.texts), held_out),
+            evaluate_every=evaluate_every,
+            warmup=parts.encoder.warmup,
+            seed=parts.seed,
+            device=on,
+            run=run.stage("classifiers", {"encoder_steps": progress.step}, resume),
+            resume=resume,
+            callbacks=callbacks("classifiers"),
+        )
+        if stage.stopped == "interrupt":
+            progress.stopped = "interrupt"
+            return predictor, progress
+    if not combines:
+        known = shoal.with_known(predictor, parts.rankers, data.train, weights)
+        return known, progress
+    assert held_out is not None and parts.combiner is not None
+    predictor = shoal.fit_ensemble(
+        predictor, parts.rankers, parts.combiner, train, held_out, data.train, weights, parts.seed
+    )
+    return predictor, progress
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """The encoder of texts and labels."""
+
+    encoder: str = "bag"
+    """bag, a Hugging Face encoder by its folder or hub name, or module:name of your own."""
+    dim: Int = None
+    """Width of a bag's vectors; 256 by default. A transformer has a width of its own."""
+    max_length: Int = None
+    """Tokens of a text that a transformer reads; 128 by default."""
+    lora: Int = None
+    """Train low-rank adapters of this rank in place of a transformer's weights."""
+    from_: File = None
+    """Start with the weights and vocabulary of this trained run or export."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """Batches and loss."""
+
+    batches: str = "ngame"
+    """ngame (clusters of examples hard for one another), random, or module:name of your own."""
+    cluster_size: Int = None
+    """Examples per cluster of ngame batches, a divisor of the batch size; 64 by default."""
+    positives: int = 2
+    """Labels drawn per example for a batch."""
+    loss: Text = None
+    """Loss of a batch as module:name; by default the decoupled softmax."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSettings:
+    """How labels are ranked in the end."""
+
+    valid: float = 0.1
+    """Share of the training examples held out, for validation and to weigh rankers; 0 for none."""
+    rank: str = "ensemble"
+    """ensemble (all rankers), encoder or classifiers alone, or module:name of your own rankers."""
+    rare: float = 0.0
+    """Let the ensemble weigh rare labels more: power of the inverse propensity; 1 is for PSP@k."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings(Training):
+    """Train on texts with labels: predict, for a text, the labels that fit it."""
+
+    table: Table = Table()
+    encoder: EncoderSettings = EncoderSettings()
+    batches: BatchSettings = BatchSettings()
+    ranking: RankSettings = RankSettings()
+
+    def fit_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of :meth:`LabelModel.fit`."""
+        return super().fit_arguments() | {"valid": self.ranking.valid}
+
+
+@task("labels", LabelSettings, model="shoal.models.labels:LabelModel")
+def model_of(settings: LabelSettings) -> LabelModel:
+    """The model that the command's settings describe.
 
     Raises:
-        InputError: for any bad setting or input.
+        InputError: if an option does not belong to the encoder or the batches that are asked for.
     """
-    expect_positive("dim", settings.dim)
-    data = load(settings.source)
-    if settings.run is not None:
-        labeler = labeler_of(Run.open(settings.run), settings.device)
-        bags = labeler.lexicon.vocabulary.documents(data.train.texts)
+    encoder, ranking = encoder_of(settings), settings.ranking
+    given: dict[str, Any] = {"encoder": encoder, "positives": settings.batches.positives}
+    given["batches"] = batches_of(settings, encoder.batch_size)
+    if settings.batches.loss is not None:
+        given["loss"] = named(settings.batches.loss, "loss")
+    if settings.step != "schedule":
+        spectral = settings.step == "spectral"
+        given["step"] = shoal.spectral_step if spectral else named(settings.step, "step")
+    alone = {"encoder": [shoal.EncoderRanker()], "classifiers": [shoal.ClassifierRanker()]}
+    if ranking.rank in alone:
+        _belongs(ranking.rare == 0, "rare", "--rank ensemble", ranking.rank)
+        given |= {"rankers": alone[ranking.rank], "combiner": None}
+        given |= {"classifiers": None} if ranking.rank == "encoder" else {}
     else:
-        prepared = prepare(data, 0.0, settings.seed)
-        bags = prepared.bags
-        vocabulary = prepared.lexicon.vocabulary
-        assert not isinstance(vocabulary, TransformerVocabulary)  # prepare makes bags
-        rows = vocabulary.first_rows(prepared.tokens, settings.dim, settings.seed)
-        labeler = Labeler(prepared.lexicon, BagRows(rows.to(settings.device)))
-    points = labeler.encoder.embed(bags)
-    n = len(points)
-    clustered = ClusterBatchSampler(n, settings.batch_size, settings.cluster_size, settings.seed)
-    begin = time.monotonic()
-    clustered.refresh(points)
-    seconds = time.monotonic() - begin
-    truth = data.train.labels.to(settings.device)
-    recall = partial(
-        hard_negative_recall,
-        points,
-        labeler.label_embeddings,
-        truth,
-        shortlist=ShortlistSampler(truth),
-        sample=settings.sample,
-        seed=settings.seed,
-    )
-    random = RandomBatchSampler(n, settings.batch_size, settings.seed)
-    return {
-        "data": data.name,
-        "points": n,
-        "clusters": -(-n // settings.cluster_size),
-        "cluster_size": settings.cluster_size,
-        "batch_size": settings.batch_size,
-        "seconds": round(seconds, 3),
-        "hard_negative_recall": {
-            name: {f"k={k}": round(100 * share, 3) for k, share in recall(batches=it).items()}
-            for name, it in (("random", random), ("clustered", clustered))
-        },
-    }
+        given["combiner"] = shoal.NetworkCombiner(rare=ranking.rare)
+        own = ranking.rank != "ensemble"
+        given |= {"rankers": named(ranking.rank, "rank")} if own else {}
+    return shoal.LabelModel(seed=settings.seed, device=settings.device, **given)
+
+
+def encoder_of(settings: LabelSettings) -> Any:
+    """The encoder's specification, or the trained encoder to start with."""
+    asked = settings.encoder
+    rate = {} if settings.lr is None else {"lr": settings.lr}
+    if asked.from_ is not None:
+        own = ("dim", "max_length", "lora")
+        for name in own:
+            _belongs(getattr(asked, name) is None, name, "an encoder begun anew", "--from")
+        encoder = shoal.open(asked.from_, device=settings.device).encoder
+        return replace(encoder, spec=replace(encoder.spec, **rate))
+    if asked.encoder == "bag":
+        for name in ("max_length", "lora"):
+            _belongs(getattr(asked, name) is None, name, "a transformer", "--encoder bag")
+        return shoal.BagEncoder(**rate, **({} if asked.dim is None else {"dim": asked.dim}))
+    _belongs(asked.dim is None, "dim", "--encoder bag", asked.encoder)
+    if ":" in asked.encoder:
+        return named(asked.encoder, "encoder")(**rate)
+    given = {"max_length": asked.max_length, "lora": asked.lora}
+    given = {name: value for name, value in given.items() if value is not None}
+    return shoal.TransformerEncoder(asked.encoder, **rate, **given)
+
+
+def batches_of(settings: LabelSettings, usual: int) -> Any:
+    """The batches that are asked for; `usual` is the batch size of the encoder."""
+    asked, size = settings.batches, settings.batch_size or usual
+    if asked.batches == "ngame":
+        # a smaller batch than one cluster is one cluster
+        cluster = asked.cluster_size or min(64, size)
+        return shoal.Clustered(size, cluster)
+    _belongs(asked.cluster_size is None, "cluster_size", "--batches ngame", asked.batches)
+    return shoal.Random(size) if asked.batches == "random" else named(asked.batches, "batches")
+
+
+def _belongs(ok: bool, option: str, owner: str, got: str) -> None:
+    if not ok:
+        flag = option.replace("_", "-")
+        raise shoal.InputError(f"--{flag}: expected an option of {owner}, got {got}; leave it out")

@@ -24,7 +24,6 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_folder, expect_positive, fail
 from shoal.core.files import sync
 from shoal.core.progress import progress
-from shoal.data.texts import Texts
 
 # texts handed to the tokenizer at a time: its answers are objects, and a million of them is memory
 _TEXTS = 16384
@@ -91,14 +90,6 @@ class TransformerVocabulary:
             lengths.extend(len(row) for row in ids)
             parts.append(torch.tensor([i for row in ids for i in row], dtype=torch.int32))
         return Csr(torch.tensor(lengths).cumsum(0), torch.cat(parts), len(self))
-
-    def documents(self, texts: Texts) -> Csr:
-        """Token ids of documents: of title and content together."""
-        return self.bags(texts.all())
-
-    def labels(self, texts: Texts) -> Csr:
-        """Token ids of labels, which are made like those of documents."""
-        return self.bags(texts.all())
 
     def mapped(self, texts: Sequence[str], folder: Path) -> Csr:
         """:meth:`bags` in a file, mapped; made only where `folder` does not hold them yet.

@@ -17,9 +17,10 @@ it keeps up to about 1/√d (Johnson and Lindenstrauss, 1984).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -58,6 +59,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return self.pieces.n_rows
 
+    @property
+    def words(self) -> Vocabulary:
+        """This vocabulary: the one below field embeddings, where there are any."""
+        return self
+
     @cached_property
     def unknown(self) -> int | None:
         """The token of words of which nothing is known, or None where there is none."""
@@ -89,28 +95,47 @@ class Vocabulary:
         """Bags of labels, which are made like those of documents."""
         return self.bags(texts.all())
 
+    def read(self, texts: Sequence[str]) -> Texts:
+        """Plain texts as documents: titles without contents."""
+        return Texts.of(texts)
+
     def first_rows(self, bags: Csr, dim: int, seed: int) -> Float[Tensor, "v d"]:
         """Rows to start from: :func:`random_rows`."""
         return random_rows(bags, dim, seed)
 
-    def save(self) -> str:
-        """Return one JSON string from which :meth:`load` makes the same vocabulary."""
-        return self.tokenizer.to_str()
+    def pieces_in(self, field: int) -> Csr:
+        """Rows that each token adds up: :attr:`pieces`, whatever the field."""
+        return self.pieces
+
+    def without_fields(self, bags: Csr) -> Csr:
+        """The same bags: there are no fields."""
+        return bags
+
+    def named(self, tokens: Sequence[int]) -> list[str]:
+        """Tokens as a reader knows them, a piece within a word behind ``##``."""
+        return [self.tokenizer.id_to_token(token) for token in tokens]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint; the tokenizer as the bytes of its JSON."""
+        text = self.tokenizer.to_str().encode()
+        tokenizer = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return {"tokenizer": tokenizer, "pieces": self.pieces.state_dict()}
 
     @staticmethod
-    def load(text: str, pieces: Csr) -> Vocabulary:
-        """Make the vocabulary that :meth:`save` wrote; `pieces` is saved as its two arrays.
+    def of_state(state: Mapping[str, Any]) -> Vocabulary:
+        """Make the vocabulary that :meth:`state_dict` came from.
 
         Raises:
-            InputError: if the text is not a tokenizer's, or of another size than the pieces.
+            InputError: if the bytes are no tokenizer's, or of another size than the pieces.
         """
+        pieces = Csr.of_state(state["pieces"])
         try:
-            tokenizer = Tokenizer.from_str(text)
+            tokenizer = Tokenizer.from_str(bytes(state["tokenizer"].numpy()).decode())
         except Exception as error:  # the library raises plain Exception
             fail("tokenizer", "the JSON of a tokenizer", error, "train the model again")
         size = tokenizer.get_vocab_size()
         same = size == pieces.n_rows
-        expect(same, "pieces", f"{size} rows, one a token", pieces.n_rows, "train the model again")
+        expect(same, "pieces", f"{size} rows, one per token", pieces.n_rows, "train again")
         return Vocabulary(tokenizer, pieces)
 
 

@@ -83,6 +83,21 @@ class Run:
             expect(got == EXPORT_FORMAT, str(folder), EXPORT_FORMAT, got, "export it anew")
         return run
 
+    def stage(self, name: str, settings: dict[str, Any], resume: bool) -> Run:
+        """The run of a further stage of training, in a folder of its own inside this one.
+
+        Args:
+            name: of the folder.
+            settings: what the stage depends on; a stage that was begun with others begins anew.
+            resume: whether to go on where it stands.
+        """
+        folder = self.folder / name
+        stage = Run(folder, settings)
+        if resume and stage.last.exists() and Run.open(folder).settings == settings:
+            return stage
+        stage.last.unlink(missing_ok=True)
+        return Run.create(folder, settings)
+
     @property
     def exported(self) -> bool:
         """Whether this is an export, which lacks what only training needs."""

@@ -24,7 +24,8 @@ from shoal.core.csr import Csr
 from shoal.core.errors import fail
 from shoal.data.lines import as_tensor, lines, shorten
 from shoal.data.nodes import NodeData, tf_idf
-from shoal.data.texts import Examples, LabelData, Texts, random_split
+from shoal.data.splits import random_split
+from shoal.data.texts import Examples, LabelData, Texts
 
 _SHIPPED = Path(__file__).with_name("synsets.tsv.gz")
 

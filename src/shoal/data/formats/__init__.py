@@ -1,0 +1,101 @@
+"""Text formats, one file each: which of them a source is in, and conversion between them.
+
+Each module of this package registers its formats as it is imported (:mod:`.registry`), and all are
+imported with the package.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from shoal.core.errors import InputError, expect, fail
+from shoal.data.cells import TABLES
+from shoal.data.formats.registry import FORMATS, Format
+from shoal.data.formats.registry import suffix_of as suffix_of
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+_OF_A_MODEL = ("model.json", "export.json", "settings.json")
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file or folder is in, by its names and its first line.
+
+    Raises:
+        InputError: if it is in none that is known; of a trained model it says what opens it.
+    """
+    forms = sorted(FORMATS.values(), key=lambda form: form.order)
+    try:
+        found = "no such file or folder" if not path.exists() else "another kind of file"
+        form = next((form for form in forms if path.exists() and form.fits(path)), None)
+    except OSError as error:  # a name that no file system takes
+        found, form = str(error.strerror), None
+    if form is not None:
+        return form
+    if any((path / name).is_file() for name in _OF_A_MODEL):
+        fail(str(path), "data", "a trained model", "open it with shoal.open")
+    if path.is_dir():
+        names = sorted(file.name for file in path.iterdir())[:8]
+        found = f"a folder of {', '.join(names) or 'no files'}"
+    folders = "; ".join(f"{', '.join(form.files)} ({form.name})" for form in forms if form.files)
+    endings = ", ".join(dict.fromkeys(suffix for form in forms for suffix in form.suffixes))
+    want = f'"wordnet", a folder with {folders}; or a file ending in {endings}'
+    fail(str(path), want, found, "name one of these")
+
+
+def convert(source: str, out: Path, to: str, encoding: str = "utf-8", **columns: Any) -> dict:
+    r"""Write a data set in another format; what that cannot hold is said on standard error.
+
+    Everything is written to the side and then renamed: `out` is there whole or not at all.
+
+    Args:
+        source: what :func:`shoal.data.load` takes.
+        out: a file or folder that is not there yet.
+        to: a name of `FORMATS`.
+        encoding: of the source's texts.
+        columns: of the source, as :func:`shoal.data.load` names them.
+
+    Returns:
+        what was written, and what was lost.
+
+    Raises:
+        InputError: if the source cannot be read, the format is none or cannot hold it at all, `out`
+            is taken or its suffix is another format's.
+
+    Example:
+        >>> with TemporaryDirectory() as folder:
+        ...     mugs, out = Path(folder, "mugs.csv"), Path(folder, "mugs")
+        ...     _ = mugs.write_text("text,labels\nred mug,cup\ntea,drink\n")
+        ...     done = convert(str(mugs), out, "beir")
+        ...     sorted(path.name for path in out.iterdir()), done["labels"], done["lost"]
+        (['corpus.jsonl', 'qrels', 'queries.jsonl'], 2, [])
+    """
+    from shoal.data import load
+
+    if to not in FORMATS:
+        fail("to", f"one of {', '.join(sorted(FORMATS))}", to, "choose one")
+    suffix = FORMATS[to].suffix
+    good = out.suffix == suffix if suffix else out.suffix not in TABLES
+    want = f"a name that ends in {suffix}" if suffix else "the name of a folder"
+    expect(good, "out", want, out, "rename it or change --to")
+    expect(not out.exists(), str(out), "nothing there yet", "a file or folder", "remove it first")
+    data, side = load(source, encoding=encoding, **columns), ""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as side:
+            lost = FORMATS[to].write(data, Path(side, out.name))
+            Path(side, out.name).rename(out)
+    except InputError as error:
+        raise InputError(str(error).replace(str(Path(side, out.name)), str(out))) from None
+    except OSError as error:
+        fail(str(out), "a place that can be written", error, "name another or free space")
+    for what in lost:
+        print(f"shoal: {to} cannot hold {what}", file=sys.stderr)
+    counts = {"train": len(data.train), "test": len(data.test), "labels": len(data.labels)}
+    return {"source": source, "out": str(out), "format": to, **counts, "lost": lost}

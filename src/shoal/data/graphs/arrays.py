@@ -1,0 +1,158 @@
+"""Graphs as named arrays: in one ``.npz`` or ``.safetensors``, or out of a PyG ``Data``.
+
+Two layouts are understood. shoal's has ``indptr`` and ``indices`` (row v lists the nodes that v
+reads) and sparse features in ``x_indptr``, ``x_indices``, ``x_data``, ``x_shape``; PyG's has
+``edge_index`` (sources above targets, so v reads the sources of its edges) and dense features
+``x``. Either may hold ``y`` and the split: ``train_mask``, ``val_mask``, ``test_mask``. Nothing
+here is a pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_file, expect_finite, expect_ids
+from shoal.core.mapped import map_array, tensors_of
+from shoal.data.graph import GraphData, graph_format, naming
+from shoal.data.matrix import read_arrays
+
+Arrays = Mapping[str, Tensor]
+
+_SUFFIXES = (".npz", ".safetensors")
+_MASKS = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
+
+
+def _holds(source: Any) -> bool:
+    return isinstance(source, str | Path) and Path(source).suffix in _SUFFIXES
+
+
+@graph_format("arrays", _holds)
+def read(source: str | Path) -> GraphData:
+    """Read a graph from an ``.npz`` or ``.safetensors``, named after the file.
+
+    Raises:
+        InputError: naming the file and the key, if one is missing or damaged, or a feature is NaN.
+    """
+    with naming(source):
+        return of_arrays(Path(source).stem, read_arrays_of(source))
+
+
+def of_arrays(name: str, arrays: Arrays) -> GraphData:
+    """Put named arrays together, as :func:`read` does with those of a file.
+
+    Raises:
+        InputError: naming the key, if one is missing or does not fit.
+    """
+    graph = graph_of(arrays)
+    features = features_of(arrays, graph.n_rows)
+    parts = {part: arrays[key].bool() for part, key in _MASKS.items() if key in arrays}
+    return GraphData(name, graph, features, arrays.get("y"), parts)
+
+
+def read_arrays_of(path: str | Path) -> dict[str, Tensor]:
+    """All arrays of a file; large ones are mapped, and read when they are touched.
+
+    Raises:
+        InputError: naming the file, if it is missing, damaged or holds anything but numbers.
+    """
+    path = expect_file(path, "arrays (.npz or .safetensors)")
+    if path.suffix == ".safetensors":
+        return {name: map_array(found) for name, found in tensors_of(path).items()}
+    arrays = read_arrays(path, _names(path))
+    bad = [key for key, array in arrays.items() if array.dtype.kind not in "biuf"]
+    expect(not bad, str(path), "arrays of numbers", f"others as {bad}", "leave them out")
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return tuple(file.files)
+    except Exception:  # read_arrays says what is wrong with it
+        return ("indptr",)
+
+
+def graph_of(arrays: Arrays) -> Csr:
+    """The graph in either layout, ``[n, n]``.
+
+    Raises:
+        InputError: if there is none, or an id is out of range.
+
+    Example:
+        >>> graph_of({"edge_index": torch.tensor([[0, 2], [1, 1]])}).take(torch.arange(3))
+        (tensor([0, 2]), tensor([0, 0, 2, 2]))
+    """
+    if "indptr" in arrays and "indices" in arrays:
+        indptr, indices = _ints(arrays, "indptr"), _ints(arrays, "indices")
+        return Csr(indptr, indices, max(len(indptr) - 1, 0)).validate()
+    expect(
+        "edge_index" in arrays,
+        "graph",
+        "indptr and indices, or edge_index",
+        list(arrays),
+        "add them",
+    )
+    edge_index = arrays["edge_index"]
+    good = edge_index.dim() == 2 and len(edge_index) == 2 and not edge_index.is_floating_point()
+    shape = f"{edge_index.dtype} {tuple(edge_index.shape)}"
+    expect(good, "edge_index", "whole numbers, [2, edges]", shape, "transpose or convert it")
+    ids = edge_index.long()
+    known = [len(arrays[key]) for key in ("x", "y") if key in arrays and arrays[key].dim()]
+    told = [int(arrays["x_shape"][0])] if "x_shape" in arrays else []
+    told += [int(arrays["num_nodes"])] if "num_nodes" in arrays else []
+    told += [int(ids.max()) + 1 if ids.numel() else 0]
+    n = [*known, *told][0]
+    if not known:
+        expect_numbered("edge_index", n, ids.shape[1])
+    expect_ids("edge_index", ids.flatten(), n)
+    return Csr.from_edge_index(ids, n)
+
+
+def expect_numbered(name: str, n: int, edges: int) -> None:
+    """Raise if there are so many nodes for the edges that these cannot be numbered from 0.
+
+    Raises:
+        InputError: if there are.
+    """
+    few = n <= 128 * edges + 1_000_000
+    expect(few, name, "nodes numbered from 0", f"{n} nodes, {edges} edges", "number them anew")
+
+
+def _ints(arrays: Arrays, key: str) -> Int[Tensor, " k"]:
+    array = arrays[key]
+    good = array.dim() == 1 and not array.is_floating_point()
+    expect(good, key, "1-d whole numbers", f"{array.dtype} {tuple(array.shape)}", "convert it")
+    return array.long()
+
+
+def features_of(arrays: Arrays, n: int) -> Csr | Float[Tensor, "n f"] | None:
+    """Sparse or dense features, one row for each of `n` nodes; None where there are none.
+
+    Raises:
+        InputError: if they are not finite numbers, or have another number of rows.
+    """
+    sparse = [key for key in ("x_indptr", "x_indices", "x_data", "x_shape") if key in arrays]
+    if len(sparse) == 4:
+        shape, values = arrays["x_shape"], arrays["x_data"].float()
+        expect(shape.numel() == 2, "x_shape", "two counts", tuple(shape.shape), "save [n, width]")
+        indptr, indices = _ints(arrays, "x_indptr"), _ints(arrays, "x_indices")
+        expect_finite("x_data", values)
+        features = Csr(indptr, indices, int(shape[1]), values).validate()
+        expect(features.n_rows == n, "features", f"{n} rows, one a node", features.n_rows, "align")
+        return features
+    expect(not sparse, "features", "x_indptr, x_indices, x_data, x_shape", sparse, "add the others")
+    if "x" not in arrays:
+        return None
+    rows = arrays["x"].float()
+    good = rows.dim() == 2 and len(rows) == n and rows.shape[1] > 0
+    expect(good, "x", f"numbers [{n}, features], a row a node", tuple(rows.shape), "reshape it")
+    expect_finite("x", rows)
+    return rows

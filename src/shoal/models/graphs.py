@@ -1,0 +1,471 @@
+"""What models on graphs share: the network, rows and tables, fit, evaluate, save, open.
+
+A model keeps what predicting needs: the weights, trained rows where nodes have no features, the
+names of classes. The graph itself stays where it is: a model in memory keeps the one it was fitted
+on, one that is opened reads its source when it is asked for nodes of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from shoal.core.columns import Columns
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError, expect, expect_ids, fail
+from shoal.data.links import LinkData
+from shoal.data.nodes import NodeData
+from shoal.fetch.disk import DiskRows
+from shoal.fetch.tiered import TieredTable
+from shoal.fetch.unified import UnifiedTensor, unified
+from shoal.graph.features import feature_rows, write_rows
+from shoal.graph.gat import Gat
+from shoal.graph.layers import Layered, stacked
+from shoal.graph.sage import SageLayer
+from shoal.models import base
+from shoal.models.base import Fitting, Result
+from shoal.sample.touch import touch_probability
+from shoal.training.job import Job
+
+EPOCHS = 10
+"""Passes over the seeds where no limit is asked for."""
+HEADS = 8  # of attention, as in the paper
+_log = logging.getLogger(__name__)
+_P = TypeVar("_P")
+
+
+@dataclass(eq=False, kw_only=True)
+class GraphModel:
+    """The base of :class:`shoal.NodeModel` and :class:`shoal.LinkModel`.
+
+    Attributes:
+        layer: ``"sage"``, ``"gat"``, or what makes a layer from the widths of its input and output:
+            a class of modules called as ``layer(block, rows)``
+            (:class:`~shoal.graph.layers.ConvLayer` makes one of a PyG convolution).
+        hidden: width between layers, and of embeddings.
+        fanouts: neighbors drawn per node, one number per layer, the seeds' own first.
+        heads: of ``"gat"`` alone; 8 by default.
+        dropout: share of activations that is dropped while training.
+        batch_size: seeds per batch; all seeds, if they are fewer.
+        lr: peak learning rate.
+        step: makes a job's step rule, such as ``shoal.spectral_step``; None for the schedule alone.
+        seed: of all random numbers.
+        device: where to compute; ``"auto"`` is the strongest of cuda, mps and cpu that works.
+        precision: of training; ``"auto"`` is bfloat16 where a CUDA device has it, else float32.
+        device_rows: feature rows kept on the device, those that batches read most.
+        host_rows: the next ones, kept in host memory while all are read from a file; None keeps all
+            in memory.
+        loss: ``(outputs, batch) -> scalar``, in place of the task's own.
+        batches: ``(n, batch_size, seed) -> batch sampler``; random batches by default.
+        blocks: ``(graph, fanouts) -> block sampler``; sampled neighborhoods by default.
+        optimizer: ``(parameters, lr=lr) -> optimizer``; Adam by default.
+    """
+
+    task: ClassVar[str]
+    layer: str | Callable[[int, int], nn.Module] = "sage"
+    hidden: int = 256
+    fanouts: Sequence[int | None] = (15, 10)
+    heads: int | None = None
+    dropout: float
+    batch_size: int = 512
+    lr: float
+    step: Callable[[Job], Any] | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    device_rows: int = 0
+    host_rows: int | None = None
+    loss: Callable[..., Tensor] | None = None
+    batches: Callable[..., Any] | None = None
+    blocks: Callable[..., Any] | None = None
+    optimizer: Callable[..., Any] | None = None
+    # what fit or open fills in
+    _model: nn.Module | None = field(default=None, init=False, repr=False)
+    _rows: Tensor | None = field(default=None, init=False, repr=False)
+    _about: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _data: Any = field(default=None, init=False, repr=False)
+    _source: str | None = field(default=None, init=False, repr=False)
+    _folder: Path | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check what no part of the job would check.
+
+        Raises:
+            InputError: naming the argument.
+        """
+        gat = self.heads is None or self.layer == "gat"
+        expect(gat, "heads", 'none, but with layer="gat"', self.heads, "leave it out")
+        known = callable(self.layer) or self.layer in ("sage", "gat")
+        expect(known, "layer", "sage, gat or a class of layers", self.layer, "choose one of them")
+        expect(len(self.fanouts) > 0, "fanouts", "one number per layer", "none", "pass (15, 10)")
+        expect(0 < self.lr < float("inf"), "lr", "a number above 0", self.lr, "try 0.01")
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {x.name: getattr(self, x.name) for x in fields(self) if x.init}
+
+    # -- what the two tasks fill in ------------------------------------------------------------
+
+    def _load(self, source: Any) -> Any:
+        """The task's data of any source."""
+        raise NotImplementedError
+
+    def _facts(self, data: Any) -> dict[str, Any]:
+        """What predicting needs to know of the data, as JSON.
+
+        Such as ``features``, how wide they are (None: rows are trained), and ``width`` of rows.
+        """
+        raise NotImplementedError
+
+    def _made(self, width: int) -> nn.Module:
+        """The module that is trained, for rows of some width, its weights drawn."""
+        raise NotImplementedError
+
+    def _job(self, data: Any, rows: Any, table: Any, options: Mapping[str, Any]) -> Job:
+        """The page's job around the module."""
+        raise NotImplementedError
+
+    def _seeds(self, data: Any) -> tuple[Int[Tensor, " m"], Sequence[int | None]]:
+        """Ids that batches are made of, and the fan-outs that they are expanded by."""
+        raise NotImplementedError
+
+    def _metrics(self, data: Any) -> dict[str, float]:
+        """Metrics on the test part of some data."""
+        raise NotImplementedError
+
+    # -- fit -----------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        out: str | Path | None = None,
+        resume: bool = False,
+        epochs: int | None = None,
+        steps: int | None = None,
+        minutes: float | None = None,
+        patience: int | None = None,
+        valid_every: int = 5,
+        callbacks: Sequence[Any] = (),
+        keep_resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Result:
+        """Train on a graph, keep the best model by validation, evaluate it on the test part.
+
+        A model that is fitted already begins anew.
+
+        Args:
+            data: a PyTorch Geometric ``Data``, a graph of shoal's, or a path or name that
+                :func:`shoal.load` reads.
+            out: folder of the run; None keeps nothing but the model in memory.
+            resume: continue the run in `out`.
+            epochs: passes over the seeds; without any limit 10.
+            steps: optimizer steps at most.
+            minutes: of training at most.
+            patience: validations without a better one, after which training stops.
+            valid_every: epochs between two validations.
+            callbacks: called during training.
+            keep_resume: keep the checkpoints of the finished run, to train on later.
+            settings: of the command, to be written down beside the model's own.
+
+        Raises:
+            InputError: if the data or an argument does not fit; finished work stays.
+        """
+        limits = epochs, steps, minutes, patience
+        fitting = Fitting(out, resume, *limits, callbacks, keep_resume, settings)
+        begin = time.monotonic()
+        source = str(data) if isinstance(data, str | Path) else None
+        loaded = self._load(data)
+        self._source, self._rows, self._model = source, None, None
+        self._about = {"source": source, "name": loaded.name, **self._facts(loaded)}
+        about = base.header(self.task, self.arguments(), **self._about)
+        with fitting.run(about) as run:
+            self._folder = None if out is None else run.folder
+            rows = self._rows_of(loaded)
+            self._data = self._slim(loaded, rows)
+            self._model = self._made(self._about["width"])
+            job = self._job_of(rows, {"valid_every": valid_every})
+            seconds = round(time.monotonic() - begin, 3)
+            run.start({"data": loaded.name, **self._about, "prepare_seconds": seconds})
+            progress = fitting.train(job, run, EPOCHS, self.step)
+            self._take(run.load_model())
+            if progress.stopped == "interrupt":
+                return fitting.result(run, progress, {})
+            test = self.evaluate()
+            result = fitting.finish(run, progress, about, self._state(), test)
+        return replace(result, details=tiers_used(job.loader.table))
+
+    def job(self, data: Any = None) -> Job:
+        """The training job around the fitted model, such as to measure its curvature.
+
+        Args:
+            data: as for :meth:`fit`; the graph that the model was fitted on by default.
+
+        Raises:
+            InputError: if the model is not fitted, or the data does not fit it.
+        """
+        self._fitted()
+        loaded = self._loaded(data)
+        return self._job_of(self._rows_for(loaded), {}, loaded)
+
+    def _job_of(self, rows: Any, options: Mapping[str, Any], data: Any = None) -> Job:
+        data = self._data if data is None else data
+        seeds, fanouts = self._seeds(data)
+        size = min(self.batch_size, len(seeds))
+        if size < self.batch_size:
+            _log.info(
+                "batches of %d shrink to the %d seeds of %s", self.batch_size, size, data.name
+            )
+        graph = data.graph
+
+        def scores() -> Tensor:
+            return touch_probability(graph, seeds, fanouts, size)
+
+        device = base.resolve_device(self.device)
+        given = {name: getattr(self, name) for name in ("loss", "batches", "blocks", "optimizer")}
+        shared = {
+            "batch_size": self.batch_size,
+            "fanouts": self.fanouts,
+            "lr": self.lr,
+            "seed": self.seed,
+            "device": None if device == "cpu" else device,
+            "precision": base.resolve_precision(self.precision, device),
+        }
+        table = self._table(rows, scores, device)
+        return self._job(data, rows, table, shared | given | dict(options))
+
+    # -- the network ---------------------------------------------------------------------------
+
+    def _network(self, in_dim: int, out_dim: int) -> Layered:
+        """The network, its weights drawn from the seed, on the model's device.
+
+        Raises:
+            InputError: if a size is out of range.
+        """
+        sizes = in_dim, self.hidden, out_dim, len(self.fanouts)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            if self.layer == "gat":
+                network = Gat(*sizes, heads=self.heads or HEADS, dropout=self.dropout)
+            else:
+                layer = self.layer if callable(self.layer) else SageLayer
+                network = stacked(layer, *sizes, dropout=self.dropout)
+        return network.to(base.resolve_device(self.device))
+
+    def _fitted(self) -> nn.Module:
+        if self._model is None:
+            fail(type(self).__name__, "a fitted model", "one that is not", "call fit first")
+        return self._model
+
+    # -- data and rows -------------------------------------------------------------------------
+
+    def _loaded(self, data: Any = None) -> Any:
+        """Data as given, or that of the fit; it is read anew where the model was opened.
+
+        Raises:
+            InputError: if the model was fitted on data in memory and opened since.
+        """
+        if data is not None:
+            return self._load(data)
+        if self._data is None:
+            remedy = "pass data=: the model was fitted on data in memory"
+            expect(self._source is not None, "data", "the graph to read", None, remedy)
+            self._data = self._load(self._source)
+        return self._data
+
+    def _rows_of(self, data: NodeData | LinkData) -> Float[Tensor, "n d"] | DiskRows:
+        """Rows of all nodes: in memory, or where `host_rows` are given in a file.
+
+        The file is the source itself where it holds the very numbers, else ``rows.npy`` in the run.
+
+        Raises:
+            InputError: if there is no run for it, or the file is damaged or of another graph.
+        """
+        features = data.features
+        assert features is not None  # rows are trained otherwise
+        if self.host_rows is None:
+            return feature_rows(features, self.seed)
+        own = self._own_file(features)
+        if own is not None:
+            return own
+        remedy = "pass out=, or features as float32 x in an .npz or .safetensors"
+        expect(self._folder is not None, "host_rows", "a run for the file of rows", None, remedy)
+        assert self._folder is not None
+        path = self._folder / "rows.npy"
+        if not path.exists():
+            write_rows(path, features, self.seed)
+        rows, n = DiskRows(path), features.shape[0]
+        expect(len(rows) == n, str(path), f"the graph's {n} rows", len(rows), "remove it")
+        return rows
+
+    def _own_file(self, features: Csr | Tensor) -> DiskRows | None:
+        if self._source is None or not isinstance(features, Tensor):
+            return None
+        try:
+            own = DiskRows(self._source, "x")
+        except InputError:  # a folder, or compressed
+            return None
+        return own if own.dtype == torch.float32 else None
+
+    def _rows_for(self, data: NodeData | LinkData) -> Float[Tensor, "n d"] | DiskRows:
+        """Rows of a graph as the fitted model reads them: of its features, or trained.
+
+        Raises:
+            InputError: if the graph has other features, or other nodes where rows were trained.
+        """
+        width = self._about.get("features")
+        if width is None:
+            n, rows = data.graph.n_rows, self._rows
+            assert rows is not None
+            remedy = "use the model's own data: rows of nodes without features are trained"
+            expect(len(rows) == n, data.name, f"the model's {len(rows)} nodes", n, remedy)
+            return rows
+        if data.features is None:
+            fail(data.name, "a graph with features, as the model's", "none", "use its own data")
+        # projected rows are equally wide whatever they are projected from
+        got, remedy = data.features.shape[1], "use data of its kind"
+        own = data is self._data
+        good = got == width or (own and got == 0)  # they lie in a file
+        expect(good, "features", f"{width} columns, as the model's", got, remedy)
+        return self._rows_of(data) if own else feature_rows(data.features, self.seed)
+
+    def _slim(self, data: Any, rows: Any) -> Any:
+        """The data without features that are in a file already."""
+        if not isinstance(rows, DiskRows):
+            return data
+        return replace(data, features=torch.empty(len(rows), 0))
+
+    def _table(self, rows: Any, scores: Callable[[], Tensor], device: str) -> Any:
+        """What batches read: all rows alike, or in tiers; scores say how often each is read.
+
+        Raises:
+            InputError: if a count is negative, or tiers are asked for and rows are trained.
+        """
+        warm, hot = self.host_rows, self.device_rows
+        if isinstance(rows, Tensor) and hot == 0 and warm is None:
+            return unified(rows) if not isinstance(rows, UnifiedTensor) else rows
+        return TieredTable(rows, scores(), device_rows=hot, host_rows=warm or 0, device=device)
+
+    # -- evaluate, save, open --------------------------------------------------------------------
+
+    def evaluate(self, data: Any = None) -> dict[str, float]:
+        """Metrics on the test part of a graph, in per cent.
+
+        Args:
+            data: as for :meth:`fit`; the graph that the model was fitted on by default.
+
+        Raises:
+            InputError: if the model is not fitted, or the graph has other features.
+        """
+        self._fitted()
+        return self._metrics(self._loaded(data))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted model to a folder, which :func:`shoal.open` opens.
+
+        Raises:
+            InputError: if the model is not fitted, or the folder cannot be written to.
+        """
+        state = self._state()
+        base.save(folder, base.header(self.task, self.arguments(), **self._about), state)
+
+    @classmethod
+    def restore(
+        cls, folder: Path, about: Mapping[str, Any], objects: Mapping[str, Any]
+    ) -> GraphModel:
+        """The model in a folder; called by :func:`shoal.open`.
+
+        Args:
+            folder: of the model or its run.
+            about: what ``model.json`` says.
+            objects: arguments that are given anew.
+
+        Raises:
+            InputError: if the folder is damaged, or a layer of the user's is missing.
+        """
+        model = cls(**base.expect_arguments(str(folder), about, objects, needed=("layer",)))
+        facts = {name: x for name, x in about.items() if name not in base.header("", {})}
+        model.fill(folder, facts, base.read_state(folder))
+        return model
+
+    def fill(self, folder: Path, facts: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Take what an earlier fit left in a folder.
+
+        Args:
+            folder: of the run.
+            facts: of the data, as :meth:`fit` writes them, with the `source`.
+            state: the tensors.
+
+        Raises:
+            InputError: if they are not those of a model of these arguments.
+        """
+        self._folder, self._about, self._source = folder, dict(facts), facts.get("source")
+        try:
+            self._model = self._made(facts["width"])
+            self._take(state)
+        except (KeyError, AttributeError, TypeError, IndexError) as error:
+            remedy = "restore it or train again"
+            fail(str(folder), f"the tensors of a {type(self).__name__}", error, remedy)
+
+    def _state(self) -> dict[str, Any]:
+        rows = {} if self._rows is None else {"rows": self._rows}
+        return {"model": self._fitted().state_dict(), **rows}
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        """Take weights and trained rows.
+
+        Raises:
+            InputError: if they are those of a model of another size.
+        """
+        try:
+            self._fitted().load_state_dict(state["model"])
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            where = str(self._folder or type(self).__name__)
+            fail(where, "a model of these arguments", reason, "restore it or train again")
+        rows = state.get("rows")
+        self._rows = None if rows is None else rows.as_subclass(Tensor)
+
+
+def one_or_many(nodes: Any, n: int) -> tuple[Int[Tensor, " b"], bool]:
+    """Ids as a tensor, and whether one node was asked for rather than several; None is all.
+
+    Raises:
+        InputError: if they are no ids of the graph's n nodes.
+
+    Example:
+        >>> one_or_many(7, 10), one_or_many([7, 1], 10)
+        ((tensor([7]), True), (tensor([7, 1]), False))
+    """
+    if nodes is None:
+        return torch.arange(n), False
+    try:
+        ids = torch.as_tensor(nodes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        fail("nodes", "a node's number, or several", error, "pass whole numbers")
+    one = ids.dim() == 0
+    ids = ids.reshape(1) if one else ids
+    ids = ids.long() if ids.numel() == 0 else ids
+    expect_ids("nodes", ids, n)
+    return ids.long().cpu(), one
+
+
+def flat_if(one: bool, rows: list[_P]) -> Any:
+    """The only row where one was asked for, else all of them."""
+    return rows[0] if one else rows
+
+
+def tiers_used(table: object) -> dict[str, Any]:
+    """Of a table in tiers: rows, and the share of reads that each served."""
+    if not isinstance(table, TieredTable):
+        return {}
+    lines = [{"tier": name, **use.percent()} for name, use in table.use().items()]
+    return {"tiers": Columns(lines)}

@@ -1,0 +1,512 @@
+"""``LabelModel``: for a text, the labels that fit it, among thousands to millions."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_positive, fail
+from shoal.core.search import Search, top_k
+from shoal.data import load
+from shoal.data.splits import digests, validation_split
+from shoal.data.texts import Examples, LabelData, Texts, as_texts, label_data
+from shoal.models import base
+from shoal.models.base import Fitting, Result, resolve_device, resolve_precision
+from shoal.models.card import write_export
+from shoal.rank.classifiers import Classifiers
+from shoal.rank.ensemble import NetworkCombiner
+from shoal.rank.evaluate import evaluate
+from shoal.rank.predictor import Predictor
+from shoal.rank.rankers import RANKERS
+from shoal.tasks.labels import Parts, train
+from shoal.text.bag import BagEncoder
+from shoal.text.encoder import Exported
+from shoal.training.gradients import Gradients
+
+_log = logging.getLogger("shoal")
+
+
+class LabelModel:
+    """Texts in, labels out: an encoder, classifiers and other rankers, combined.
+
+    Every part is an argument, and the default is what measured best (docs/LOG.md).
+
+    Args:
+        encoder: how to begin the encoder: ``shoal.BagEncoder(…)``, ``shoal.TransformerEncoder(name,
+            …)``, the encoder of an opened model to go on with, or one of your own.
+        batches: ``shoal.Clustered(…)``, ``shoal.Random(…)`` or a function (number of examples,
+            seed) → batch sampler.
+        loss: a function of a batch's scores and its shortlist block → scalar; by default
+            :func:`shoal.decoupled_softmax` at temperature 0.1.
+        positives: labels drawn per example for a batch.
+        classifiers: trained after the encoder; None for none.
+        rankers: find labels; without a combiner, the first of them alone.
+        combiner: learns on held-out examples what the rankers are worth; None for none.
+        search: finds nearest keys: :func:`shoal.top_k` exactly, ``shoal.HnswSearch(folder)``
+            approximately.
+        step: makes a step rule from the training job, such as ``shoal.spectral_step``; None follows
+            the schedule.
+        gradients: how the gradient of a step is made: ``shoal.Gradients(…)``.
+        seed: of everything random.
+        device: where to compute: auto (the strongest of cuda, mps, cpu that works) or a name.
+        precision: of the encoder's training: auto (bfloat16 where a CUDA device has it), float32 or
+            bfloat16.
+
+    Example:
+        >>> texts = [f"{color} {thing}" for color in ("red", "blue") for thing in ("mug", "hat")]
+        >>> model = LabelModel()
+        >>> result = model.fit(texts * 4, [text.split()[0] for text in texts] * 4, valid=0)
+        >>> [prediction.label for prediction in model.predict("a red scarf", k=1)]
+        ['red']
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Any = BagEncoder(),
+        batches: Callable[[int, int], Any] | None = None,
+        loss: Callable[..., Tensor] | None = None,
+        positives: int = 2,
+        classifiers: Any | None = Classifiers(),
+        rankers: Sequence[Any] = RANKERS,
+        combiner: Any | None = NetworkCombiner(),
+        search: Search = top_k,
+        step: Callable[[Any], Any] | None = None,
+        gradients: Any | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        expect_positive("positives", positives)
+        expect(seed >= 0, "seed", "a whole number of at least 0", seed, "drop the sign")
+        self.device = resolve_device(device)
+        if gradients is None:
+            gradients = Gradients(precision=resolve_precision(precision, self.device))
+        own_loss = {} if loss is None else {"loss": loss}
+        self.parts = Parts(
+            encoder=encoder,
+            batches=batches,
+            positives=positives,
+            gradients=gradients,
+            step=step,
+            classifiers=classifiers,
+            rankers=tuple(rankers),
+            combiner=combiner,
+            seed=seed,
+            **own_loss,
+        )
+        self.search = search
+        self._predictor: Predictor | None = None
+        self._trained_on = torch.zeros(0, dtype=torch.int64)
+        self._about: dict[str, Any] = {}
+
+    # -- training ------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: Any,
+        labels: Any = None,
+        *,
+        valid: float | tuple[Any, Any] | Examples = 0.1,
+        test: tuple[Any, Any] | Examples | None = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+        epochs: int | None = None,
+        steps: int | None = None,
+        minutes: float | None = None,
+        patience: int | None = None,
+        valid_every: int = 5,
+        callbacks: Sequence[Any] = (),
+        keep_resume: bool = False,
+        settings: Any = None,
+    ) -> Result:
+        """Train; a fit after a fit begins anew.
+
+        Args:
+            data: a list of texts (strings, or pairs of title and content), a pandas column, …, with
+                `labels`; or a data set: a name or path that :func:`shoal.load` reads, a DataFrame,
+                a ``datasets.Dataset``, a :class:`~shoal.data.texts.LabelData`.
+            labels: per text the name of its label or a list of names; or a matrix with one row per
+                text and one column per label.
+            valid: share of the training examples that is held out, for validation during training
+                and to weigh the rankers; or held-out texts and labels.
+            test: texts and labels to evaluate on; by default the data set's own test split, if it
+                has one.
+            out: folder of the run, for checkpoints, the log and the model; None keeps the model in
+                memory alone.
+            resume: continue the run in `out`.
+            epochs: passes of the encoder over the training examples; 6 without any limit.
+            steps: optimizer steps of the encoder.
+            minutes: of training the encoder.
+            patience: stop after so many validations in a row without an improvement.
+            valid_every: epochs between two validations.
+            callbacks: called at each step, validation and so on (:class:`shoal.Callback`).
+            keep_resume: keep the checkpoints of a finished run, which only training on needs.
+            settings: what the caller wants to have written down in ``settings.json``.
+
+        Returns:
+            what happened: steps, seconds, validation and test metrics, the folder and its size.
+
+        Raises:
+            InputError: for any bad setting or input; finished work stays.
+        """
+        data = self._data(data, labels, test)
+        fitting = Fitting(
+            out, resume, epochs, steps, minutes, patience, callbacks, keep_resume, settings
+        )
+        expect_positive("valid_every", valid_every)
+        begin = time.monotonic()
+        kept, held_out = self._held_out(data, valid)
+        about = base.header("labels", self._arguments(), source=data.name)
+        with fitting.run(about) as run:
+            seconds = round(time.monotonic() - begin, 3)
+            run.write("start", {"data": data.name, "prepare_seconds": seconds})
+            predictor, progress = train(
+                data,
+                kept,
+                held_out,
+                run,
+                self.parts,
+                budget=fitting.budget(6),
+                resume=resume,
+                evaluate_every=valid_every,
+                callbacks=lambda stage: fitting.watchers(stage, stage == "encoder"),
+                device=self.device,
+            )
+            self._trained_on = digests(data.train.texts)
+            if progress.stopped == "interrupt":
+                self._predictor = predictor
+                return fitting.result(run, progress, {})
+            about |= {"predictor": self._save(predictor, run.folder, about)}
+            # opened again, so that what is evaluated is what others will open
+            self._open(run.folder, about)
+            metrics = self._evaluated(data.test, run) if len(data.test) else {}
+            self._about |= {"test": metrics, "steps": progress.step, "seconds": progress.seconds}
+            base.write_header(run.folder, self._about)
+            others = (run.folder / "classifiers", run.folder / "tokens")
+            return fitting.close(run, progress, metrics, *others)
+
+    def _data(self, data: Any, labels: Any, test: Any) -> LabelData:
+        if labels is not None:
+            data = label_data(data, labels)
+        elif not isinstance(data, LabelData):
+            data = load(data)
+            want, remedy = "texts with labels", "fit a NodeModel or LinkModel on a graph"
+            expect(isinstance(data, LabelData), "data", want, type(data).__name__, remedy)
+        expect(len(data.train) > 0, data.name, "at least one training example", 0, "add examples")
+        if test is not None:
+            data = replace(data, test=self._examples(test, data.labels, "test"))
+        return data
+
+    def _held_out(self, data: LabelData, valid: Any) -> tuple[Examples, Examples | None]:
+        """The examples to learn from, and the held-out ones, if there are any."""
+        if not isinstance(valid, float | int):
+            return data.train, self._examples(valid, data.labels, "valid")
+        expect(0 <= valid < 1, "valid", "a share in [0, 1)", valid, "try 0.1, or 0 for none")
+        if valid == 0:
+            return data.train, None
+        kept, held_out = validation_split(data, valid, self.parts.seed)
+        # all of them may be known from their reverse, or be one text
+        return kept, held_out if len(held_out) else None
+
+    def _arguments(self) -> dict[str, Any]:
+        parts = {one.name: repr(getattr(self.parts, one.name)) for one in fields(self.parts)}
+        return parts | {"positives": self.parts.positives, "seed": self.parts.seed}
+
+    # -- using ---------------------------------------------------------------------------------
+
+    @property
+    def predictor(self) -> Predictor:
+        """The trained parts.
+
+        Raises:
+            InputError: before ``fit``.
+        """
+        if self._predictor is None:
+            fail("model", "a fitted one", "one that is not", "call fit, or shoal.open a folder")
+        return self._predictor
+
+    @property
+    def encoder(self) -> Any:
+        """The trained encoder; pass it to a new model to go on from its weights."""
+        return self.predictor.encoder
+
+    @property
+    def labels(self) -> Texts:
+        """All labels, by name and text."""
+        return self.predictor.labels
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether scores are probabilities; otherwise they are cosines or inner products."""
+        return self.predictor.probabilities
+
+    def predict(
+        self, texts: Any, k: int = 5, threshold: float | None = None, explain: bool = False
+    ) -> Any:
+        """The best labels of texts.
+
+        Args:
+            texts: one text, or a list of them (strings, or pairs of title and content).
+            k: labels per text at most; all, where there are fewer.
+            threshold: leave out labels of a lower score; in [0, 1] where scores are probabilities.
+            explain: say for each label which rankers found it, which words it shares with the text
+                and which known examples nearby carry it.
+
+        Returns:
+            for many texts a list of lists of :class:`~shoal.rank.predictor.Prediction`, the best
+            first; for one text one list. Scores are probabilities in [0, 1] where
+            :attr:`probabilities`, else cosines.
+
+        Raises:
+            InputError: if an item is no text, k is not positive, or the threshold is out of range.
+        """
+        plain, single = as_texts(texts)
+        expect_positive("k", k)
+        if threshold is not None:
+            least = 0.0 if self.probabilities else -1.0
+            good = not self.probabilities or least <= threshold <= 1
+            expect(good, "threshold", "a probability in [0, 1]", threshold, "try 0.5")
+        read = self._read(plain)
+        unknown = int((self.unknown(plain)).sum())
+        if unknown:
+            _log.warning(
+                "%d of %d texts hold no known word: their labels are guesses", unknown, len(plain)
+            )
+        found = self.predictor.predict(read, min(k, len(self.labels)), threshold, explain)
+        return found[0] if single else found
+
+    def unknown(self, texts: Any) -> Tensor:
+        """Which texts hold no word that the model knows, as a boolean tensor ``[n]``."""
+        return self.encoder.known(as_texts(texts)[0].all()).degrees() == 0
+
+    def encode(self, texts: Any) -> Float[Tensor, "n d"]:
+        """Unit vectors of texts; of one text one vector, ``[d]``.
+
+        Raises:
+            InputError: if an item is no text.
+        """
+        plain, single = as_texts(texts)
+        vectors = self.predictor.encode(self._read(plain))
+        return vectors[0] if single else vectors
+
+    def evaluate(self, data: Any, labels: Any = None) -> dict[str, float]:
+        """Metrics of test examples, in per cent as the field prints them (P@1 38.45).
+
+        Args:
+            data: texts, with `labels`: all of them are judged; or a data set as `fit` takes it: its
+                test split, or all of it where it has none of its own. Examples that the model was
+                trained on are left out where the source has no split of its own.
+            labels: as for `fit`; matched with the model's by name. Labels that the model does not
+                have count as missed.
+
+        Returns:
+            P@k, nDCG@k, R@k, and their propensity-scored kin by the propensities of the training
+            examples.
+
+        Raises:
+            InputError: if nothing is left to judge.
+        """
+        return self._evaluated(self.test_examples(data, labels))
+
+    def test_examples(self, data: Any, labels: Any = None) -> Examples:
+        """The examples that :meth:`evaluate` judges."""
+        if labels is not None:
+            return self._examples((data, labels), self.labels, "labels")
+        found = data if isinstance(data, LabelData) else load(data)
+        if not isinstance(found, LabelData):
+            fail("data", "texts with labels", type(found).__name__, "evaluate on data like its own")
+        test = self._onto_own(found.test if len(found.test) else found.train, found.labels)
+        seen = torch.isin(digests(test.texts), self._trained_on)
+        if bool(seen.any()):
+            count = int(seen.sum())
+            if found.own_split:
+                _log.warning(
+                    "%s: %d of %d test examples were trained on", found.name, count, len(test)
+                )
+            else:
+                _log.warning("%s: %d examples left out, which were trained on", found.name, count)
+                test = test.subset((~seen).nonzero().squeeze(1))
+        expect(
+            len(test) > 0, found.name, "examples to evaluate on", "none", "name a file of others"
+        )
+        return test
+
+    def _evaluated(self, test: Examples, run: Any = None) -> dict[str, float]:
+        truth = self.predictor.truth
+        known = truth if truth is not None else Csr.from_lists([[]], len(self.labels))
+        metrics, behind = evaluate(self.predictor, test, known)
+        if run is not None:
+            for event, facts in behind.items():
+                run.write(event, facts)
+        return metrics
+
+    def _read(self, texts: Texts) -> Texts:
+        """Plain strings as titles or contents; texts with contents as they are."""
+        bare = texts.features is None and not any(texts.contents)
+        return self.encoder.read(texts.titles) if bare else texts
+
+    def _examples(self, given: Any, labels: Texts, name: str) -> Examples:
+        """Texts and labels as examples over `labels`, and behind them labels that it lacks."""
+        if isinstance(given, Examples):
+            return given
+        good = isinstance(given, tuple) and len(given) == 2
+        expect(good, name, "(texts, labels)", type(given).__name__, "pass a pair of lists")
+        if getattr(given[1], "ndim", 1) == 2:
+            return label_data(*given, label_names=labels.uids).train
+        data = label_data(*given)
+        return _over(data.train, data.labels, labels)
+
+    def _onto_own(self, examples: Examples, labels: Texts) -> Examples:
+        return _over(examples, labels, self.labels)
+
+    # -- extending -----------------------------------------------------------------------------
+
+    def add(self, labels: Any = None, examples: tuple[Any, Any] | None = None) -> LabelModel:
+        """A model that has more labels, or knows more examples, without training; this one stays.
+
+        Args:
+            labels: new labels, by their texts.
+            examples: texts and their labels; new labels among them are added first.
+
+        Raises:
+            InputError: if a label is there already, or the model keeps no examples.
+        """
+        expect(
+            labels is not None or examples is not None,
+            "add",
+            "labels or examples",
+            "neither",
+            "pass one",
+        )
+        predictor = self.predictor
+        if labels is not None:
+            texts = as_texts([labels] if isinstance(labels, str) else labels, "labels")[0]
+            if not isinstance(labels, Texts):
+                texts = Texts(list(texts.titles), texts.titles, texts.contents)
+            predictor = predictor.with_labels(texts)
+        if examples is not None:
+            data = label_data(*examples)
+            known = set(predictor.labels.uids)
+            new = [i for i, uid in enumerate(data.labels.uids) if uid not in known]
+            if new:
+                predictor = predictor.with_labels(data.labels.subset(torch.tensor(new)))
+            added = _over(data.train, data.labels, predictor.labels)
+            predictor = predictor.with_examples(self._read(added.texts), added.labels)
+        added = len(predictor.labels) - len(self.labels)
+        about = self._about | {"added": self._about.get("added", 0) + added}
+        return self.with_predictor(predictor, about)
+
+    def with_predictor(
+        self, predictor: Predictor, about: Mapping[str, Any] | None = None
+    ) -> LabelModel:
+        """This model with other trained parts.
+
+        Args:
+            predictor: the parts.
+            about: where they come from: ``source``, ``test`` metrics; by default this model's.
+        """
+        model = LabelModel.__new__(LabelModel)
+        model.__dict__.update(self.__dict__)
+        model._predictor = predictor
+        model._about = dict(self._about if about is None else about)
+        return model
+
+    # -- folders -------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model into a folder; :func:`shoal.open` reads it.
+
+        Raises:
+            InputError: before ``fit``, or if the folder cannot be written to.
+        """
+        folder = Path(folder)
+        about = base.header("labels", self._arguments())
+        kept = ("source", "test", "steps", "seconds", "added")
+        about |= {name: self._about[name] for name in kept if name in self._about}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save(self.predictor, folder, about)
+
+    def _save(self, predictor: Predictor, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+        parts, state = predictor.save(folder)
+        state["trained_on"] = self._trained_on
+        base.save(folder, about | {"predictor": parts}, state)
+        return parts
+
+    def _open(self, folder: Path, about: dict[str, Any]) -> None:
+        state = base.read_state(folder)
+        parts = about.get("predictor")
+        if not isinstance(parts, dict):
+            fail(str(folder / base.HEADER), "the parts of a model", parts, "restore it")
+        self._trained_on = state.pop("trained_on", self._trained_on)
+        self._predictor = Predictor.open(folder, parts, state, self.device, self.search)
+        self._about = dict(about)
+
+    @staticmethod
+    def restore(folder: Path, about: dict[str, Any], objects: dict[str, Any]) -> LabelModel:
+        """The model of a folder; what :func:`shoal.open` calls.
+
+        Args:
+            folder: of the model.
+            about: its ``model.json``.
+            objects: ``device``, ``search`` and arguments for a further ``fit``.
+        """
+        try:
+            model = LabelModel(**objects)
+        except TypeError as error:
+            fail("open", "arguments of LabelModel", error, "leave it out")
+        model._open(folder, about)
+        return model
+
+    def export(self, out: str | Path, documents: Texts | None = None) -> list[Exported]:
+        """Write a folder for others: the model, encoders for sentence-transformers, and a card.
+
+        Args:
+            out: the folder; an earlier export there is replaced.
+            documents: texts of the kind that the model is for, on which the exported encoders are
+                measured; by default the labels'.
+
+        Raises:
+            InputError: if something else is there, or it cannot be written to.
+        """
+        return write_export(self, Path(out), documents)
+
+
+def _over(examples: Examples, names: Texts, labels: Texts) -> Examples:
+    """Examples whose labels are columns of `labels`, matched by name; others stand behind them.
+
+    Where names are numbers of lines and mean nothing, labels are matched by their texts.
+    """
+    if names.uids == labels.uids:
+        return examples
+    by_text = not set(names.uids) & set(labels.uids) or _numbered(names.uids, labels.uids)
+    key = Texts.all if by_text and any(labels.all()) else (lambda texts: texts.uids)
+    position = {name: i for i, name in reversed(list(enumerate(key(labels))))}
+    behind = len(labels)
+    columns = []
+    for name in key(names):
+        if name not in position:
+            position[name] = behind
+            behind += 1
+        columns.append(position[name])
+    column = torch.tensor(columns, dtype=torch.int64)
+
+    def moved(csr: Csr) -> Csr:
+        return Csr.from_coo(
+            csr.row_ids(), column[csr.indices.long()], (csr.n_rows, behind), csr.values
+        ).coalesce()
+
+    return Examples(examples.texts, moved(examples.labels), moved(examples.drop))
+
+
+def _numbered(one: list[str], other: list[str]) -> bool:
+    return all(name.isdecimal() for name in (*one[:100], *other[:100]))

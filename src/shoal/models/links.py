@@ -1,0 +1,215 @@
+"""Link prediction: fit, evaluate, predict, score, encode, save; :func:`shoal.open` opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from shoal.core.csr import Csr
+from shoal.core.errors import expect, expect_ids, expect_positive, fail
+from shoal.data.graphs import load_links
+from shoal.data.links import LinkData
+from shoal.fetch.unified import UnifiedTensor
+from shoal.graph.features import row_width
+from shoal.graph.layers import LinkEncoder
+from shoal.models.graphs import GraphModel, flat_if, one_or_many
+from shoal.tasks import links
+from shoal.training.job import Job
+
+_SCORES = 2**24  # held at a time
+
+
+@dataclass(frozen=True)
+class LinkPrediction:
+    """A node to be linked with.
+
+    Attributes:
+        node: its number.
+        score: the cosine of the two embeddings, in [-1, 1]: it ranks, it is no probability.
+    """
+
+    node: int
+    score: float
+
+
+@dataclass(eq=False, kw_only=True)
+class LinkModel(GraphModel):
+    """Links that a graph should have, from embeddings of its nodes.
+
+    Nodes without features get rows that are trained; such a model knows the nodes of its own graph
+    alone.
+
+    Attributes:
+        negatives: ``(links) -> block sampler`` of the pairs that are scored; by default every other
+            node of the batch is a negative. ``shoal.PairSampler`` draws uniform ones.
+        row_rule: makes the row optimizer of nodes without features; RowAdam at 0.01 by default.
+
+    Example:
+        Two groups of nodes, each linked among themselves, told by one feature:
+
+        >>> from types import SimpleNamespace
+        >>> n = torch.arange(40)
+        >>> edges = torch.cat([torch.stack([n, (n + step) % 40]) for step in (2, 4, 6)], dim=1)
+        >>> data = SimpleNamespace(edge_index=edges, x=torch.eye(2)[n % 2], num_nodes=40)
+        >>> model = LinkModel(hidden=8, fanouts=(2,), device="cpu")
+        >>> result = model.fit(data, epochs=20)
+        >>> model.predict(7)[0].node % 2, model.score([(7, 9), (7, 10)]).diff().item() < 0
+        (1, True)
+    """
+
+    task: ClassVar[str] = "links"
+    dropout: float = 0.0
+    lr: float = 0.01
+    negatives: Callable[..., Any] | None = None
+    row_rule: Callable[[], Any] | None = None
+    _embedded: Any = field(default=None, init=False, repr=False)
+
+    def predict(
+        self,
+        sources: int | list[int] | Int[Tensor, " b"] | None = None,
+        data: Any = None,
+        k: int = 5,
+        threshold: float | None = None,
+        candidates: list[int] | Int[Tensor, " c"] | None = None,
+    ) -> Any:
+        """The k best new links of nodes, also of ones that training never saw, best first.
+
+        All links of the graph are read, and none of them is predicted, nor a node with itself.
+
+        Args:
+            sources: ids, or one id; None for all nodes.
+            data: another graph with the same features; the one that the model was fitted on by
+                default.
+            k: links per node; all that are new where there are fewer.
+            threshold: only links of at least this score.
+            candidates: the nodes that may be predicted, such as one side of a bipartite graph; None
+                for all.
+
+        Returns:
+            a list of :class:`LinkPrediction` per node; for one id, its list alone.
+
+        Raises:
+            InputError: if the model is not fitted, the graph has other features or nodes, an id is
+                out of range or k is below 1.
+        """
+        expect_positive("k", k)
+        rows, known = self._vectors(data)
+        ids, one = one_or_many(sources, len(rows))
+        barred = None if candidates is None else torch.ones(len(rows), dtype=torch.bool)
+        if barred is not None:
+            barred[one_or_many(candidates, len(rows))[0]] = False
+        found: list[list[LinkPrediction]] = []
+        for part in ids.split(max(_SCORES // max(len(rows), 1), 1)):
+            scores = rows[part] @ rows.T
+            taken, here = known.rows(part), torch.arange(len(part))
+            scores[taken.row_ids(), taken.indices.long()] = -torch.inf
+            scores[here, part] = -torch.inf
+            scores = scores if barred is None else scores.masked_fill(barred, -torch.inf)
+            best = scores.topk(min(k, len(rows)), dim=1)
+            least = -torch.inf if threshold is None else threshold
+            for values, others in zip(*(x.tolist() for x in best), strict=True):
+                pairs = zip(others, values, strict=True)
+                found.append(
+                    [LinkPrediction(v, s) for v, s in pairs if s > -torch.inf and s >= least]
+                )
+        return flat_if(one, found)
+
+    def score(self, pairs: Any, data: Any = None) -> Float[Tensor, " p"]:
+        """The cosine of the embeddings of each pair of nodes.
+
+        Args:
+            pairs: ``[p, 2]``, as a list of pairs or a tensor.
+            data: as for :meth:`predict`.
+
+        Raises:
+            InputError: as :meth:`predict`, or if they are no pairs.
+        """
+        rows, _ = self._vectors(data)
+        try:
+            ids = torch.as_tensor(pairs)
+        except (TypeError, ValueError, RuntimeError) as error:
+            fail("pairs", "pairs of nodes, [p, 2]", error, "pass a list of pairs")
+        good = ids.dim() == 2 and ids.shape[1] == 2
+        remedy = "pass a list of pairs; an edge_index is its .T"
+        expect(good, "pairs", "pairs of nodes, [p, 2]", tuple(ids.shape), remedy)
+        expect_ids("pairs", ids.flatten(), len(rows))
+        return (rows[ids[:, 0].long()] * rows[ids[:, 1].long()]).sum(1)
+
+    def encode(self, nodes: Any = None, data: Any = None) -> Float[Tensor, "b d"]:
+        """Unit vectors of nodes, whose inner products are the scores of links.
+
+        Args:
+            nodes: ids, or one id; None for all nodes.
+            data: as for :meth:`predict`.
+
+        Raises:
+            InputError: as :meth:`predict`.
+        """
+        rows, _ = self._vectors(data)
+        return rows[one_or_many(nodes, len(rows))[0]]
+
+    def _vectors(self, data: Any) -> tuple[Float[Tensor, "n d"], Csr]:
+        """Embeddings of all nodes, reading along all links in both directions, and these links.
+
+        Those of the model's own graph are computed once.
+        """
+        encoder = self._fitted()
+        if data is None and self._embedded is not None:
+            return self._embedded
+        loaded = self._loaded(data)
+        row, col = loaded.known.row_ids(), loaded.known.indices.long()
+        ends = torch.cat([row, col]), torch.cat([col, row])
+        both = Csr.from_coo(*ends, loaded.known.shape).coalesce()
+        found = encoder.embed(both, self._rows_for(loaded)), loaded.known  # pyright: ignore[reportCallIssue]
+        if data is None:
+            self._embedded = found
+        return found
+
+    def _load(self, source: Any) -> LinkData:
+        return load_links(source, self.seed)
+
+    def _facts(self, data: LinkData) -> dict[str, Any]:
+        if data.features is None:
+            for name, value in (
+                ("device_rows", self.device_rows or None),
+                ("host_rows", self.host_rows),
+            ):
+                want = "a graph with features: trained rows stay in host memory"
+                expect(value is None, name, want, f"{data.name} without", "leave it out")
+            return {"features": None, "width": self.hidden}
+        return {"features": data.features.shape[1], "width": row_width(data.features)}
+
+    def _rows_of(self, data: LinkData) -> Any:
+        if data.features is not None:
+            return super()._rows_of(data)
+        return links.new_rows(data.graph.n_rows, self.hidden, self._rule(), self.seed)
+
+    def _rule(self) -> Any:
+        return None if self.row_rule is None else self.row_rule()
+
+    def _made(self, width: int) -> nn.Module:
+        return LinkEncoder(self._network(width, self.hidden))
+
+    def _job(self, data: LinkData, rows: Any, table: Any, options: Mapping[str, Any]) -> Job:
+        encoder: Any = self._fitted()
+        options = {**options, "negatives": self.negatives}
+        if data.features is None and not isinstance(rows, UnifiedTensor):  # trained before
+            rows = table = links.trained_rows(rows.clone(), self._rule())
+        return links.build(data, encoder, rows, table=table, **options)
+
+    def _seeds(self, data: LinkData) -> tuple[Tensor, Any]:
+        # the first hop stands for the link that is drawn for each seed
+        return (data.train.degrees() > 0).nonzero().squeeze(1), (1, *self.fanouts)
+
+    def _metrics(self, data: LinkData) -> dict[str, float]:
+        encoder: Any = self._fitted()
+        return links.metrics(encoder.embed(data.graph, self._rows_for(data)), data, "test")
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        self._embedded = None
+        super()._take(state)
