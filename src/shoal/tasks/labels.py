@@ -159,7 +159,8 @@ def train(
     watchers = callbacks("encoder")
     progress = shoal.fit(job, limits, run, resume=resume, step=step, callbacks=watchers)
     encoder = encoder.load_trained(run.load_model())
-    predictor = shoal.Predictor(encoder, data.labels, label_tokens, alone)
+    # known labels say how rare each is, which PSP needs of an encoder that ranks alone, too
+    predictor = shoal.Predictor(encoder, data.labels, label_tokens, alone, truth=data.train.labels)
     enough = held_out is not None and len(held_out) >= FEWEST
     combines = parts.combiner is not None and enough
     if progress.stopped == "interrupt" or not (combines or parts.combiner is None):
