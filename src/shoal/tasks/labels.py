@@ -305,10 +305,11 @@ def encoder_of(settings: LabelSettings) -> Any:
 
 def batches_of(settings: LabelSettings, usual: int) -> Any:
     """The batches that are asked for; `usual` is the batch size of the encoder."""
-    asked, size = settings.batches, settings.batch_size or usual
+    asked, size = settings.batches, settings.batch_size
+    size = usual if size is None else size
     if asked.batches == "ngame":
         # a smaller batch than one cluster is one cluster
-        cluster = asked.cluster_size or min(64, size)
+        cluster = min(64, max(size, 1)) if asked.cluster_size is None else asked.cluster_size
         return shoal.Clustered(size, cluster)
     _belongs(asked.cluster_size is None, "cluster_size", "--batches ngame", asked.batches)
     return shoal.Random(size) if asked.batches == "random" else named(asked.batches, "batches")
