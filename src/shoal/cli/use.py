@@ -370,6 +370,8 @@ def serve(asked: Serve) -> dict[str, Any]:
         said = f"{asked.run}: {labels} labels at {url}; Ctrl-C ends it"
         print(said, file=sys.stderr, flush=True)
 
+    if not asked.verbose:  # what each client's text lacks does not belong in the service's log
+        logging.getLogger("shoal").setLevel(logging.ERROR)
     name, at = asked.run.resolve().name, {"host": asked.host, "port": asked.port}
     run(load, name, **at, limits=asked.limits, announce=announce)
     print("ended", file=sys.stderr)
