@@ -229,6 +229,7 @@ BAD: dict[str, list[str]] = {
     "predict from nodes": ["predict", "runs/b", "texts.txt"],
     "predict no file": ["predict", "runs/a", "absent.txt"],
     "predict below a file": ["predict", "runs/a", "texts.txt", "--out", "texts.txt/sub"],
+    "predict a run": ["predict", "runs/a", "runs/a"],
     "predict into a folder": ["predict", "runs/a", "texts.txt", "--out", "runs"],
     "query nothing known": ["query", "???", "--run", "runs/a"],
     "query none": ["query", "w1", "--run", "runs/a", "--k", "0"],

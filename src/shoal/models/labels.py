@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
-from functools import partial
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +169,7 @@ class LabelModel:
         about = base.header("labels", self._arguments(), source=data.name)
         with fitting.run(about) as run:
             seconds = round(time.monotonic() - begin, 3)
-            run.write("start", {"data": data.name, "prepare_seconds": seconds})
+            run.start({"data": data.name, "prepare_seconds": seconds})
             predictor, progress = train(
                 data,
                 kept,
@@ -220,8 +219,7 @@ class LabelModel:
         return kept, held_out if len(held_out) else None
 
     def _arguments(self) -> dict[str, Any]:
-        parts = {one.name: _spelled(getattr(self.parts, one.name)) for one in fields(self.parts)}
-        return parts | {"positives": self.parts.positives, "seed": self.parts.seed}
+        return {one.name: getattr(self.parts, one.name) for one in fields(self.parts)}
 
     # -- using ---------------------------------------------------------------------------------
 
@@ -480,16 +478,6 @@ class LabelModel:
             InputError: if something else is there, or it cannot be written to.
         """
         return write_export(self, Path(out), documents)
-
-
-def _spelled(part: Any) -> str:
-    """An argument as text that is the same in every process: no addresses, no weights."""
-    if isinstance(part, partial):
-        given = ", ".join(f"{name}={value!r}" for name, value in part.keywords.items())
-        return f"{base.plain(part.func)}({given})"
-    part = getattr(part, "spec", part)  # a trained encoder is named by how it began
-    plain = is_dataclass(part) or base.is_plain(part) or isinstance(part, tuple)
-    return repr(part) if plain else str(base.plain(part))
 
 
 def _over(examples: Examples, names: Texts, labels: Texts) -> Examples:
