@@ -13,14 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import shoal
 from shoal.tasks import named, task
 from shoal.tasks.settings import File, Int, Table, Text, Training
-
-if TYPE_CHECKING:
-    from shoal.models.labels import LabelModel
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
@@ -257,7 +254,7 @@ class LabelSettings(Training):
 
 
 @task("labels", LabelSettings, model="shoal.models.labels:LabelModel")
-def model_of(settings: LabelSettings) -> LabelModel:
+def model_of(settings: LabelSettings) -> shoal.LabelModel:
     """The model that the command's settings describe.
 
     Raises:
