@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shoal.rank.head import Head
 from torch import Tensor
 
 from shoal.core.block import Block
 from shoal.core.losses import decoupled_softmax
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam
+from shoal.rank.head import Head
 from shoal.rank.loss_skip import head_step
 
 OPTIMIZERS = {"RowAdagrad": RowAdagrad, "RowAdam": RowAdam}

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shoal.cli.settings import Train
 from torch import Tensor
 
+from shoal.cli.settings import Train
 from shoal.core.block import Batch
 from shoal.data import load
 from shoal.data.texts import LabelData

@@ -22,8 +22,6 @@ from typing import Any
 
 import torch
 from head import status
-from shoal.rank.head import Head
-from shoal.rank.head_job import head_job
 from torch import Tensor
 
 from shoal.core.losses import decoupled_softmax
@@ -31,6 +29,8 @@ from shoal.core.objectives import Objective, in_batch
 from shoal.core.search import top_k
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam
+from shoal.rank.head import Head
+from shoal.rank.head_job import head_job
 from shoal.rank.predictor import embed
 from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
 from shoal.sample.seeds import RandomBatchSampler

@@ -22,14 +22,14 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import torch
-from shoal.tasks.fusing import predictor_of
 
+from shoal.serve.limits import Limits
 from shoal.core.search import top_k
 from shoal.rank.predictor import Prediction
 from shoal.serve.app import make_app
 from shoal.serve.batching import Predictor
-from shoal.serve.limits import Limits
 from shoal.serve.server import bound_socket, make_server
+from shoal.tasks.fusing import predictor_of
 from shoal.training.run import Run
 
 CLIENTS = (1, 8, 64)

@@ -16,8 +16,8 @@ import sys
 import time
 
 import torch
-from shoal.cli.settings import Train
 
+from shoal.cli.settings import Train
 from shoal.data import load
 from shoal.tasks.labels import make_job, prepare
 from shoal.training.job import Budget

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from shoal.cli.settings import Train
-from shoal.tasks.fusing import predictor_of
-from shoal.tasks.use import answer
-
 from shoal.data import load
 from shoal.tasks import labels
+from shoal.tasks.fusing import predictor_of
+from shoal.tasks.use import answer
 from shoal.training.run import Run
 
 QUERIES = (

@@ -267,16 +267,14 @@ def labels(data: Path | None, quick: bool) -> list[Net]:
 
 def nodes(data: Path | None, quick: bool) -> list[Net]:
     """Node job: GraphSAGE of two layers on WordNet's graph, without dropout."""
-    from shoal.tasks.rows import feature_rows
-
     from shoal.core.objectives import node_cross_entropy
     from shoal.data.graphs import load_nodes
     from shoal.fetch.unified import unified
+    from shoal.graph.features import feature_rows
     from shoal.graph.layers import full_graph
     from shoal.graph.sage import Sage
     from shoal.sample.expand import NeighborSampler
-    from shoal.sample.seeds import RandomBatchSampler
-    from shoal.tasks.graphs import Picked
+    from shoal.sample.seeds import RandomBatchSampler, Subset
     from shoal.training.loader import Loader
 
     graph = load_nodes("wordnet-graph")
@@ -285,7 +283,7 @@ def nodes(data: Path | None, quick: bool) -> list[Net]:
     train = graph.train[order[: 1024 if quick else 8192]]
 
     def loader(b: int, seed: int) -> Any:
-        seeds = Picked(train, RandomBatchSampler(len(train), b, seed))
+        seeds = Subset(train, RandomBatchSampler(len(train), b, seed))
         hops = NeighborSampler(graph.graph, (5, 3))
         return Loader(seeds, hops, rows, graph.target, seed=seed, prefetch=0)
 

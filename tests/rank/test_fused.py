@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.splits import validation_split
 from shoal.data.texts import Texts
+from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 from shoal.rank.predictor import BagRows, Labeler
 from shoal.tasks.labels import prepare
 from shoal.text.fields import FieldVocabulary

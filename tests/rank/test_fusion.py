@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shoal.rank.fusion import Candidates, fit_fusion, join
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
+from shoal.rank.fusion import Candidates, fit_fusion, join
 from shoal.rank.ranking import Ranking, member
 
 

@@ -11,8 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shoal.rank.head import Head
-from shoal.rank.head_job import AllLabels, Apart, head_job, with_label_points
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +20,8 @@ from shoal.core.errors import InputError
 from shoal.core.losses import decoupled_softmax
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam, RowSGD
+from shoal.rank.head import Head
+from shoal.rank.head_job import AllLabels, Apart, head_job, with_label_points
 from shoal.rank.loss_skip import head_loss, head_step
 from shoal.sample.expand import ShortlistSampler
 from shoal.sample.seeds import RandomBatchSampler

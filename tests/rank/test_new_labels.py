@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
-from shoal.tasks.prepared import prepare
 
 from shoal import with_labels
 from shoal.core.errors import InputError
 from shoal.data.texts import Texts
+from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 from shoal.rank.predictor import BagRows, Labeler, Lexicon
+from shoal.tasks.prepared import prepare
 from shoal.text.vocabulary import Vocabulary, random_rows
 from tests.planted import planted_labels
 

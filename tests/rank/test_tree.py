@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shoal.rank.fusion import join
 from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
+from shoal.rank.fusion import join
 from shoal.rank.ranking import Ranking
 from shoal.rank.tree import TreeFusion, fit_tree, fit_tree_fusion
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from shoal.cli.settings import Cluster, Evaluate, Predict, Query, Train
-from shoal.tasks.encoders import learner_of, tokenize_of
 
+from shoal.cli.settings import Cluster, Evaluate, Predict, Query, Train
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
 from shoal.data.formats import xc
 from shoal.rank.predictor import Labeler
 from shoal.tasks import labels, use
+from shoal.tasks.encoders import learner_of, tokenize_of
 from shoal.text.transformer import TokenTransformer
 from shoal.training.job import Budget, Job
 from shoal.training.loop import fit

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from shoal.cli.settings import Train
-from shoal.rank.fused import FusedLabeler, fuse
-from shoal.tasks.fusing import predictor_of
-from shoal.tasks.heads import classifiers_of
 
+from shoal.cli.settings import Train
 from shoal.core.errors import InputError
 from shoal.data import load
 from shoal.data.formats import xc
 from shoal.data.splits import validation_split
+from shoal.rank.fused import FusedLabeler, fuse
 from shoal.rank.predictor import Labeler
 from shoal.tasks import fusing, labels
+from shoal.tasks.fusing import predictor_of
+from shoal.tasks.heads import classifiers_of
 from shoal.training.run import Run
 from tests.planted import planted_labels
 

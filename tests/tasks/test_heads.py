@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from shoal.cli.settings import Train
-from shoal.rank.fused import FusedLabeler
-from shoal.rank.head_job import AllLabels
-from shoal.tasks.fusing import predictor_of
-from shoal.tasks.heads import classifiers_of, frozen_job
 from torch import Tensor
 
+from shoal.cli.settings import Train
 from shoal.core.block import Batch
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
 from shoal.data.formats import xc
+from shoal.rank.fused import FusedLabeler
+from shoal.rank.head_job import AllLabels
 from shoal.rank.predictor import BagRows, Labeler
 from shoal.tasks import heads, labels
+from shoal.tasks.fusing import predictor_of
+from shoal.tasks.heads import classifiers_of, frozen_job
 from shoal.training.job import Budget
 from shoal.training.loop import fit
 from shoal.training.run import Run

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from shoal.cli.settings import Cluster, Train
 from torch import Tensor
 
+from shoal.cli.settings import Cluster, Train
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.formats import xc

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from shoal.cli.settings import Train
-from shoal.tasks.batches import batch_sampler_of, curriculum, shortlist_of
-from shoal.tasks.common import expect_settings
 from torch import Tensor
 
+from shoal.cli.settings import Train
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.rank.predictor import BagRows, Labeler, embed
 from shoal.tasks import labels
+from shoal.tasks.batches import batch_sampler_of, curriculum, shortlist_of
+from shoal.tasks.common import expect_settings
 from shoal.training.job import Budget
 from shoal.training.loop import fit
 from tests.planted import planted_labels

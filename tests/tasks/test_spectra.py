@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from shoal.cli.graphs import train
-from shoal.cli.settings import Spectrum, Train
-from shoal.tasks.spectra import job_of, measure
 
+from shoal.cli.settings import Spectrum, Train
 from shoal.core.errors import InputError
 from shoal.curvature.spectrum import Spectrum as Measured
+from shoal.tasks import links, nodes
+from shoal.tasks.spectra import job_of, measure
 from shoal.training.run import Run
-from tests.graphs import write_graph, write_links
 from tests.planted import planted_graph
+from tests.tasks.test_links import planted, settings
+from tests.tasks.test_nodes import write
 
 OWN = """
 import torch
@@ -36,9 +37,9 @@ def bare():
 
 def test_a_run_is_measured_and_left_alone(tmp_path: Path) -> None:
     """The node job's Adam in its metric: rates for every batch size, files, the run unchanged."""
-    path = write_graph(planted_graph(n=210, classes=3, dim=12), tmp_path / "g.npz")
+    path = write(planted_graph(n=210, classes=3, dim=12), tmp_path / "g.npz")
     out, sizes = tmp_path / "run", {"batch_size": 16, "fanouts": (2, 2), "hidden": 8}
-    train(Train(source=str(path), out=out, steps=12, step="spectral", **sizes))
+    nodes.train(Train(source=str(path), out=out, steps=12, step="spectral", **sizes))
     before = (out / "last.safetensors").read_bytes(), (out / "log.jsonl").read_bytes()
     found = measure(Spectrum(source=str(out), lanczos=20, probes=2, max_batches=4))
     assert before == ((out / "last.safetensors").read_bytes(), (out / "log.jsonl").read_bytes())
@@ -55,10 +56,9 @@ def test_a_run_is_measured_and_left_alone(tmp_path: Path) -> None:
 def test_a_run_on_links_is_measured(tmp_path: Path, features: bool, negatives: str) -> None:
     """Both criteria, split at their scores: no curvature below zero. The run has just ended an
     epoch, and the next one's batches are read."""
-    path, out = write_links(tmp_path / "g.npz", features), tmp_path / "run"
-    small = {"batch_size": 60, "fanouts": (4,), "hidden": 16, "negatives": negatives}
-    train(Train(source=str(path), task="links", out=out, epochs=2, **small))
-    run = Run.open(out)
+    path = planted(tmp_path / "g.npz", features)
+    links.train(settings(path, negatives=negatives, epochs=2))
+    run = Run.open(tmp_path / "run")
     assert job_of(run)[0].loader.position == len(job_of(run)[0].loader)
     found = measure(Spectrum(source=str(run.folder), lanczos=40, probes=2, max_batches=4))
     assert found["samples"] == 240 and found["sampling"] == "neighborhoods"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shoal.cli.settings import Evaluate, Predict, Query, Train
 
+from shoal.cli.settings import Evaluate, Predict, Query, Train
 from shoal.core.errors import InputError
 from shoal.data.formats import xc
 from shoal.tasks import labels, use
