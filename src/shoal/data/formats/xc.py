@@ -203,7 +203,8 @@ def _records(
     for number, line in lines(path, encoding):
         name = f"{path}:{number}"
         record = json_object(name, line)
-        title, content = record.get("title"), record.get("content", "")
+        title: Any = record.get("title")
+        content = record.get("content", "")
         good = "uid" in record and isinstance(title, str) and isinstance(content, str)
         if not good:
             fail(name, "uid, title and content, texts both", shorten(record), "correct the line")
