@@ -119,6 +119,7 @@ if TYPE_CHECKING:
     from shoal.training.gradients import Gradients as Gradients
     from shoal.training.job import Budget as Budget
     from shoal.training.job import Job as Job
+    from shoal.training.job import Progress as Progress
     from shoal.training.loader import Loader as Loader
     from shoal.training.loop import fit as fit
     from shoal.training.run import Run as Run
@@ -230,6 +231,7 @@ _HOMES = {
     "Job": "training.job",
     "Gradients": "training.gradients",
     "Budget": "training.job",
+    "Progress": "training.job",
     "Callback": "training.callbacks",
     "EarlyStopping": "training.callbacks",
     "ShowProgress": "training.callbacks",

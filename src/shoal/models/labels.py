@@ -219,8 +219,7 @@ class LabelModel:
         return kept, held_out if len(held_out) else None
 
     def _arguments(self) -> dict[str, Any]:
-        parts = {one.name: repr(getattr(self.parts, one.name)) for one in fields(self.parts)}
-        return parts | {"positives": self.parts.positives, "seed": self.parts.seed}
+        return {one.name: getattr(self.parts, one.name) for one in fields(self.parts)}
 
     # -- using ---------------------------------------------------------------------------------
 
