@@ -17,6 +17,15 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 PANGRAM = "the quick brown fox jumps over the lazy dog"  # so that every letter is known
 
 
+def run(
+    name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """What an example prints when it is called with these words."""
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return capsys.readouterr().out
+
+
 def test_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -24,19 +33,20 @@ def test_demo(
     data = planted_labels(n=1200, n_labels=64)
     titles = [f"{data.labels.titles[0]} {PANGRAM}", *data.labels.titles[1:]]
     xc.write(replace(data, labels=replace(data.labels, titles=titles)), tmp_path / "planted")
+    # enough examples held out for a combiner
     words = ["--steps", "2", "--source", str(tmp_path / "planted"), "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["demo.py", *words])
-    said = []
-    for _ in range(2):
-        runpy.run_path(str(EXAMPLES / "demo.py"), run_name="__main__")
-        said.append(capsys.readouterr().out)
+    said = [run("demo.py", words, monkeypatch, capsys) for _ in range(2)]
     assert said[0] == said[1]
     table, *answers = said[0].split("\n\n")
-    first = [line.split()[0] for line in table.splitlines()]
-    assert first == ["batches", "random", "ngame", "fused"]
-    assert len(answers) == 3 and all(len(answer.strip().splitlines()) == 4 for answer in answers)
+    rows = [line.split() for line in table.splitlines()]
+    assert [row[0] for row in rows] == ["batches", "random", "ngame", "ensemble"]
+    assert float(rows[3][-1]) > float(rows[2][-1]) > 0  # what comes after the encoder takes time
+    for answer in answers:
+        scores = [float(line.split()[-1]) for line in answer.strip().splitlines()[1:]]
+        assert len(scores) == 3 and 1 >= scores[0] >= scores[1] >= scores[2] >= 0
     for batches in ("random", "ngame"):
-        assert Run.open(tmp_path / f"demo-{batches}").load_last()["progress"]["step"] == 2
+        (end,) = (x for x in Run.open(tmp_path / f"demo-{batches}").log() if x["event"] == "end")
+        assert end["step"] == 2
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -220,6 +221,8 @@ class LabelModel:
 
     def _arguments(self) -> dict[str, Any]:
         parts = {one.name: repr(getattr(self.parts, one.name)) for one in fields(self.parts)}
+        # the address of a function is another one in each process, and a resumed run compares
+        parts = {name: re.sub(r" at 0x[0-9a-f]+", "", value) for name, value in parts.items()}
         return parts | {"positives": self.parts.positives, "seed": self.parts.seed}
 
     # -- using ---------------------------------------------------------------------------------
