@@ -39,9 +39,7 @@ def main() -> None:
     step = shoal.spectral_step if asked.step == "spectral" else None
     common: dict[str, Any] = {"seed": asked.seed, "step": step}
     models = {
-        "random": shoal.LabelModel(
-            batches=shoal.Random(1024), classifiers=None, **ALONE, **common
-        ),
+        "random": shoal.LabelModel(batches=shoal.Random(1024), classifiers=None, **ALONE, **common),
         "ngame": shoal.LabelModel(batches=shoal.Clustered(1024, cluster=64), **common),
     }
     rows = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 from dataclasses import replace
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+import shoal
 from shoal.data.formats import xc
+from shoal.rank.evaluate import evaluate
 from shoal.training.run import Run
 from tests.planted import planted_labels
+from tests.test_frozen import REFERENCES, Losses, labels_csv
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PANGRAM = "the quick brown fox jumps over the lazy dog"  # so that every letter is known
@@ -30,10 +34,10 @@ def test_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It trains twice, prints a table and three answers; the second time it shows what it has."""
-    data = planted_labels(n=1200, n_labels=64)
+    # so many that a tenth of them teaches a combiner
+    data = planted_labels(n=2400, n_labels=64)
     titles = [f"{data.labels.titles[0]} {PANGRAM}", *data.labels.titles[1:]]
     xc.write(replace(data, labels=replace(data.labels, titles=titles)), tmp_path / "planted")
-    # enough examples held out for a combiner
     words = ["--steps", "2", "--source", str(tmp_path / "planted"), "--out", str(tmp_path)]
     said = [run("demo.py", words, monkeypatch, capsys) for _ in range(2)]
     assert said[0] == said[1]
@@ -76,3 +80,40 @@ def test_pyg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     runpy.run_path(str(EXAMPLES / "with_pyg.py"), run_name="__main__")
     _, before, _, after = capsys.readouterr().out.split()
     assert float(after) > max(70, 1.5 * float(before))
+
+
+def test_ngame_trains_as_the_recipe_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses of both stages and metrics are those of the recipe that the command had."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    ngame = importlib.import_module("ngame")
+    want = REFERENCES["labels_ngame"]
+    data, learned, held_out = labels_csv()
+    watched = {"encoder": Losses(), "classifiers": Losses()}
+    # neighbors brought candidates as well, though the tree did not read their votes
+    rankers = (shoal.EncoderRanker(), shoal.ClassifierRanker(), shoal.NeighborRanker())
+    encoder = shoal.BagEncoder(dim=16, fields=False)
+    recipe = ngame.Recipe(encoder, 256, 32, epochs=4, classifier_epochs=3, rankers=rankers)
+    run = shoal.Run.create(tmp_path / "run", {})
+    predictor = ngame.train(
+        data, learned, held_out, run, recipe, callbacks=lambda stage: [watched[stage]]
+    )
+    losses, classifier_losses = (watched[stage].losses for stage in ("encoder", "classifiers"))
+    assert losses[:10] == pytest.approx(want["losses"], rel=2e-6)
+    assert losses[-1] == pytest.approx(want["last_loss"], rel=1e-5)
+    assert classifier_losses[:10] == pytest.approx(want["head_losses"], rel=2e-6)
+    assert classifier_losses[-1] == pytest.approx(want["head_last_loss"], rel=1e-5)
+    metrics, _ = evaluate(predictor, data.test, data.train.labels)
+    assert metrics == pytest.approx(want["test"], abs=1e-6)
+
+
+def test_ngame_on_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page runs from a file to metrics, and what it leaves is a model."""
+    words = "--dim 16 --batch-size 256 --cluster-size 32 --epochs 2 --classifier-epochs 1 --out"
+    table = str(Path(__file__).with_name("frozen") / "data" / "labels.csv")
+    said = run("ngame.py", [table, *words.split(), str(tmp_path / "run")], monkeypatch, capsys)
+    name, score, *_ = said.split()
+    assert name == "P@1" and float(score) > 5
+    (found,) = shoal.open(tmp_path / "run").predict(["a tree with edible fruit"], k=3)
+    assert len(found) == 3

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shoal.core.graph_metrics import node_metrics as node_metrics
     from shoal.core.losses import decoupled_softmax as decoupled_softmax
     from shoal.core.losses import hardest_triplets as hardest_triplets
+    from shoal.core.losses import lowest_triplets as lowest_triplets
     from shoal.core.objectives import Objective as Objective
     from shoal.core.objectives import in_batch as in_batch
     from shoal.core.objectives import link_binary_cross_entropy as link_binary_cross_entropy
@@ -120,6 +121,7 @@ if TYPE_CHECKING:
     from shoal.training.gradients import Gradients as Gradients
     from shoal.training.job import Budget as Budget
     from shoal.training.job import Job as Job
+    from shoal.training.job import Progress as Progress
     from shoal.training.loader import Loader as Loader
     from shoal.training.loop import fit as fit
     from shoal.training.run import Run as Run
@@ -228,7 +230,9 @@ _HOMES = {
     "link_ranks": "core.graph_metrics",
     "decoupled_softmax": "core.losses",
     "hardest_triplets": "core.losses",
+    "lowest_triplets": "core.losses",
     "Job": "training.job",
+    "Progress": "training.job",
     "Gradients": "training.gradients",
     "Budget": "training.job",
     "Callback": "training.callbacks",

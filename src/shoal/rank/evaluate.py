@@ -58,7 +58,8 @@ def evaluate(
     scores, top = (x.cpu() for x in predictor.rank(test.texts, k, drop))
     seen = known.with_values(None).coalesce()
     seen = Csr(seen.indptr, seen.indices, wide)
-    inverse = metrics.inverse_propensity(seen)
+    # propensities are defined from three examples on
+    inverse = metrics.inverse_propensity(seen) if seen.n_rows > 2 else torch.ones(wide)
     result = metrics.evaluate(top, test.labels, inverse, ks=[x for x in KS if x <= k])
     behind: dict[str, Any] = {"examples": examples(predictor.labels, test, scores, top)}
     if test.labels.nnz:

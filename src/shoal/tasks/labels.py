@@ -163,8 +163,10 @@ def train(
     predictor = shoal.Predictor(encoder, data.labels, label_tokens, alone)
     enough = held_out is not None and len(held_out) >= FEWEST
     combines = parts.combiner is not None and enough
-    if progress.stopped == "interrupt" or not (combines or parts.combiner is None):
+    if progress.stopped == "interrupt":
         return predictor, progress
+    if not (combines or parts.combiner is None):
+        return shoal.with_known(predictor, alone, data.train), progress
 
     weights = None
     if parts.classifiers is not None:
