@@ -29,10 +29,10 @@ from pathlib import Path
 import torch
 from head import status
 from rivals_.trained import Mined
-
 from shoal.cli.settings import Train
-from shoal.sample.expand import Chain, Hop, dst_then_src
 from shoal.tasks.encoders import tokenize_of
+
+from shoal.sample.expand import Chain, Hop, dst_then_src
 from shoal.tasks.labels import make_job, prepare
 from shoal.training.job import Budget
 from shoal.training.loader import Loader

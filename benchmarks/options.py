@@ -19,19 +19,19 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from shoal.cli.settings import Train
+from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
+from shoal.tasks.heads import frozen_job
+from shoal.tasks.prepared import Prepared, prepare
 from torch import Tensor
 
-from shoal.cli.settings import Train
 from shoal.core.csr import Csr
 from shoal.core.metrics import evaluate, inverse_propensity
 from shoal.data import load
 from shoal.data.texts import Examples, Texts
-from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
 from shoal.rank.predictor import BagRows, Labeler
 from shoal.rank.ranking import Ranking
-from shoal.tasks.heads import frozen_job
 from shoal.tasks.labels import make_job
-from shoal.tasks.prepared import Prepared, prepare
 from shoal.text.fields import FieldVocabulary
 from shoal.text.vocabulary import Vocabulary
 from shoal.training.job import Budget

@@ -20,17 +20,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from shoal.cli.settings import Train
+from shoal.tasks.rows import feature_rows
 from torch import Tensor
 from torch.nn import functional
 
-from shoal.cli.settings import Train
 from shoal.core.block import Block
 from shoal.data.graphs import load_nodes
 from shoal.data.nodes import NodeData
 from shoal.graph.layers import full_graph
 from shoal.graph.sage import Sage
 from shoal.tasks import nodes
-from shoal.tasks.rows import feature_rows
 from shoal.training.job import Budget
 from shoal.training.loop import fit
 from shoal.training.run import Run

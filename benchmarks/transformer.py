@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shoal.cli.settings import Train
+from shoal.tasks.encoders import tokenize_of
+from shoal.tasks.prepared import Prepared, prepare
 from torch import Tensor
 
-from shoal.cli.settings import Train
 from shoal.data import load
 from shoal.rank.predictor import Labeler
 from shoal.sample.seeds import ClusterBatchSampler
-from shoal.tasks.encoders import tokenize_of
 from shoal.tasks.labels import judge, make_job
-from shoal.tasks.prepared import Prepared, prepare
 from shoal.text.transformer import TokenTransformer
 from shoal.training.job import Budget, Job
 from shoal.training.loop import fit

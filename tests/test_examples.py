@@ -82,6 +82,16 @@ def test_pyg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     assert float(after) > max(70, 1.5 * float(before))
 
 
+def test_quickstart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each way in ends in what it is for: metrics, labels of texts, classes, a learning rate."""
+    said = run("quickstart.py", ["--rows", "600"], monkeypatch, capsys).splitlines()
+    assert said[0].startswith("P@1 ") and float(said[0].split()[1]) > 15
+    assert all(line.count(" | ") == 2 for line in said[1:3])
+    accuracy = [line for line in said if line.startswith("accuracy ")]
+    assert all(float(line.split()[1]) > 80 for line in accuracy)
+    assert "learning rate at batch size 512" in said[-2]
+
+
 def test_ngame_trains_as_the_recipe_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses of both stages and metrics are those of the recipe that the command had."""
     monkeypatch.syspath_prepend(EXAMPLES)

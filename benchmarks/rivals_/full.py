@@ -13,22 +13,22 @@ from operator import attrgetter
 from time import perf_counter
 
 import torch
+from shoal.cli.settings import Train
+from shoal.rank.head_job import AllLabels
+from shoal.tasks.prepared import Prepared, prepare
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rivals_.common import TOP, VALID, Asked, Clock, Outcome
-from shoal.cli.settings import Train
 from shoal.core.block import Batch, Block
 from shoal.core.losses import decoupled_softmax
 from shoal.core.metrics import evaluate
 from shoal.core.objectives import Objective
 from shoal.core.search import top_k
 from shoal.data.texts import Examples
-from shoal.rank.head_job import AllLabels
 from shoal.rank.predictor import BagRows
 from shoal.sample.expand import Chain, Hop
 from shoal.tasks.labels import make_job
-from shoal.tasks.prepared import Prepared, prepare
 from shoal.text.bag import BagSum
 from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader

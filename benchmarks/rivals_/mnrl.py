@@ -17,14 +17,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from shoal.tasks.encoders import bags_of
+from shoal.tasks.prepared import Prepared, prepare
 
 from rivals_.common import TOP, VALID, Asked, Clock, Outcome, Skipped
 from shoal.core.metrics import evaluate
 from shoal.core.search import top_k
 from shoal.core.sparse import matmul
 from shoal.data.texts import Examples
-from shoal.tasks.encoders import bags_of
-from shoal.tasks.prepared import Prepared, prepare
 from shoal.text.vocabulary import Vocabulary, random_rows
 
 ONE_ROW = partial(bags_of, roles=False)

@@ -20,11 +20,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from shoal.cli.recipes import recipe
+from shoal.cli.settings import Train
+from shoal.tasks.fusing import predictor_of
+from shoal.tasks.prepared import Prepared, prepare
 from torch import Generator, Tensor
 
 from rivals_.common import TOP, VALID, Asked, Clock, Outcome, Skipped, without
-from shoal.cli.recipes import recipe
-from shoal.cli.settings import Train
 from shoal.core.block import Block
 from shoal.core.csr import Csr
 from shoal.core.metrics import evaluate
@@ -32,10 +34,8 @@ from shoal.data.texts import Examples
 from shoal.rank.predictor import BagRows, Labeler
 from shoal.sample.expand import Chain, Hop, dst_then_src, expand
 from shoal.sample.seeds import ClusterBatchSampler
-from shoal.tasks.fusing import predictor_of
 from shoal.tasks.labels import make_job
 from shoal.tasks.labels import train as shoal_train
-from shoal.tasks.prepared import Prepared, prepare
 from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
 from shoal.training.loop import fit

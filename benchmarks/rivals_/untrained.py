@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from shoal.rank.neighbors import votes
 
 from rivals_.common import DEEP, TOP, Asked, Clock, Outcome, Skipped, threads, to_tune, without
 from shoal.core.csr import Csr
@@ -19,7 +20,6 @@ from shoal.core.metrics import evaluate
 from shoal.data.formats.npz import write_pecos
 from shoal.data.texts import Examples, LabelData
 from shoal.rank.lexical import LexicalIndex
-from shoal.rank.neighbors import votes
 from shoal.rank.ranking import Ranking
 
 # What the untrained sum chooses from, on validation.

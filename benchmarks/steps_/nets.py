@@ -230,12 +230,13 @@ def labels(data: Path | None, quick: bool) -> list[Net]:
     from dataclasses import replace
     from functools import partial
 
+    from shoal.tasks.prepared import prepare
+
     from shoal.core.losses import decoupled_softmax
     from shoal.core.objectives import in_batch
     from shoal.data import load
     from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
     from shoal.sample.seeds import RandomBatchSampler
-    from shoal.tasks.prepared import prepare
 
     whole = load("wordnet")
     n = 1024 if quick else 8192
@@ -266,6 +267,8 @@ def labels(data: Path | None, quick: bool) -> list[Net]:
 
 def nodes(data: Path | None, quick: bool) -> list[Net]:
     """Node job: GraphSAGE of two layers on WordNet's graph, without dropout."""
+    from shoal.tasks.rows import feature_rows
+
     from shoal.core.objectives import node_cross_entropy
     from shoal.data.graphs import load_nodes
     from shoal.fetch.unified import unified
@@ -274,7 +277,6 @@ def nodes(data: Path | None, quick: bool) -> list[Net]:
     from shoal.sample.expand import NeighborSampler
     from shoal.sample.seeds import RandomBatchSampler
     from shoal.tasks.graphs import Picked
-    from shoal.tasks.rows import feature_rows
     from shoal.training.loader import Loader
 
     graph = load_nodes("wordnet-graph")
