@@ -20,20 +20,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from shoal.cli.settings import Train
-from shoal.tasks.rows import feature_rows
 from torch import Tensor
 from torch.nn import functional
 
-from shoal.core.block import Block
-from shoal.data.graphs import load_nodes
-from shoal.data.nodes import NodeData
-from shoal.graph.layers import full_graph
-from shoal.graph.sage import Sage
+import shoal
 from shoal.tasks import nodes
-from shoal.training.job import Budget
-from shoal.training.loop import fit
-from shoal.training.run import Run
+
+DEFAULT = shoal.NodeModel()
 
 
 def main() -> None:
@@ -47,10 +40,10 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick:
         asked.epochs, asked.full_epochs, asked.seeds = 1, 2, [0]
-    data = load_nodes(asked.source)
+    data = shoal.load_nodes(asked.source)
     rows: list[dict[str, Any]] = []
     for seed in asked.seeds:
-        features = feature_rows(data.features, seed)
+        features = shoal.feature_rows(data.features, seed)
         for system, train in (("sampled", sampled), ("full graph", full)):
             wall, cpu = time.perf_counter(), time.process_time()
             accuracy = train(data, features, asked, seed)
@@ -71,30 +64,33 @@ def main() -> None:
     print(json.dumps({"runs": rows, "mean_accuracy": mean}))
 
 
-def sampled(data: NodeData, features: Tensor, asked: argparse.Namespace, seed: int) -> float:
-    """Shoal's node job, its best validated round."""
-    settings = Train(source=asked.source, seed=seed, valid_every=1)
-    with TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", {})
-        job = nodes.make_job(data, features, settings)
-        fit(job, Budget(epochs=asked.epochs), run)
-        model = job.objective.model
-        model.load_state_dict(run.load_model()["model"])
-        assert isinstance(model, Sage)
-        return accuracy(model, data, features, data.test)
-
-
-def full(data: NodeData, features: Tensor, asked: argparse.Namespace, seed: int) -> float:
-    """Every step sees the whole graph and all training nodes; the best validated round counts."""
+def network(data: shoal.NodeData, features: Tensor, seed: int) -> shoal.Sage:
+    """The default network, its weights drawn."""
     torch.manual_seed(seed)
-    defaults = Train(source=asked.source)
-    layers = len(defaults.fanouts)
-    classes = len(data.class_names)
-    model = Sage(features.shape[1], defaults.hidden, classes, layers, nodes.DROPOUT)
+    sizes = features.shape[1], DEFAULT.hidden, len(data.class_names)
+    return shoal.Sage(*sizes, layers=len(DEFAULT.fanouts), dropout=DEFAULT.dropout)
+
+
+def sampled(data: shoal.NodeData, features: Tensor, asked: argparse.Namespace, seed: int) -> float:
+    """Shoal's node job, its best validation."""
+    with TemporaryDirectory() as folder:
+        run = shoal.Run.create(Path(folder) / "run", {})
+        model = network(data, features, seed)
+        job = nodes.build(data, model, features, seed=seed, valid_every=1)
+        shoal.fit(job, shoal.Budget(epochs=asked.epochs), run)
+        model.load_state_dict(run.load_model()["model"])
+        return nodes.metrics(model, data, features, data.test)["accuracy"]
+
+
+def full(data: shoal.NodeData, features: Tensor, asked: argparse.Namespace, seed: int) -> float:
+    """Every step sees the whole graph and all training nodes; the best validated round counts."""
+    model, layers = network(data, features, seed), len(DEFAULT.fanouts)
     optimizer = torch.optim.Adam(model.parameters(), lr=asked.full_lr)
     everyone = torch.arange(len(features))
     graph = data.graph
-    whole = Block(everyone, everyone, graph.indptr, graph.indices, graph.indices, dst_in_src=True)
+    whole = shoal.Block(
+        everyone, everyone, graph.indptr, graph.indices, graph.indices, dst_in_src=True
+    )
     best = (0.0, 0.0)
     for epoch in range(asked.full_epochs):
         logits = model([whole] * layers, features)[data.train]
@@ -103,15 +99,10 @@ def full(data: NodeData, features: Tensor, asked: argparse.Namespace, seed: int)
         loss.backward()
         optimizer.step()
         if (epoch + 1) % 10 == 0 or epoch + 1 == asked.full_epochs:
-            valid = accuracy(model, data, features, data.valid)
-            best = max(best, (valid, accuracy(model, data, features, data.test)))
+            both = (nodes.metrics(model, data, features, ids) for ids in (data.valid, data.test))
+            best = max(best, tuple(found["accuracy"] for found in both))
+            model.train()
     return best[1]
-
-
-def accuracy(model: Sage, data: NodeData, features: Tensor, ids: Tensor) -> float:
-    """Per cent of the nodes `ids` whose class has the highest logit."""
-    logits = full_graph(model, data.graph, features)[ids]
-    return 100 * float((logits.argmax(1) == data.target[ids]).float().mean())
 
 
 if __name__ == "__main__":

@@ -129,9 +129,7 @@ def compare(ports: dict[str, int], clients: int, requests: int, repeats: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="48 requests a load, 2 repeats")
-    parser.add_argument(
-        "--run", type=Path, help="a label model in place of the bare product"
-    )
+    parser.add_argument("--run", type=Path, help="a label model in place of the bare product")
     parser.add_argument("--requests", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--wait-ms", type=float, default=Limits.max_wait_ms)

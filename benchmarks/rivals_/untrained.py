@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from shoal.rank.neighbors import votes
 
 from rivals_.common import DEEP, TOP, Asked, Clock, Outcome, Skipped, threads, to_tune, without
 from shoal.core.csr import Csr
@@ -20,7 +19,7 @@ from shoal.core.metrics import evaluate
 from shoal.data.formats.npz import write_pecos
 from shoal.data.texts import Examples, LabelData
 from shoal.rank.lexical import LexicalIndex
-from shoal.rank.ranking import Ranking
+from shoal.rank.ranking import Ranking, votes
 
 # What the untrained sum chooses from, on validation.
 CHARACTERS = (0.5, 1.0, 2.0)
