@@ -47,7 +47,7 @@ class Product:
         scores, found = top_k(self.keys[ids], self.keys, k)
         rows = zip(found.tolist(), scores.tolist(), strict=True)
         return [
-            [Prediction(i, str(i), f"label {i}", s) for i, s in zip(*row, strict=True)]
+            [Prediction(str(i), f"label {i}", s, i) for i, s in zip(*row, strict=True)]
             for row in rows
         ]
 
