@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from shoal.core.errors import expect, expect_positive
 from shoal.core.objectives import Objective
+from shoal.core.optimizers import optimizer_info, scales_of
 from shoal.curvature.checks import check_problem
 from shoal.curvature.lanczos import Basis, Lanczos, lanczos
-from shoal.curvature.metric import metric_of, scales_of
 from shoal.curvature.noise import Complement, Recorder, complement_of, noise_of
 from shoal.curvature.preserve import Mode, notes_on_modes, preserve_state
 from shoal.curvature.problem import (
@@ -83,7 +83,7 @@ def spectrum(
         curvature: ``"ggn"``, which step sizes need since it has no negative eigenvalue;
             ``"hessian"``; or ``"fisher"``, the empirical one.
         steps: of Lanczos: 20 to 30 settle the top of a trained network.
-        probes: random vectors; 8 know the noise to about 10 %, and trace better.
+        probes: random vectors; 8 estimate the noise to about 10 %, and the trace better.
         max_batches: batches of the loader that are measured, at most.
         seed: of random vectors, of dropout's masks and of what the loader draws.
         params: which parameters: a pattern such as ``"layers.0.*"``, or a function of the name.
@@ -136,7 +136,7 @@ def spectrum(
     notes += notes_on_stream(loader, problem, size, drawn)
     return replace(
         measured,
-        metric=metric_of(precondition),
+        metric="plain" if precondition is None else optimizer_info(precondition).metric,
         loss=loss,
         sampler=sampler_of(loader),
         seconds=time.perf_counter() - began,
@@ -209,7 +209,7 @@ def _eigenvalues(found: Lanczos, rest: Complement, curvature: Curvature) -> Spec
 
 
 def _average(values: tuple[float, ...]) -> tuple[float, float]:
-    """Mean and standard error; NaN where there is nothing to tell them from."""
+    """Mean and standard error; NaN where they cannot be estimated."""
     drawn = torch.tensor(values, dtype=torch.float64)
     mean = float(drawn.mean()) if len(drawn) else math.nan
     return mean, float(drawn.std()) / math.sqrt(len(drawn)) if len(drawn) > 1 else math.nan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -170,7 +169,7 @@ class LabelModel:
         about = base.header("labels", self._arguments(), source=data.name)
         with fitting.run(about) as run:
             seconds = round(time.monotonic() - begin, 3)
-            run.write("start", {"data": data.name, "prepare_seconds": seconds})
+            run.start({"data": data.name, "prepare_seconds": seconds})
             predictor, progress = train(
                 data,
                 kept,
@@ -220,10 +219,7 @@ class LabelModel:
         return kept, held_out if len(held_out) else None
 
     def _arguments(self) -> dict[str, Any]:
-        parts = {one.name: repr(getattr(self.parts, one.name)) for one in fields(self.parts)}
-        # the address of a function is another one in each process, and a resumed run compares
-        parts = {name: re.sub(r" at 0x[0-9a-f]+", "", value) for name, value in parts.items()}
-        return parts | {"positives": self.parts.positives, "seed": self.parts.seed}
+        return {one.name: getattr(self.parts, one.name) for one in fields(self.parts)}
 
     # -- using ---------------------------------------------------------------------------------
 

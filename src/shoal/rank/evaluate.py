@@ -58,7 +58,7 @@ def evaluate(
     scores, top = (x.cpu() for x in predictor.rank(test.texts, k, drop))
     seen = known.with_values(None).coalesce()
     seen = Csr(seen.indptr, seen.indices, wide)
-    # propensities are defined from three examples on
+    # below three examples the propensity model says nothing: every label weighs the same
     inverse = metrics.inverse_propensity(seen) if seen.n_rows > 2 else torch.ones(wide)
     result = metrics.evaluate(top, test.labels, inverse, ks=[x for x in KS if x <= k])
     behind: dict[str, Any] = {"examples": examples(predictor.labels, test, scores, top)}

@@ -32,17 +32,19 @@ def format_of(path: Path) -> Format:
     """
     forms = sorted(FORMATS.values(), key=lambda form: form.order)
     try:
-        found = "no such file or folder" if not path.exists() else "another kind of file"
-        form = next((form for form in forms if path.exists() and form.fits(path)), None)
+        there, found = path.exists(), "no such file or folder"
     except OSError as error:  # a name that no file system takes
-        found, form = str(error.strerror), None
-    if form is not None:
-        return form
-    if any((path / name).is_file() for name in _OF_A_MODEL):
-        fail(str(path), "data", "a trained model", "open it with shoal.open")
-    if path.is_dir():
-        names = sorted(file.name for file in path.iterdir())[:8]
-        found = f"a folder of {', '.join(names) or 'no files'}"
+        there, found = False, str(error.strerror)
+    if there:
+        for form in forms:
+            if form.fits(path):
+                return form
+        found = "another kind of file"
+        if any((path / name).is_file() for name in _OF_A_MODEL):
+            fail(str(path), "data", "a trained model", "open it with shoal.open")
+        if path.is_dir():
+            names = sorted(file.name for file in path.iterdir())[:8]
+            found = f"a folder of {', '.join(names) or 'no files'}"
     folders = "; ".join(f"{', '.join(form.files)} ({form.name})" for form in forms if form.files)
     endings = ", ".join(dict.fromkeys(suffix for form in forms for suffix in form.suffixes))
     want = f'"wordnet", a folder with {folders}; or a file ending in {endings}'
@@ -55,7 +57,7 @@ def convert(source: str, out: Path, to: str, encoding: str = "utf-8", **columns:
     Everything is written to the side and then renamed: `out` is there whole or not at all.
 
     Args:
-        source: what :func:`shoal.data.load` takes.
+        source: what :func:`shoal.data.load_labels` takes.
         out: a file or folder that is not there yet.
         to: a name of `FORMATS`.
         encoding: of the source's texts.
@@ -76,7 +78,7 @@ def convert(source: str, out: Path, to: str, encoding: str = "utf-8", **columns:
         ...     sorted(path.name for path in out.iterdir()), done["labels"], done["lost"]
         (['corpus.jsonl', 'qrels', 'queries.jsonl'], 2, [])
     """
-    from shoal.data import load
+    from shoal.data import load_labels
 
     if to not in FORMATS:
         fail("to", f"one of {', '.join(sorted(FORMATS))}", to, "choose one")
@@ -85,7 +87,7 @@ def convert(source: str, out: Path, to: str, encoding: str = "utf-8", **columns:
     want = f"a name that ends in {suffix}" if suffix else "the name of a folder"
     expect(good, "out", want, out, "rename it or change --to")
     expect(not out.exists(), str(out), "nothing there yet", "a file or folder", "remove it first")
-    data, side = load(source, encoding=encoding, **columns), ""
+    data, side = load_labels(source, encoding=encoding, **columns), ""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as side:
