@@ -231,7 +231,6 @@ _HOMES = {
     "hardest_triplets": "core.losses",
     "lowest_triplets": "core.losses",
     "Job": "training.job",
-    "Progress": "training.job",
     "Gradients": "training.gradients",
     "Budget": "training.job",
     "Progress": "training.job",
