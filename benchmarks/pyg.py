@@ -42,15 +42,15 @@ from shoal import (
     NeighborSampler,
     RandomBatchSampler,
     Sage,
-    Subset,
-    feature_rows,
     node_cross_entropy,
     unified,
 )
 from shoal.data import graphs
 from shoal.data.graphs import load_nodes
+from shoal.graph.features import feature_rows
 from shoal.graph.layers import ConvLayer, Layered, full_graph
 from shoal.integrations.pyg import NeighborLoader
+from shoal.sample.seeds import Subset
 
 FANOUTS, HIDDEN, WIDTH, HEADS = [15, 10], 256, 256, 4
 BETWEEN = {"sage": nn.ReLU(), "gat": nn.ELU()}
