@@ -276,7 +276,7 @@ def test_bad_input_is_refused() -> None:
         NeighborSampler(graph, [2])(torch.tensor([1, 0, 1]), gen)
     with pytest.raises(InputError, match="csr: expected a square Csr"):
         NeighborSampler(labels, [2])(torch.tensor([1]), gen)
-    with pytest.raises(InputError, match="fanouts: expected a number a hop"):
+    with pytest.raises(InputError, match="fanouts: expected a number per hop"):
         NeighborSampler(graph, [])
     with pytest.raises(InputError, match="positives: expected a whole number of at least 1, got 0"):
         ShortlistSampler(labels, positives=0)

@@ -96,7 +96,7 @@ class Batch:
     """Seeds, what they touch, and the rows that were gathered for it.
 
     Attributes:
-        seeds: ids of the points or nodes that the loss averages over, ``[b]``.
+        seeds: ids of the examples or nodes that the loss averages over, ``[b]``.
         blocks: hops, input hop first; the last one's `dst` begins with the seeds.
         src: rows of the table for ``blocks[0].src``, ``[s, d]``.
         target: what the loss compares with, one row a seed, or None where a block carries it.

@@ -1,8 +1,8 @@
 """A shortlist with mined negatives: labels that a search found hard, beside all positives.
 
-Clusters bring points together whose labels are hard for one another; a search over a head finds the
-labels that are hard for a point wherever they are. ANCE (Xiong et al., ICLR 2021) mines from an
-index that is made anew every so often; so does this, at each refresh.
+Clusters bring examples together whose labels are hard for one another; a search over a head finds
+the labels that are hard for an example wherever they are. ANCE (Xiong et al., ICLR 2021) mines from
+an index that is rebuilt every so often; so does this, at each refresh.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from shoal.sample.relabel import Scratch
 
 
 class MinedShortlist:
-    """A block sampler: all positives of the batch's points, and what was mined for each of them.
+    """A block sampler: all positives of the batch's examples, and what was mined for each of them.
 
     Before the first :meth:`refresh` there are the positives alone. Ones of the block are all known
-    positives, so a mined label that is another point's positive stays one.
+    positives, so a mined label that is another example's positive stays one.
 
     Args:
-        labels: points x labels.
+        labels: examples x labels.
 
     Example:
         >>> sampler = MinedShortlist(Csr.from_lists([[0], [2]], n_cols=5))
@@ -44,13 +44,13 @@ class MinedShortlist:
         self._scratch = Scratch()
 
     def refresh(self, mined: Int[Tensor, "n k"]) -> None:
-        """Take up new hard labels of all points, -1 for none.
+        """Take up new hard labels of all examples, -1 for none.
 
         Raises:
-            InputError: if there is not a row a point.
+            InputError: if there is not a row per example.
         """
         n, got = self.labels.n_rows, len(mined)
-        expect(got == n, "mined", f"labels of {n} points", got, "search for all points")
+        expect(got == n, "mined", f"labels of {n} examples", got, "search for all examples")
         self.mined = mined.int().cpu()
 
     def __call__(self, seeds: Int[Tensor, " b"], generator: Generator) -> list[Block]:
@@ -68,6 +68,6 @@ class MinedShortlist:
         """Take up the state that :meth:`state_dict` of a like sampler returned.
 
         Raises:
-            InputError: if it is that of a sampler over another number of points.
+            InputError: if it is that of a sampler over another number of examples.
         """
         self.refresh(state["mined"])
