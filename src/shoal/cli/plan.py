@@ -42,6 +42,7 @@ BATCH_SIZE = NodeModel.batch_size
 WIDTH, TRAIN = 256, 0.1  # where nothing is known
 _GIB = 2**30
 _LINK_REACHED = 0.85
+_RATES = ("device_gbs", "link_gbs", "host_gbs", "disk_iops")
 RAW = {"gen4": 31.5e9, "gen5": 63e9}  # bytes per second of sixteen lanes of PCIe, one way
 _SECTOR, _BUS_LINE, _HEADER = 32, 128, 24  # bytes of a request on the bus
 _EXACT = 1000  # terms of a Zipf law's sum that are added up, the rest is an integral
@@ -250,22 +251,17 @@ def _expect_numbers(asked: Plan) -> None:
         expect_positive(name, value) if value is not None else None
     share = asked.train is None or 0 < asked.train <= 1
     expect(share, "train", "a share in (0, 1]", asked.train, "set it")
-    hops = len(asked.fanouts) > 0
-    expect(hops, "fanouts", "a number per hop", "none", "pass 15 10, say")
-    for name in ("zipf", "device_gib", "host_gib"):
-        value = getattr(asked, name)
-        good = value is None or (value >= 0 and math.isfinite(value))
-        expect(good, name, "a finite number of at least 0", value, "set it")
-    for name in ("device_gbs", "link_gbs", "host_gbs", "disk_iops"):
-        value = getattr(asked, name)
-        good = value > 0 and math.isfinite(value)
-        expect(good, name, "a finite number above 0", value, "set it")
+    expect(len(asked.fanouts) > 0, "fanouts", "a number per hop", "none", "pass 15 10, say")
+    for name in ("zipf", "device_gib", "host_gib", *_RATES):
+        value, zero = getattr(asked, name), name not in _RATES
+        good = value is None or (0 <= value < math.inf and (zero or value > 0))
+        want = "a finite number of at least 0" if zero else "a finite number above 0"
+        expect(good, name, want, value, "set it")
 
 
 def _assumed(asked: Plan) -> dict[str, Any]:
-    names = ["device_gbs", "link_gbs", "host_gbs", "disk_iops"]
-    by_graph = ["batch_size", "fanouts", "train"] if asked.source else ["zipf"]
-    return {name: getattr(asked, name) for name in by_graph + names}
+    names = ["batch_size", "fanouts", "train"] if asked.source else ["zipf"]
+    return {name: getattr(asked, name) for name in (*names, *_RATES)}
 
 
 def _command(asked: Plan, counts: dict[str, int], in_memory: bool) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.core.errors import expect, fail
-from shoal.data import graphs, is_graph
+from shoal.data import is_graph
 from shoal.data.cells import TABLES, Columns
 from shoal.data.formats import format_of
 from shoal.data.formats.registry import suffix_of

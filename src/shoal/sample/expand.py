@@ -11,7 +11,7 @@ blocks, input hop first:
   2023): zeros of the block are in-batch negatives, ones are all known positives.
 - :class:`Hop`: one hop as it is, such as from documents to their tokens.
 - :class:`Chain`: one after the other, where the labels or nodes of a shortlist have texts or
-  neighborhoods of their own; :class:`Both`: side by side.
+  neighborhoods of their own.
 """
 
 from __future__ import annotations
@@ -283,34 +283,6 @@ class Chain:
         name = "src" if rows == Chain.rows else getattr(rows, "__name__", repr(rows))
         steps = [repr(x).removeprefix("seeds -> ") for x in (self.outer, self.inner)]
         return f"seeds -> {steps[0]}\n  -> {name} -> {steps[1]}"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Both:
-    """The blocks of two block samplers for the same seeds, one after the other.
-
-    Attributes:
-        first: draws first, as if it were alone.
-        second: its blocks come last.
-
-    Example:
-        >>> labels = Csr.from_lists([[0, 3], [3]], n_cols=4)
-        >>> every = ShortlistSampler(labels, positives=None)
-        >>> one, both = Both(Hop(labels, 1), every)(torch.arange(2), torch.Generator())
-        >>> one.indptr.tolist(), both.src.tolist()
-        ([0, 1, 2], [0, 3])
-    """
-
-    first: BlockSampler
-    second: BlockSampler
-
-    def __call__(self, seeds: Int[Tensor, " b"], generator: Generator) -> list[Block]:
-        """Return the blocks of the first, then those of the second."""
-        return [*self.first(seeds, generator), *self.second(seeds, generator)]
-
-    def __repr__(self) -> str:
-        """Both, side by side."""
-        return f"({self.first!r}, beside {self.second!r})"
 
 
 def dst_then_src(block: Block, offset: int) -> Int[Tensor, " b_plus_s"]:

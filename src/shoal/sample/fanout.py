@@ -246,9 +246,9 @@ def _probe(device: torch.device) -> bool:
     """Whether a tiny draw by the kernel gives what torch gives."""
     from shoal.sample import _triton
 
-    parts = [torch.tensor(x, device=device) for x in ([0, 9], [9, 1], [0, 3, 4])]
-    drawn = _triton.subsets(*parts, fanout=3, key=1)
-    return torch.equal(drawn, by_columns(*parts, 3, CounterRandom(1)))
+    start, degrees, offsets = (torch.tensor(x, device=device) for x in ([0, 9], [9, 1], [0, 3, 4]))
+    drawn = _triton.subsets(start, degrees, offsets, 3, key=1)
+    return torch.equal(drawn, by_columns(start, degrees, offsets, 3, CounterRandom(1)))
 
 
 def _offsets(counts: Int[Tensor, " b"]) -> Int[Tensor, " b_plus_1"]:

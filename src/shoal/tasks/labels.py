@@ -13,14 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import shoal
 from shoal.tasks import named, task
 from shoal.tasks.settings import File, Int, Table, Text, Training
-
-if TYPE_CHECKING:
-    from shoal.models.labels import LabelModel
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
@@ -159,7 +156,8 @@ def train(
     watchers = callbacks("encoder")
     progress = shoal.fit(job, limits, run, resume=resume, step=step, callbacks=watchers)
     encoder = encoder.load_trained(run.load_model())
-    predictor = shoal.Predictor(encoder, data.labels, label_tokens, alone)
+    # known labels say how rare each is, which PSP needs of an encoder that ranks alone, too
+    predictor = shoal.Predictor(encoder, data.labels, label_tokens, alone, truth=data.train.labels)
     enough = held_out is not None and len(held_out) >= FEWEST
     combines = parts.combiner is not None and enough
     if progress.stopped == "interrupt":
@@ -256,7 +254,7 @@ class LabelSettings(Training):
 
 
 @task("labels", LabelSettings, model="shoal.models.labels:LabelModel")
-def model_of(settings: LabelSettings) -> LabelModel:
+def model_of(settings: LabelSettings) -> shoal.LabelModel:
     """The model that the command's settings describe.
 
     Raises:
@@ -306,10 +304,11 @@ def encoder_of(settings: LabelSettings) -> Any:
 
 def batches_of(settings: LabelSettings, usual: int) -> Any:
     """The batches that are asked for; `usual` is the batch size of the encoder."""
-    asked, size = settings.batches, settings.batch_size or usual
+    asked, size = settings.batches, settings.batch_size
+    size = usual if size is None else size
     if asked.batches == "ngame":
         # a smaller batch than one cluster is one cluster
-        cluster = asked.cluster_size or min(64, size)
+        cluster = min(64, max(size, 1)) if asked.cluster_size is None else asked.cluster_size
         return shoal.Clustered(size, cluster)
     _belongs(asked.cluster_size is None, "cluster_size", "--batches ngame", asked.batches)
     return shoal.Random(size) if asked.batches == "random" else named(asked.batches, "batches")
