@@ -230,12 +230,13 @@ def labels(data: Path | None, quick: bool) -> list[Net]:
     from dataclasses import replace
     from functools import partial
 
+    from shoal.tasks.prepared import prepare
+
     from shoal.core.losses import decoupled_softmax
     from shoal.core.objectives import in_batch
     from shoal.data import load
     from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
     from shoal.sample.seeds import RandomBatchSampler
-    from shoal.tasks.prepared import prepare
 
     whole = load("wordnet")
     n = 1024 if quick else 8192
@@ -269,12 +270,11 @@ def nodes(data: Path | None, quick: bool) -> list[Net]:
     from shoal.core.objectives import node_cross_entropy
     from shoal.data.graphs import load_nodes
     from shoal.fetch.unified import unified
+    from shoal.graph.features import feature_rows
     from shoal.graph.layers import full_graph
     from shoal.graph.sage import Sage
     from shoal.sample.expand import NeighborSampler
-    from shoal.sample.seeds import RandomBatchSampler
-    from shoal.tasks.graphs import Picked
-    from shoal.tasks.rows import feature_rows
+    from shoal.sample.seeds import RandomBatchSampler, Subset
     from shoal.training.loader import Loader
 
     graph = load_nodes("wordnet-graph")
@@ -283,7 +283,7 @@ def nodes(data: Path | None, quick: bool) -> list[Net]:
     train = graph.train[order[: 1024 if quick else 8192]]
 
     def loader(b: int, seed: int) -> Any:
-        seeds = Picked(train, RandomBatchSampler(len(train), b, seed))
+        seeds = Subset(train, RandomBatchSampler(len(train), b, seed))
         hops = NeighborSampler(graph.graph, (5, 3))
         return Loader(seeds, hops, rows, graph.target, seed=seed, prefetch=0)
 
