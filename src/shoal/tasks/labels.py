@@ -183,6 +183,7 @@ def train(
             callbacks=callbacks("classifiers"),
         )
         progress.seconds += stage.seconds
+        run.write("classifiers", {"classifier_seconds": round(stage.seconds, 3)})
         if stage.stopped == "interrupt":
             progress.stopped = "interrupt"
             return predictor, progress
@@ -194,7 +195,9 @@ def train(
     predictor = shoal.fit_ensemble(
         predictor, parts.rankers, parts.combiner, train, held_out, data.train, weights, parts.seed
     )
-    progress.seconds += time.monotonic() - begin
+    seconds = time.monotonic() - begin
+    progress.seconds += seconds
+    run.write("ensemble", {"held_out": len(held_out), "ensemble_seconds": round(seconds, 3)})
     return predictor, progress
 
 
