@@ -51,9 +51,8 @@ def picture(
     panels += [_batches] if spectrum.noise.batches > 1 else []
     panels += [_rates] if plans or known else []
     panels += [_trial_runs] if found is not None else []
-    figure = library.Figure(
-        figsize=(5.2 * min(len(panels), 2), 3.9 * -(-len(panels) // 2)), dpi=130
-    )
+    across, down = min(len(panels), 2), -(-len(panels) // 2)
+    figure = library.Figure(figsize=(5.2 * across, 3.9 * down), dpi=130)
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(down, across, i + 1)
         panel(axes, spectrum, plans, known, found)
