@@ -49,7 +49,7 @@ def info(asked: Info) -> dict[str, Any]:
     devices |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(count)}
     devices |= {"mps": platform.processor()} if torch.backends.mps.is_available() else {}
     return {
-        "shoal": version_of(DISTRIBUTION),
+        "shoal": installed_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),

@@ -18,7 +18,7 @@ from typing import Any
 
 import shoal
 from shoal.tasks import named, task
-from shoal.tasks.settings import File, Int, Table, Text, Training
+from shoal.tasks.settings import Int, Table, Text, Training
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
@@ -216,7 +216,7 @@ class EncoderSettings:
     """Tokens of a text that a transformer reads; 128 by default."""
     lora: Int = None
     """Train low-rank adapters of this rank in place of a transformer's weights."""
-    from_: File = None
+    from_: From = None
     """Start with the weights and vocabulary of this trained run or export."""
 
 
