@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shoal.cli import config
-from shoal.core.distribution import DISTRIBUTION, install
+from shoal.core.distribution import DISTRIBUTION, install, installed_version
 from shoal.tasks.settings import Common
 
 
