@@ -10,6 +10,7 @@ Copy this page to bend it: everything it uses is public.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from typing import Any
 
 import shoal
 from shoal.tasks import named, task
-from shoal.tasks.settings import Int, Table, Text, Training
+from shoal.tasks.settings import From, Int, Table, Text, Training
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
@@ -164,6 +165,9 @@ def train(
     if progress.stopped == "interrupt":
         return predictor, progress
     if not combines and parts.combiner is not None:
+        said = "%d held-out examples, %d are needed to weigh rankers: the encoder ranks alone, "
+        said += "and scores are cosines, no probabilities"
+        logging.getLogger("shoal").warning(said, len(held_out or ()), FEWEST)
         return shoal.with_known(predictor, alone, data.train), progress
 
     weights = None
