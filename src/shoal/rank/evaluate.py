@@ -18,6 +18,8 @@ from shoal.data.texts import Examples, Texts
 from shoal.rank.predictor import Predictor, named
 
 KS = (1, 3, 5)
+# training examples below which the formula of propensities means nothing: ln n must exceed one
+_FEWEST = 3
 # Of each kind; characters of their texts and titles; true labels named.
 _EXAMPLES, _TEXT, _TITLE, _LABELS = 6, 280, 80, 8
 
@@ -46,7 +48,8 @@ def evaluate(
     Args:
         predictor: ranks labels.
         test: whose labels may be more than the predictor's: those can never be found.
-        known: labels of the training examples, ``[n, l]``, which decide propensities.
+        known: labels of the training examples, ``[n, l]``, which decide propensities; with fewer
+            than three examples they are one.
 
     Returns:
         metrics in per cent (:func:`shoal.core.metrics.evaluate`); and for a run's log ``deciles``,
@@ -58,7 +61,7 @@ def evaluate(
     scores, top = (x.cpu() for x in predictor.rank(test.texts, k, drop))
     seen = known.with_values(None).coalesce()
     seen = Csr(seen.indptr, seen.indices, wide)
-    inverse = metrics.inverse_propensity(seen)
+    inverse = metrics.inverse_propensity(seen) if seen.n_rows >= _FEWEST else torch.ones(wide)
     result = metrics.evaluate(top, test.labels, inverse, ks=[x for x in KS if x <= k])
     behind: dict[str, Any] = {"examples": examples(predictor.labels, test, scores, top)}
     if test.labels.nnz:
