@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from shoal.models.links import LinkModel as LinkModel
     from shoal.models.nodes import NodeModel as NodeModel
     from shoal.rank.classifiers import Classifiers as Classifiers
-    from shoal.rank.ensemble import Network as Network
+    from shoal.rank.ensemble import NetworkCombiner as NetworkCombiner
     from shoal.rank.ensemble import combiner_kind as combiner_kind
     from shoal.rank.evaluate import validate as validate
     from shoal.rank.hnsw import HnswSearch as HnswSearch
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from shoal.rank.rankers import NeighborRanker as NeighborRanker
     from shoal.rank.rankers import PlainRanker as PlainRanker
     from shoal.rank.rankers import WordRanker as WordRanker
-    from shoal.rank.tree import DecisionTree as DecisionTree
+    from shoal.rank.tree import TreeCombiner as TreeCombiner
     from shoal.sample.batches import Clustered as Clustered
     from shoal.sample.batches import Random as Random
     from shoal.sample.batches import refreshed as refreshed
@@ -157,8 +157,8 @@ _HOMES = {
     "NameRanker": "rank.rankers",
     "RANKERS": "rank.rankers",
     "ranker_kind": "rank.predictor",
-    "Network": "rank.ensemble",
-    "DecisionTree": "rank.tree",
+    "NetworkCombiner": "rank.ensemble",
+    "TreeCombiner": "rank.tree",
     "combiner_kind": "rank.ensemble",
     "Predictor": "rank.predictor",
     "Prediction": "rank.predictor",

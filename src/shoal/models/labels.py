@@ -23,7 +23,7 @@ from shoal.models import base
 from shoal.models.base import Fitting, Result, resolve_device, resolve_precision
 from shoal.models.card import write_export
 from shoal.rank.classifiers import Classifiers
-from shoal.rank.ensemble import Network
+from shoal.rank.ensemble import NetworkCombiner
 from shoal.rank.evaluate import evaluate
 from shoal.rank.predictor import Predictor
 from shoal.rank.rankers import RANKERS
@@ -78,7 +78,7 @@ class LabelModel:
         positives: int = 2,
         classifiers: Any | None = Classifiers(),
         rankers: Sequence[Any] = RANKERS,
-        combiner: Any | None = Network(),
+        combiner: Any | None = NetworkCombiner(),
         search: Search = top_k,
         step: Callable[[Any], Any] | None = None,
         gradients: Any | None = None,

@@ -29,7 +29,7 @@ from shoal.core.search import top_k
 from shoal.core.sparse import unit
 from shoal.data.texts import Examples
 from shoal.fetch.unified import unified
-from shoal.fetch.update import RowAdam
+from shoal.fetch.update import RowAdam, RowOptimizer
 from shoal.rank.evaluate import validate
 from shoal.rank.loss_skip import one_vs_all_loss
 from shoal.rank.one_vs_all import Kind, OneVsAll
@@ -63,6 +63,7 @@ class Classifiers:
             2023).
         shortlist: makes the block sampler from the label matrix: by default all positives of a
             batch; :class:`AllLabels` scores every label.
+        optimizer: makes the row optimizer from ``lr=``; RowAdagrad keeps one number per label.
     """
 
     epochs: int = 5
@@ -72,6 +73,7 @@ class Classifiers:
     temperature: float = 0.1
     label_texts: bool = True
     shortlist: Callable[[Csr], BlockSampler] = partial(ShortlistSampler, positives=None)
+    optimizer: Callable[..., RowOptimizer] = RowAdam
 
     def fit(
         self,
@@ -113,7 +115,7 @@ class Classifiers:
             x, truth = torch.cat([x, labels.to(x)]), with_label_examples(truth)
         named = isinstance(self.loss, str)
         kind: Any = self.loss if named else "decoupled"
-        table = OneVsAll.of(labels, RowAdam(lr=self.lr), kind, temperature=self.temperature)
+        table = OneVsAll.of(labels, self.optimizer(lr=self.lr), kind, temperature=self.temperature)
         seeds = batches(len(x), seed)
         evaluate = None
         if held_out is not None:

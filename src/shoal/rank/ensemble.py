@@ -235,7 +235,7 @@ class TrainedNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkCombiner:
     """Combine rankings by a network, fitted by AdamW at a rate that falls linearly to zero.
 
     Attributes:

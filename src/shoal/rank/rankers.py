@@ -37,7 +37,7 @@ from shoal.rank.lexical import LexicalIndex, tf_idf
 from shoal.rank.names import NameIndex
 from shoal.rank.predictor import Known, Predictor, Query, ranker_kind
 from shoal.rank.ranking import Ranking, votes
-from shoal.text.bag import Bag
+from shoal.text.encoder import TextEncoder
 from shoal.text.vocabulary import Vocabulary, inverse_document_frequency
 
 # neighbors that vote: measured in docs/LOG.md
@@ -107,7 +107,7 @@ class PlainRanker(Stateless):
         labels: unit vectors of the labels by it.
     """
 
-    encoder: Bag | None = None
+    encoder: TextEncoder | None = None
     labels: Float[Tensor, "l d"] | None = None
 
     kind = "plain"
@@ -115,11 +115,11 @@ class PlainRanker(Stateless):
 
     def fitted(self, model: Predictor, known: Known) -> PlainRanker | None:
         """None where the encoder has no field embeddings."""
-        encoder = getattr(model.encoder, "without_fields", lambda: None)()
-        if encoder is None:
+        plain = model.encoder.without_fields(model.label_tokens)
+        if plain is None:
             return None
-        bags = model.encoder.vocabulary.without_fields(model.label_tokens)  # pyright: ignore[reportAttributeAccessIssue]
-        return PlainRanker(encoder, encoder.embed_labels(bags))
+        encoder, tokens = plain
+        return PlainRanker(encoder, encoder.embed_labels(tokens))
 
     def rank(self, query: Query, k: int) -> list[Ranking]:
         """The k labels whose embeddings without fields are nearest."""

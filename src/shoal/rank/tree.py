@@ -149,7 +149,7 @@ class TrainedTree:
 
 
 @dataclass(frozen=True)
-class DecisionTree:
+class TreeCombiner:
     """Combine encoder and classifiers as NGAME does; pass those two rankers first.
 
     Attributes:

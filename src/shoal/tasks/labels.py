@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import shoal
 from shoal.tasks import named, task
@@ -56,7 +56,7 @@ class Parts:
     step: Callable[[Any], Any] | None = None
     classifiers: Any | None = field(default_factory=lambda: shoal.Classifiers())
     rankers: Sequence[Any] = field(default_factory=lambda: shoal.RANKERS)
-    combiner: Any | None = field(default_factory=lambda: shoal.Network())
+    combiner: Any | None = field(default_factory=lambda: shoal.NetworkCombiner())
     seed: int = 0
 
     def batch_sampler(self) -> Callable[[int, int], Any]:
@@ -233,8 +233,8 @@ class RankSettings:
 
     valid: float = 0.1
     """Share of the training examples held out, for validation and to weigh rankers; 0 for none."""
-    rank: Literal["ensemble", "encoder", "classifiers"] = "ensemble"
-    """Rank labels by all rankers together, or by encoder or classifiers alone."""
+    rank: str = "ensemble"
+    """ensemble (all rankers), encoder or classifiers alone, or module:name of your own rankers."""
     rare: float = 0.0
     """Let the ensemble weigh rare labels more: power of the inverse propensity; 1 is for PSP@k."""
 
@@ -268,14 +268,15 @@ def model_of(settings: LabelSettings) -> LabelModel:
     if settings.step != "schedule":
         spectral = settings.step == "spectral"
         given["step"] = shoal.spectral_step if spectral else named(settings.step, "step")
-    if ranking.rank == "ensemble":
-        given["combiner"] = shoal.Network(rare=ranking.rare)
-    else:
+    alone = {"encoder": [shoal.EncoderRanker()], "classifiers": [shoal.ClassifierRanker()]}
+    if ranking.rank in alone:
         _belongs(ranking.rare == 0, "rare", "--rank ensemble", ranking.rank)
-        by_encoder = ranking.rank == "encoder"
-        given |= {"classifiers": None} if by_encoder else {}
-        given["rankers"] = [shoal.EncoderRanker() if by_encoder else shoal.ClassifierRanker()]
-        given["combiner"] = None
+        given |= {"rankers": alone[ranking.rank], "combiner": None}
+        given |= {"classifiers": None} if ranking.rank == "encoder" else {}
+    else:
+        given["combiner"] = shoal.NetworkCombiner(rare=ranking.rare)
+        own = ranking.rank != "ensemble"
+        given |= {"rankers": named(ranking.rank, "rank")} if own else {}
     return shoal.LabelModel(seed=settings.seed, device=settings.device, **given)
 
 

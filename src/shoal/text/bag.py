@@ -7,7 +7,7 @@ is not (:mod:`shoal.text.fields`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from shoal.core.progress import progress
 from shoal.core.sparse import matmul, unit
 from shoal.data.texts import Texts
 from shoal.fetch.unified import UnifiedTensor, unified
-from shoal.fetch.update import RowAdam
+from shoal.fetch.update import RowAdam, RowOptimizer
 from shoal.text.encoder import Exported, encoder_kind
 from shoal.text.fields import FIELDS, FieldVocabulary
 from shoal.text.sentence import LONG, mixed_vectors, save_bag, token_vectors
@@ -83,9 +83,10 @@ class BagEncoder:
         dim: width of the vectors.
         fields: keep separate rows for a word in the title, the opening and the rest of a document
             or a label, beside the word's own row.
-        lr: peak learning rate of the rows, which RowAdam moves.
+        lr: peak learning rate of the rows.
         warmup: steps until that rate.
         batch_size: examples per batch where none is asked for.
+        optimizer: makes the row optimizer from ``lr=``, such as :class:`shoal.RowAdagrad`.
     """
 
     dim: int = 256
@@ -93,6 +94,7 @@ class BagEncoder:
     lr: float = 0.1
     warmup: int = 50
     batch_size: int = 1024
+    optimizer: Callable[..., RowOptimizer] = RowAdam
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -116,7 +118,7 @@ class BagEncoder:
         vocabulary = FieldVocabulary.of(words, documents, labels) if self.fields else words
         tokens = vocabulary.documents(documents).stack(vocabulary.labels(labels))
         rows = vocabulary.first_rows(tokens, self.dim, seed)
-        return Bag(vocabulary, rows, self, unified(rows, RowAdam(lr=self.lr))), tokens
+        return Bag(vocabulary, rows, self, unified(rows, self.optimizer(lr=self.lr))), tokens
 
 
 @encoder_kind("bag")
@@ -176,7 +178,8 @@ class Bag:
         """A copy with this vocabulary and these rows, to be trained further."""
         tokens = self.documents(documents).stack(self.labels(labels))
         rows = self.rows.detach().cpu().clone()
-        return replace(self, rows=rows, table=unified(rows, RowAdam(lr=self.spec.lr))), tokens
+        table = unified(rows, self.spec.optimizer(lr=self.spec.lr))
+        return replace(self, rows=rows, table=table), tokens
 
     @property
     def words(self) -> Vocabulary:
@@ -205,12 +208,13 @@ class Bag:
 
     embed_labels = embed
 
-    def without_fields(self) -> Bag | None:
-        """The same encoder with field embeddings removed; None where there are none."""
+    def without_fields(self, label_tokens: Csr) -> tuple[Bag, Csr] | None:
+        """The encoder without field embeddings, and label tokens for it; None without fields."""
         words = self.vocabulary.words
         if words is self.vocabulary:
             return None
-        return Bag(words, self.rows[: len(words)], replace(self.spec, fields=False))
+        plain = Bag(words, self.rows[: len(words)], replace(self.spec, fields=False))
+        return plain, self.vocabulary.without_fields(label_tokens)
 
     def load_trained(self, state: Mapping[str, Any]) -> Bag:
         """Take up the rows of a checkpoint.
@@ -227,7 +231,8 @@ class Bag:
         """Write ``bag.safetensors``: vocabulary and rows."""
         state = {"vocabulary": self.vocabulary.state_dict(), "rows": self.rows}
         checkpoint.save(folder / "bag.safetensors", state)
-        return {"kind": "bag", **asdict(self.spec)}
+        about = {name: value for name, value in asdict(self.spec).items() if name != "optimizer"}
+        return {"kind": "bag", **about}
 
     @staticmethod
     def open(folder: Path, about: Mapping[str, Any], device: str) -> Bag:

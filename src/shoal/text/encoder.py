@@ -92,6 +92,10 @@ class TextEncoder(Protocol):
         """Unit vectors of labels, without a gradient."""
         ...
 
+    def without_fields(self, label_tokens: Csr) -> tuple[TextEncoder, Csr] | None:
+        """The encoder without field embeddings, and label tokens for it; None without fields."""
+        ...
+
     def load_trained(self, state: Mapping[str, Any]) -> TextEncoder:
         """The encoder with the weights of a checkpoint of :func:`shoal.fit`, ready to be used."""
         ...

@@ -321,6 +321,9 @@ class Transformer:
         """Unit vectors of labels."""
         return self.of_labels.embed(tokens)
 
+    def without_fields(self, label_tokens: Csr) -> None:
+        """None: a transformer has no field embeddings."""
+
     def load_trained(self, state: Mapping[str, Any]) -> Transformer:
         """Take up the weights of a checkpoint, and add adapters to the weights that they adapt.
 

@@ -122,6 +122,10 @@ class Vocabulary:
         """Rows that each token adds up: :attr:`pieces`, whatever the field."""
         return self.pieces
 
+    def without_fields(self, bags: Csr) -> Csr:
+        """The same bags: there are no fields."""
+        return bags
+
     def named(self, tokens: Sequence[int]) -> list[str]:
         """Tokens as a reader knows them, a piece within a word behind ``##``."""
         return [self.tokenizer.id_to_token(token) for token in tokens]
