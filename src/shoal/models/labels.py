@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# registered when they are imported: encoders and combiners that a folder may name
+import shoal.rank.tree
+import shoal.text.transformer  # noqa: F401
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive, fail
 from shoal.core.search import Search, top_k
