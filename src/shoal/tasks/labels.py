@@ -159,7 +159,10 @@ def train(
     watchers = callbacks("encoder")
     progress = shoal.fit(job, limits, run, resume=resume, step=step, callbacks=watchers)
     encoder = encoder.load_trained(run.load_model())
-    predictor = shoal.Predictor(encoder, data.labels, label_tokens, alone)
+    # what is known decides propensities, whichever rankers there are
+    predictor = shoal.Predictor(
+        encoder, data.labels, label_tokens, alone, truth=data.train.labels
+    )
     enough = held_out is not None and len(held_out) >= FEWEST
     combines = parts.combiner is not None and enough
     if progress.stopped == "interrupt" or not (combines or parts.combiner is None):
