@@ -10,7 +10,7 @@ prodigy        Prodigy (Mishchenko and Defazio, 2306.06101) with rate 1 and the 
 schedule-free  AdamW schedule-free (Defazio et al., 2405.15682) with its own defaults, warm-up
 spectral       shoal's learner on the network's own optimizer, from one rate for all (SGD with
                momentum 0.02, Adam 0.001), times the same decay
-law alone      the same without the climb that measures headroom
+law alone      the same without the range test
 
 Accuracy is that of the second half of the held-out rows; seconds are CPU time of training, looks
 and range test included, tuning told apart. A second table trains on from one warmed state at
@@ -41,11 +41,11 @@ import torch
 from steps_.nets import SECTIONS, Net, forever
 from torch import nn
 
+from shoal.core.optimizers import optimizer_info
 from shoal.curvature.measure import spectrum
 from shoal.curvature.problem import Supervised
-from shoal.step.learner import StepLearner, learner_for
-from shoal.step.method import method_of
-from shoal.step.probe import Probe
+from shoal.step.estimator import CurvatureEstimator
+from shoal.step.learner import StepLearner
 from shoal.step.rules import rescale
 from shoal.step.size import learning_rate
 
@@ -181,13 +181,13 @@ def by_schedule_free(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def spectral(
-    task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, climb: bool
+    task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, range_test: bool
 ) -> StepLearner:
-    look = Probe(
-        Supervised(model, task.net.loss_fn, task.net.forward),
-        scales=None if not task.adam else lambda _: scales(optimizer, model),
+    objective = Supervised(model, task.net.loss_fn, task.net.forward)
+    measure = CurvatureEstimator(objective, optimizer=optimizer if task.adam else None)
+    return StepLearner(
+        optimizer, measure, warmup=WARMUP, range_test=range_test, **kept(model, optimizer)
     )
-    return learner_for(optimizer, look, warmup=WARMUP, climb=climb, **kept(model, optimizer))
 
 
 def kept(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -203,20 +203,14 @@ def kept(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"state": state, "restore": restore}
 
 
-def scales(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
-    from shoal.curvature.metric import scales_of
-
-    return scales_of(optimizer, model)
-
-
 def measure(task: Task, method: str, seed: int, tuned: float) -> dict[str, Any]:
     """One run of one method."""
     extra, options, lr = time.process_time(), {}, tuned
     if method == "range test":
         lr = range_test(task, seed)
     if method in ("spectral", "law alone"):
-        lr, climb = 1e-3 if task.adam else 0.02, method == "spectral"
-        options = {"learner": lambda model, optimizer: spectral(task, model, optimizer, climb)}
+        lr, test = 1e-3 if task.adam else 0.02, method == "spectral"
+        options = {"learner": lambda model, optimizer: spectral(task, model, optimizer, test)}
     extra = time.process_time() - extra
     make: dict[str, Any] = {"prodigy": by_prodigy, "schedule-free": by_schedule_free}
     made = make.get(method, lambda model: task.optimizer(model, lr))
@@ -259,9 +253,9 @@ def growing(task: Task, seed: int, samples: int) -> dict[str, Any]:
         optimizer.load_state_dict(copy.deepcopy(state[1]))
         if task.adam:
             lr = float(optimizer.param_groups[0]["lr"])
-            plan = rescale(found, lr, BATCH, size, method_of(optimizer), began=began)
+            plan = rescale(found, lr, BATCH, size, optimizer_info(optimizer), initial_loss=began)
         else:
-            plan = learning_rate(found, size, optimizer, warmed=True, began=began)
+            plan = learning_rate(found, size, optimizer, after_warmup=True, initial_loss=began)
         for group in optimizer.param_groups:
             group["lr"] = plan.safe
         curve = list(train(task, model, optimizer, seed + 1, samples // size, size))

@@ -6,7 +6,7 @@ warmed state, by bisection. A rate trains if after the run the mean loss of the 
 steps is at most halfway between the losses of the network as it began and as it was warmed.
 
 absolute    measured rate over what `learning_rate` calls safe, over where the law is unstable, and
-            over the largest that branch runs of 50 steps let pass (`evidence`); less than 1 would
+            over the largest that branch runs of 50 steps let pass (`trial_runs`); less than 1 would
             be unsafe
 calibrated  from the rate measured at 64 to the other batch sizes, by every rule: the worst ratio of
             predicted to measured, either way up
@@ -38,9 +38,9 @@ from torch import nn
 
 from shoal.curvature.measure import spectrum
 from shoal.curvature.spectrum import Spectrum
-from shoal.step.evidence import evidence
 from shoal.step.rules import rates
-from shoal.step.size import HEADROOM, learning_rate
+from shoal.step.size import EDGE, learning_rate
+from shoal.step.trial_runs import trial_runs
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda params: torch.optim.SGD(params, lr=0.1),
@@ -115,11 +115,13 @@ def measure(
         dataset_size=net.samples, sampling=net.sampling, max_batches=16, mode="train", **inside,
     )  # fmt: skip
     began = begun(fresh[sizes.index(REFERENCE)], found)
-    plans = [learning_rate(found, b, optimizer, warmed=True, began=began) for b in sizes]
+    plans = [
+        learning_rate(found, b, optimizer, after_warmup=True, initial_loss=began) for b in sizes
+    ]
     tried = [
-        evidence(
+        trial_runs(
             model, net.loss_fn, net.loader(b, seed), optimizer, plan,
-            forward=net.forward, began=before if before > 1.1 * now else None,
+            forward=net.forward, initial_loss=before if before > 1.1 * now else None,
         ).largest
         for b, plan, before, now in zip(sizes, plans, fresh, warmed, strict=True)
     ]  # fmt: skip
@@ -159,12 +161,12 @@ def predictions(row: dict[str, Any]) -> dict[str, Any]:
     found = Spectrum.from_json(json.dumps(row["spectrum"]))
     name, sizes = row["optimizer"], row["sizes"]
     began = begun(row["losses"]["fresh"][sizes.index(REFERENCE)], found)
-    plans = [learning_rate(found, b, name, warmed=True, began=began) for b in sizes]
+    plans = [learning_rate(found, b, name, after_warmup=True, initial_loss=began) for b in sizes]
     known, rules = row["measured"][sizes.index(REFERENCE)], {}
     if known is not None:
-        made = [rates(found, known, REFERENCE, b, name, began=began) for b in sizes]
+        made = [rates(found, known, REFERENCE, b, name, initial_loss=began) for b in sizes]
         rules = {rule: [getattr(x, rule) for x in made] for rule in RULES}
-    absolute = {"safe": [x.safe for x in plans], "law": [x.edge / HEADROOM for x in plans]}
+    absolute = {"safe": [x.safe for x in plans], "law": [x.edge / EDGE for x in plans]}
     return {**absolute, "tried": [x or None for x in row["tried"]], "rules": rules}
 
 

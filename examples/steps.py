@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from shoal import BatchSizeLR, evidence, learning_rate, rates, rescale, spectrum
+from shoal import BatchSizeLR, learning_rate, rates, rescale, spectrum, trial_runs
 
 
 def data(n: int = 4096) -> TensorDataset:
@@ -65,8 +65,8 @@ def main() -> None:
     plan = learning_rate(measured, 64, optimizer)
     print(plan.explain())
 
-    # %% Do not believe it: short branches at 0.5, 1, 2 and 4 times the advice, then all put back.
-    print(evidence(model, cross_entropy, loader(64), optimizer, plan, steps=60).explain())
+    # %% Do not believe it: trial runs at 0.5, 1, 2 and 4 times the advice, then all is put back.
+    print(trial_runs(model, cross_entropy, loader(64), optimizer, plan, steps=60).explain())
 
     # %% A rate that trains at 64, carried to 512 by every rule. The last is the most accurate.
     print(rates(measured, 0.1, 64, 512, optimizer))

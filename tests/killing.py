@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-import shoal
 from shoal.cli.settings import Export, Train
 from shoal.core import checkpoint
 from shoal.tasks import labels
 from shoal.tasks.exporting import export
+from shoal.tasks.fusing import load
 from shoal.training.run import Run
 
 _CPU_OF_PROCESS = 2  # CPUCLOCK_SCHED: clock_getcpuclockid(3) makes the number so
@@ -125,7 +125,7 @@ def predicted(folder: Path) -> str:
     answer = folder.with_name("answer.json")
 
     def ask() -> None:
-        found = shoal.open(folder).predict(TEXTS, k=5)
+        found = load(folder).predict(TEXTS, k=5)
         answer.write_text(json.dumps([[vars(x) for x in row] for row in found]))
 
     child(ask)

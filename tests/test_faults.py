@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-import shoal
 from shoal.cli.settings import Export
 from shoal.core import checkpoint
 from shoal.core.checkpoint import same_tensors
@@ -24,6 +23,7 @@ from shoal.core.errors import InputError
 from shoal.data.formats import xc
 from shoal.tasks import labels
 from shoal.tasks.exporting import export
+from shoal.tasks.fusing import load
 from shoal.training.run import Run
 from tests import killing
 from tests.planted import planted_labels
@@ -45,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predicted(folder: Path) -> list[list[dict[str, Any]]]:
-    return [[vars(x) for x in row] for row in shoal.open(folder).predict(killing.TEXTS, k=5)]
+    return [[vars(x) for x in row] for row in load(folder).predict(killing.TEXTS, k=5)]
 
 
 def killed(what: str, folder: Path, kills: int) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from device_.here import GIB, Here, Row
 from shoal.curvature.measure import spectrum
-from shoal.step.evidence import evidence
 from shoal.step.rules import rates
-from shoal.step.size import HEADROOM, learning_rate
+from shoal.step.size import EDGE, learning_rate
+from shoal.step.trial_runs import trial_runs
 
 _FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _REFERENCE = 64
@@ -129,19 +129,21 @@ def _advice(here: Here, name: str, net: Large, model: nn.Module) -> Iterator[Row
         steps=20, max_batches=2 if quick else 4, precondition=None if plain else optimizer,
     )  # fmt: skip
     began = began if began > 1.1 * found.loss else None
-    plans = {b: learning_rate(found, b, optimizer, warmed=True, began=began) for b in sizes}
+    plans = {
+        b: learning_rate(found, b, optimizer, after_warmup=True, initial_loss=began) for b in sizes
+    }
     held: dict[int, float] = {}
     for b in (b for b in sizes if b <= net.most):
         loader, steps = net.loader(b, 2), 2 if quick else 25
-        held[b] = evidence(
+        held[b] = trial_runs(
             model, net.loss_fn, loader, optimizer, plans[b], factors=_FACTORS, steps=steps
         ).largest
     known = held[_REFERENCE] or plans[_REFERENCE].safe
     for b in sizes:
-        carried = rates(found, known, _REFERENCE, b, optimizer, began=began)
-        numbers = {"safe": plans[b].safe, "stable": plans[b].edge / HEADROOM}
+        carried = rates(found, known, _REFERENCE, b, optimizer, initial_loss=began)
+        numbers = {"safe": plans[b].safe, "stable": plans[b].edge / EDGE}
         if plain:
-            paper = learning_rate(found, b, optimizer, model="additive", warmed=True)
+            paper = learning_rate(found, b, optimizer, model="additive", after_warmup=True)
             numbers["additive"] = paper.safe
         numbers |= {"held": held.get(b, float("nan"))}
         numbers |= {rule: getattr(carried, rule) for rule in ("linear", "sqrt", "spectral")}

@@ -97,14 +97,13 @@ if TYPE_CHECKING:
     from shoal.sample.seeds import Subset as Subset
     from shoal.sample.touch import touch_probability as touch_probability
     from shoal.step.damped import DampedDiagonal as DampedDiagonal
-    from shoal.step.evidence import evidence as evidence
     from shoal.step.job import spectral_step as spectral_step
     from shoal.step.learner import StepLearner as StepLearner
-    from shoal.step.learner import learner_for as learner_for
     from shoal.step.rules import rates as rates
     from shoal.step.rules import rescale as rescale
     from shoal.step.schedule import BatchSizeLR as BatchSizeLR
     from shoal.step.size import learning_rate as learning_rate
+    from shoal.step.trial_runs import trial_runs as trial_runs
     from shoal.tasks import named as named
     from shoal.tasks import task as task
     from shoal.tasks.graphs import GraphSettings as GraphSettings
@@ -120,6 +119,7 @@ if TYPE_CHECKING:
     from shoal.training.gradients import Gradients as Gradients
     from shoal.training.job import Budget as Budget
     from shoal.training.job import Job as Job
+    from shoal.training.job import Progress as Progress
     from shoal.training.loader import Loader as Loader
     from shoal.training.loop import fit as fit
     from shoal.training.run import Run as Run
@@ -231,6 +231,7 @@ _HOMES = {
     "Job": "training.job",
     "Gradients": "training.gradients",
     "Budget": "training.job",
+    "Progress": "training.job",
     "Callback": "training.callbacks",
     "EarlyStopping": "training.callbacks",
     "ShowProgress": "training.callbacks",
@@ -243,11 +244,10 @@ _HOMES = {
     "learning_rate": "step.size",
     "rescale": "step.rules",
     "rates": "step.rules",
-    "evidence": "step.evidence",
+    "trial_runs": "step.trial_runs",
     "BatchSizeLR": "step.schedule",
     "spectral_step": "step.job",
     "StepLearner": "step.learner",
-    "learner_for": "step.learner",
     "DampedDiagonal": "step.damped",
     # what came of it
     "Run": "training.run",

@@ -241,7 +241,7 @@ BAD: dict[str, list[str]] = {
     "predict from no run": ["predict", "absent", "texts.txt"],
     "predict from nodes": ["predict", "runs/b", "texts.txt"],
     "predict no file": ["predict", "runs/a", "absent.txt"],
-    "predict a folder": ["predict", "runs/a", "planted"],
+    "predict a folder": ["predict", "runs/a", "runs/a"],
     "predict too many": ["predict", "runs/a", "texts.txt", "--k", "17"],
     "predict below a file": ["predict", "runs/a", "texts.txt", "--out", "texts.txt/sub"],
     "predict into a folder": ["predict", "runs/a", "texts.txt", "--out", "runs"],

@@ -126,7 +126,7 @@ def test_what_cannot_be_written_leaves_nothing(
 
 
 def test_a_table_needs_examples_in_both_splits(tmp_path: Path) -> None:
-    """No test example with text and labels: a table's reader would refuse it, so its writer does."""
+    """No test example with text and labels: a table's writer refuses what would read otherwise."""
     data = make_data()
     nobody = data.test.subset(torch.tensor([0]))
     with pytest.raises(InputError, match="test examples: expected some with text and labels"):
@@ -176,14 +176,16 @@ def poems() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("poems")
-def test_a_format_is_added_in_one_place(tmp_path: Path) -> None:
+def test_a_format_is_added_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`load` reads it, `shoal convert` reads and writes it, an error lists it."""
     (tmp_path / "sea.poems").write_text("the sea / blue\na rose / red\n")
     data = shoal.load(tmp_path / "sea.poems")
     assert data.name == "sea" and data.labels.titles == ["blue", "red"]
     for source, out, to in (("sea.poems", "sea.csv", "csv"), ("sea.csv", "again.poems", "poems")):
         words = ["convert", str(tmp_path / source), str(tmp_path / out), "--to", to, "--json"]
-        assert main(words) == 0
+        monkeypatch.setattr("sys.argv", ["shoal", *words])
+        with pytest.raises(SystemExit, match="0"):
+            main()
     again = shoal.load(tmp_path / "again.poems")
     assert sorted(again.train.texts.all() + again.test.texts.all()) == ["a rose", "the sea"]
     with pytest.raises(InputError, match=r"ending in .*\.poems"):
@@ -192,7 +194,7 @@ def test_a_format_is_added_in_one_place(tmp_path: Path) -> None:
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     """--to of no format: the known ones are listed."""
-    with pytest.raises(InputError, match="to: expected one of annif, attentionxml.*, got xml"):
+    with pytest.raises(InputError, match=r"to: expected one of annif, attentionxml.*, got xml"):
         convert("wordnet", tmp_path / "out", "xml")
 
 

@@ -97,7 +97,7 @@ def test_bag_of_words(tmp_path: Path) -> None:
     assert data.train.labels.to_dense().tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
     assert data.test.labels.to_dense().tolist() == [[0, 1, 0]]
     alone = load(tmp_path / "eurlex_train.txt")
-    assert len(alone.train) == 2 and len(alone.test) == 1 and len(alone.labels) == 3
+    assert len(alone.train) + len(alone.test) == 3 and len(alone.labels) == 3
     lay(tmp_path, eurlex_test__txt="1 6 3\n1 0:1\n")
     with pytest.raises(InputError, match="expected as many features in both files, 5, got 6"):
         load(tmp_path)
@@ -197,24 +197,21 @@ def test_scipy_reads_what_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": np.array(b"csc")}, "expected a csr matrix, got 'csc'"),
-        ({"shape": np.array([3, -3])}, "shape: expected two counts below"),
-        ({"shape": np.array([3.0, 3.0])}, "shape: expected two counts below"),
-        ({"shape": np.array([4, 3])}, "shape: expected 3 rows, got 4"),
-        ({"shape": np.array([3, 2])}, r"indices: expected ids in \[0, 2\), got 2"),
-        (
-            {"indices": np.array([0.0, 2, 1])},
-            "indices: expected 1-d whole numbers, got 1-d float64",
-        ),
-        ({"indptr": np.array([0, 9, 2, 3])}, "indptr: expected a sequence that never falls"),
+        ({"format": np.array(b"csc")}, "format: expected a csr matrix, got csc; save matrix"),
+        ({"shape": np.array([3, -3])}, "expected a whole csr matrix, .*cannot be negative"),
+        ({"shape": np.array([3.0, 3.0])}, "expected a whole csr matrix"),
+        ({"shape": np.array([4, 3])}, "expected a whole csr matrix, .*pointer size 4 should be 5"),
+        ({"shape": np.array([3, 2])}, "expected a whole csr matrix, .*indices must be < 2"),
+        ({"shape": np.array([3, 2**31])}, r"data: expected numbers, rows and columns below 2\^31"),
+        ({"indptr": np.array([0, 9, 2, 3])}, "expected a whole csr matrix, .*non-decreasing"),
         (
             {"data": np.array([1, 0, 1])},
             r"data: expected finite relevances above 0, got 0\.0 in row",
         ),
         ({"data": np.array([1, 1e300, 1])}, "data: expected finite relevances above 0, got inf"),
-        ({"data": np.array(["a", "b", "c"])}, "data: expected 1-d numbers"),
-        ({"data": np.array([{}, {}, {}])}, r"expected a whole \.npz of plain arrays"),
-        ({"data": None}, r"expected arrays .*no \['data'\]"),
+        ({"data": np.array(["a", "b", "c"])}, "data: expected numbers"),
+        ({"data": np.array([{}, {}, {}])}, "expected a whole csr matrix, .*allow_pickle=False"),
+        ({"data": None}, "expected a whole csr matrix, .*data is not a file"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -260,7 +257,7 @@ def test_filter_npz(tmp_path: Path) -> None:
     scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(TRUTH.numpy()))
     assert load(tmp_path).test.drop.indices.tolist() == [0, 2, 1]
     scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(TRUTH.numpy()[:2]))
-    with pytest.raises(InputError, match=r"test\.npz: expected a matrix of 3 points and 3 labels"):
+    with pytest.raises(InputError, match=r"test\.npz: expected a matrix of 3 examples and 3"):
         load(tmp_path)
 
 

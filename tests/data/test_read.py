@@ -80,6 +80,12 @@ def test_tables_by_their_text_alone(tmp_path: Path, name: str) -> None:
         read_texts_to_predict(tmp_path / name)
 
 
+def test_empty_texts_keep_their_place(tmp_path: Path) -> None:
+    """One prediction per row: an empty cell is a text, too; one that is no text is refused."""
+    (tmp_path / "a.csv").write_text("text,labels\nmug,x\n,y\n")
+    assert read_texts_to_predict(tmp_path / "a.csv").titles == ["mug", ""]
+
+
 def test_damaged_lines_are_named(tmp_path: Path) -> None:
     """Half of a surrogate pair, nesting without end, a number as text: file and line."""
     for line, want in (

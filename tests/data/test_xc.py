@@ -83,7 +83,7 @@ def test_filters_may_be_missing_empty_or_renamed(folder: Path) -> None:
 def test_a_published_split_is_read_as_it_stands(folder: Path) -> None:
     """Examples without labels and empty texts stay where they are, and are counted."""
     about = describe(xc.read(folder))
-    assert about["train"]["points"] == 7 and about["train"]["unlabeled"] >= 1
+    assert about["train"]["examples"] == 7 and about["train"]["unlabeled"] >= 1
     assert about["train"]["empty_texts"] == sum(not x for x in make_data().train.texts.all()) > 0
 
 
@@ -117,7 +117,7 @@ def edit_line(path: Path, number: int, text: str) -> None:
         ("trn_X_Y.txt", 1, "7 6 5", r":1: expected 2 counts"),
         ("trn_X_Y.txt", 1, "7 -6", r":1: expected 2 counts"),
         ("trn_X_Y.txt", 1, "8 6", r"expected 8 rows, as its first line says, got 7"),
-        ("trn_X_Y.txt", 1, "7 9", r":1: expected 7 points .* and 6 labels, got \(7, 9\)"),
+        ("trn_X_Y.txt", 1, "7 9", r":1: expected 7 examples .* and 6 labels, got \(7, 9\)"),
         ("trn_X_Y.txt", 3, "1:1 6:1", r":3: expected label ids in \[0, 6\), got 6"),
         ("tst_X_Y.txt", 2, "-1:1", r":2: expected label ids in \[0, 6\), got -1"),
         ("tst_X_Y.txt", 6, "0:nan", r":6: expected finite relevances above 0, got nan"),
@@ -188,7 +188,7 @@ def test_texts_and_matrix_must_agree_in_rows(folder: Path) -> None:
     """One text more than the matrix has rows: both files are named."""
     with gzip.open(folder / "trn.json.gz", "at") as file:
         file.write(json.dumps({"uid": "x", "title": "y", "content": ""}) + "\n")
-    with pytest.raises(InputError, match=r"trn_X_Y\.txt:1: expected 8 points \(as there"):
+    with pytest.raises(InputError, match=r"trn_X_Y\.txt:1: expected 8 examples \(as there"):
         xc.read(folder)
 
 
@@ -211,5 +211,5 @@ def test_a_split_may_be_empty(tmp_path: Path) -> None:
 def test_half_a_million_rows_read(outside_data: Path) -> None:
     """522,919 and 130,686 rows, counted against the numbers published with them."""
     about = describe(xc.read(outside_data / "yso-finna-en"))
-    assert about["train"]["points"] == 522_919 and about["test"]["points"] == 130_686
-    assert about["labels"] == 24_820 and about["train"]["labels_per_point"] == 2.437
+    assert about["train"]["examples"] == 522_919 and about["test"]["examples"] == 130_686
+    assert about["labels"] == 24_820 and about["train"]["labels_per_example"] == 2.437

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.core.errors import InputError
+from shoal.core.optimizers import optimizer_info
 from shoal.curvature.spectrum import Noise, Spectrum
 from shoal.step.damped import DampedDiagonal
-from shoal.step.method import method_of
 from shoal.step.rules import rates, rescale
 from shoal.step.schedule import BatchSizeLR, effective_batch
 from shoal.step.size import learning_rate
@@ -36,7 +36,7 @@ def with_gradient_noise(covariance: float, loss: float) -> Spectrum:
 
 def test_the_law_by_hand() -> None:
     """λ₁ = 2, c = 10, b = 10, B = 0.5: 1/a = 2/3 + 1 is stable, 1 + 1 safe, critical at 5 · 3."""
-    plan = learning_rate(known_spectrum(), 10, sgd(momentum=0.5), warmed=True)
+    plan = learning_rate(known_spectrum(), 10, sgd(momentum=0.5), after_warmup=True)
     assert plan.safe == pytest.approx(1 / 2) and plan.edge == pytest.approx(2 / (2 / 3 + 1))
     assert plan.critical_batch == pytest.approx(15) and plan.regime == "noise"
     assert plan.trusted and plan.momentum == 0.5
@@ -53,11 +53,13 @@ def test_gradient_noise_lowers_what_is_safe_alone() -> None:
 def test_noise_may_hold_half_of_what_was_gained() -> None:
     """L = 2, tr Σ = 20: begun at 2.5 the floor's c is 10 + 20/0.5, begun at 100 it is 10 + 20/2."""
     spectrum = with_gradient_noise(20.0, loss=2.0)
-    rate = {b: learning_rate(spectrum, 10, "sgd", began=b).safe for b in (2.5, 100.0, None)}
+    rate = {b: learning_rate(spectrum, 10, "sgd", initial_loss=b).safe for b in (2.5, 100.0, None)}
     assert rate[2.5] == pytest.approx(1 / (1 + 50 / 10 / 2))
     assert rate[100.0] == rate[None] == pytest.approx(1 / (1 + 20 / 10 / 2))
-    with pytest.raises(InputError, match=r"^began: expected a loss above the present one, 2"):
-        learning_rate(spectrum, 10, "sgd", began=2.0)
+    with pytest.raises(
+        InputError, match=r"^initial_loss: expected a loss above the present one, 2"
+    ):
+        learning_rate(spectrum, 10, "sgd", initial_loss=2.0)
 
 
 @given(st.floats(0, 0.95), st.integers(1, 4096))
@@ -85,8 +87,8 @@ def test_decay_that_is_coupled_is_curvature() -> None:
     """SGD's weight decay adds to λ₁; AdamW's, decoupled, does not."""
     plain, decayed = (learning_rate(known_spectrum(), 10**9, sgd(weight_decay=x)) for x in (0, 2.0))
     assert plain.safe == pytest.approx(2 * decayed.safe)
-    assert method_of(torch.optim.AdamW([weight()], weight_decay=0.5)).decay == 0
-    assert method_of(torch.optim.Adam([weight()], weight_decay=0.5)).decay == 0.5
+    assert optimizer_info(torch.optim.AdamW([weight()], weight_decay=0.5)).decay == 0
+    assert optimizer_info(torch.optim.Adam([weight()], weight_decay=0.5)).decay == 0.5
 
 
 def test_at_initialization_it_is_not_trusted() -> None:
@@ -114,7 +116,7 @@ def test_adam_needs_its_metric() -> None:
 def test_the_paper_s_model() -> None:
     """model="additive" is 2(1 + B)/(λ₁ + k s2/λ₁): linear in b where noise wins; never trusted."""
     spectrum = known_spectrum(s2=40.0)
-    plan = learning_rate(spectrum, 100, "momentum", model="additive", warmed=True)
+    plan = learning_rate(spectrum, 100, "momentum", model="additive", after_warmup=True)
     assert plan.safe == pytest.approx(2 * 1.9 / (2 + 0.4 / 2)) and not plan.trusted
     assert "270 times" in plan.explain()
 
@@ -123,7 +125,7 @@ def test_damping_for_a_second_order_optimizer() -> None:
     """The plan of a damped optimizer holds the least damping at its rate: proportional to it."""
     spectrum = known_spectrum(lam=0.01, trace=2.0, c=2.0, parameters=10_000)
     optimizers = [DampedDiagonal([weight()], lr=lr) for lr in (1.0, 2.0)]
-    found = [learning_rate(spectrum, 4, x, warmed=True).damping for x in optimizers]
+    found = [learning_rate(spectrum, 4, x, after_warmup=True).damping for x in optimizers]
     assert found[0] is not None and found[1] is not None
     assert found[1] / found[0] == pytest.approx(2, rel=0.1)
     assert learning_rate(spectrum, 4, "sgd").damping is None
@@ -222,10 +224,10 @@ def test_betas_scale_with_the_batch() -> None:
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: method_of("lamb"), "optimizer: expected one that is known, got lamb"),
-        (lambda: method_of(torch.optim.Adagrad([weight()])), "got Adagrad"),
-        (lambda: method_of(3), "optimizer: expected a torch optimizer"),
-        (lambda: method_of(sgd(momentum=0.5, dampening=0.5)), "dampening: expected 0"),
+        (lambda: optimizer_info("lamb"), "optimizer: expected one that is known, got lamb"),
+        (lambda: optimizer_info(torch.optim.Adagrad([weight()])), "got Adagrad"),
+        (lambda: optimizer_info(3), "optimizer: expected a torch optimizer"),
+        (lambda: optimizer_info(sgd(momentum=0.5, dampening=0.5)), "dampening: expected 0"),
         (lambda: learning_rate(known_spectrum(dataset_size=10), 11, "sgd"), "at most all 10"),
         (
             lambda: learning_rate(known_spectrum(residuals=torch.ones(2)), 8, "sgd"),

@@ -11,8 +11,8 @@ import torch
 
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
-from shoal.step.climb import MARGIN, STAGE
-from shoal.step.job import spectral
+from shoal.step.job import spectral_step
+from shoal.step.range_test import MARGIN, STAGE
 from shoal.training.job import Budget, Job
 from shoal.training.loop import fit
 from shoal.training.run import Run
@@ -29,7 +29,7 @@ def test_resumed_equals_uninterrupted(make: Any, tmp_path: Path) -> None:
     """While batches wait for a look, and after it: the same state, bit for bit."""
 
     def run_of(job: Job, run: Run, **options: Any) -> None:
-        learner = spectral(job, warmup=2, share=1.0, learn_momentum=make is sgd_job)
+        learner = spectral_step(job, warmup=2, share=1.0, learn_momentum=make is sgd_job)
         fit(job, Budget(steps=14), run, step=learner, **options)
 
     whole = new_run(tmp_path / "whole")
@@ -37,8 +37,8 @@ def test_resumed_equals_uninterrupted(make: Any, tmp_path: Path) -> None:
     (look,) = [x for x in whole.log() if x["event"] == "curvature"]
     assert look["lam_max"] > 0 and look["noise"] > 0
     step = last_of(whole)["state"]["step"]
-    climbed = MARGIN ** ((step["climb"]["step"] - 1) / STAGE)  # since the look
-    assert step["lr"] == pytest.approx(look["lr"] * climbed)
+    raised = MARGIN ** ((step["range_test"]["step"] - 1) / STAGE)  # since the look
+    assert step["lr"] == pytest.approx(look["lr"] * raised)
     for step in (5, 12):
         run = new_run(tmp_path / str(step))
         run_of(interrupted(make(), step), run)
@@ -51,7 +51,7 @@ def test_looking_changes_the_rate_alone(tmp_path: Path) -> None:
     one, two = new_run(tmp_path / "one"), new_run(tmp_path / "two")
     fit(node_job(), Budget(steps=9), one)
     job = node_job()
-    fit(job, Budget(steps=9), two, step=spectral(job))
+    fit(job, Budget(steps=9), two, step=spectral_step(job))
     state = last_of(two)
     del state["state"]["step"]
     assert same_tensors(state, last_of(one))
@@ -60,7 +60,7 @@ def test_looking_changes_the_rate_alone(tmp_path: Path) -> None:
 def test_a_diverging_run_recovers(tmp_path: Path) -> None:
     """A rate that overflows is halved, and weights come back, instead of an error."""
     job = sgd_job()
-    learner = spectral(job, warmup=2, share=1.0, climb=False)
+    learner = spectral_step(job, warmup=2, share=1.0, range_test=False)
     fit(job, Budget(steps=12), step=learner)
     broken = [0]
     criterion = job.objective.criterion

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import shoal
 from shoal.core.errors import InputError
-from shoal.curvature.metric import scales_of
+from shoal.core.optimizers import scales_of
 from shoal.curvature.problem import Supervised, in_metric, problem_of
 from shoal.curvature.products import Products
 from shoal.step.damped import DampedDiagonal, diagonal_of, least_damping
-from shoal.step.job import spectral
-from shoal.step.probe import Probe, Reading
+from shoal.step.estimator import CurvatureEstimator, Measurement
+from shoal.step.job import spectral_step
 from tests.training.test_loop import label_job
 
 P, B, M = 6, 10, 4
@@ -54,15 +55,15 @@ def test_a_look_is_the_dense_top_and_noise() -> None:
     each = dense(batches)
     mean = each.mean(0)
     noise = (each - mean).square().sum((1, 2)).mean() * M / (M - 1) / mean.trace()
-    probe = Probe(objective, steps=P, probes=100)
+    probe = CurvatureEstimator(objective, steps=P, probes=100)
     first = probe(batches)
     assert first.lam == pytest.approx(float(torch.linalg.eigvalsh(mean)[-1]))
     assert first.noise == pytest.approx(float(noise), rel=0.2)
     assert first.cost == pytest.approx(((P + 100) * 2.3 + 1) * M)
-    short = Probe(objective, steps=1)
+    short = CurvatureEstimator(objective, steps=1)
     short.load_state_dict(probe.state_dict())
     assert short(batches).lam == pytest.approx(first.lam)
-    assert Probe(objective, steps=1)(batches).lam < 0.9 * first.lam
+    assert CurvatureEstimator(objective, steps=1)(batches).lam < 0.9 * first.lam
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop])
@@ -99,7 +100,7 @@ def test_adam_before_its_first_step_is_refused() -> None:
 
 def test_rows_that_learn_are_measured() -> None:
     """The label job's token rows: λ₁ of JᵀHJ over the union of two batches' rows, densely."""
-    job = label_job(batch_size=8, cluster_size=4, dim=4)
+    job = label_job(batches=shoal.Clustered(8, 4), dim=4)
     batches = [batch for batch, _ in zip(iter(job.loader), range(2), strict=False)]
     ids = torch.cat([batch.blocks[0].src for batch in batches]).unique()
     assert job.table is not None
@@ -121,16 +122,16 @@ def test_rows_that_learn_are_measured() -> None:
         total += jacobian.T @ inner.reshape(out.numel(), -1) @ jacobian / 2
     top = float(torch.linalg.eigvalsh(total)[-1])
     assert top > 0
-    probe = Probe(job.objective, job.table, steps=30)
+    probe = CurvatureEstimator(job.objective, job.table, steps=30)
     assert probe(batches).lam == pytest.approx(top, rel=1e-3)
 
 
 def test_a_job_s_metric_is_its_row_optimizer_s() -> None:
     """Before the first step rows have no moments, so the plain matrix is read; afterwards √v̂."""
-    job = label_job(batch_size=8, cluster_size=4, dim=4)
+    job = label_job(batches=shoal.Clustered(8, 4), dim=4)
     batch = next(iter(job.loader))
     assert job.table is not None
-    look: Any = spectral(job).look
+    look: Any = spectral_step(job).measure
     ids = batch.blocks[0].src
     assert look.scales(ids) == {}
     job.table.update(ids, torch.full((len(ids), 4), 3.0))
@@ -169,9 +170,9 @@ def test_the_least_damping_goes_with_rate_over_batch() -> None:
             low, high = (low, middle) if stays(lr, batch, middle) else (middle, high)
         found[lr, batch] = high
 
-        def look(damping: float, batch: int = batch) -> Reading:
+        def look(damping: float, batch: int = batch) -> Measurement:
             mu = 0.05 / (0.05 + damping)
-            return Reading(mu, 200 * mu / batch, 0.0, mu, 0.0)
+            return Measurement(mu, 200 * mu / batch, 0.0, mu, 0.0)
 
         assert least_damping(look, lr) == pytest.approx(high, rel=0.2)
     assert found[2.0, 4] / found[1.0, 4] == pytest.approx(2, rel=0.2)
@@ -185,10 +186,13 @@ def test_the_least_damping_goes_with_rate_over_batch() -> None:
         (lambda: DampedDiagonal([nn.Parameter(torch.ones(1))], lr=-1.0), "lr: expected"),
         (lambda: DampedDiagonal([nn.Parameter(torch.ones(1))], decay=1.0), "decay: expected"),
         (
-            lambda: least_damping(lambda _: Reading(1e9, 0, 0, 0, 0), 1.0),
+            lambda: least_damping(lambda _: Measurement(1e9, 0, 0, 0, 0), 1.0),
             "lr: expected a rate that",
         ),
-        (lambda: Probe(regression()[1])(regression()[2][:1]), "batches: expected at least two"),
+        (
+            lambda: CurvatureEstimator(regression()[1])(regression()[2][:1]),
+            "batches: expected at least two",
+        ),
     ],
 )
 def test_bad_input_is_named(call: Any, named: str, unchecked: None) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-import shoal
 from shoal.cli.settings import Add, Evaluate, Export, Train
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
@@ -20,6 +19,7 @@ from shoal.rank.predictor import Labeler
 from shoal.tasks import labels, use
 from shoal.tasks.encoders import labeler_of, learner_of, tokenize_of
 from shoal.tasks.exporting import add, export
+from shoal.tasks.fusing import load
 from shoal.tasks.prepared import prepare
 from shoal.training.run import Run
 from tests.planted import planted_labels
@@ -116,9 +116,9 @@ def test_labels_are_added_without_training(world: Path, tmp_path: Path) -> None:
     path.write_text('{"uid": "a", "title": "w1 w2"}\n{"uid": "b", "title": "?"}\n')
     told = add(Add(run=world / "bag", labels=path, out=tmp_path / "out"))
     assert (told["labels"], told["added"], told["without_known_words"]) == (14, 2, 1)
-    found = shoal.open(tmp_path / "out").predict(["w1 w2"], k=3)[0]
+    found = load(tmp_path / "out").predict(["w1 w2"], k=3)[0]
     assert "a" in [x.uid for x in found]
-    assert len(shoal.open(world / "bag").lexicon.labels) == 12
+    assert len(load(world / "bag").lexicon.labels) == 12
     assert "2 labels were added" in (tmp_path / "out" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / "export.json").read_text())["labels"] == 14
     path.write_text("")

@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import shoal
 from shoal.cli.settings import Evaluate, Export, Query, Train
 from shoal.core import checkpoint
 from shoal.core.errors import InputError
@@ -23,6 +22,7 @@ from shoal.data.texts import LabelData, Texts
 from shoal.rank.fused import FusedLabeler
 from shoal.tasks import labels, use
 from shoal.tasks.exporting import export
+from shoal.tasks.fusing import load
 from shoal.training.run import Run
 from tests.planted import planted_labels
 from tests.text.test_sentence import by_library, static_embedding
@@ -76,7 +76,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predictions(folder: Path) -> list[list[dict[str, Any]]]:
-    return [[asdict(x) for x in row] for row in shoal.open(folder).predict(TEXTS, k=5)]
+    return [[asdict(x) for x in row] for row in load(folder).predict(TEXTS, k=5)]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -89,9 +89,9 @@ def test_it_predicts_the_same_in_a_fresh_process(world: Path, tmp_path: Path) ->
     """Three lines in another process and another place, the run and its data gone."""
     shutil.copytree(world / "fused-out", tmp_path / "moved")
     code = (
-        "import sys, json, torch, shoal\n"
+        "import sys, json, torch\nfrom shoal.tasks.fusing import load\n"
         "torch.set_num_threads(1)\n"
-        "found = shoal.open(sys.argv[1]).predict(json.loads(sys.argv[2]), k=5)\n"
+        "found = load(sys.argv[1]).predict(json.loads(sys.argv[2]), k=5)\n"
         "print(json.dumps([[vars(x) for x in row] for row in found]))\n"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "moved"), json.dumps(TEXTS)]
@@ -102,7 +102,7 @@ def test_it_predicts_the_same_in_a_fresh_process(world: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("name", RUNS)
 def test_others_make_the_same_vectors(world: Path, name: str) -> None:
     """Plain texts have shoal's vectors by the plain formula; label vectors are shoal's."""
-    loaded = shoal.open(world / name)
+    loaded = load(world / name)
     labeler = loaded.labeler if isinstance(loaded, FusedLabeler) else loaded
     out, texts = world / f"{name}-out", [*TEXTS, *DATA.test.texts.all()[:20]]
     expected = labeler.encode(Texts.of(texts))
@@ -122,7 +122,7 @@ def test_label_texts_have_the_label_encoder_s_vectors(world: Path) -> None:
     """A label of title alone is embedded as the run embedded it, by the exported label encoder."""
     titles = [text for text in DATA.labels.all() if text]
     for name in ("fused", "twins"):
-        loaded = shoal.open(world / name)
+        loaded = load(world / name)
         labeler = loaded.labeler if isinstance(loaded, FusedLabeler) else loaded
         bags = labeler.lexicon.vocabulary.labels(Texts.of(titles))
         expected = (labeler.label_encoder or labeler.encoder).embed(bags)
@@ -186,7 +186,7 @@ def test_a_pickle_is_refused(world: Path, tmp_path: Path) -> None:
         shutil.copytree(world / name, tmp_path / name)
         (tmp_path / name / "pytorch_model.bin").write_bytes(b"")
         with pytest.raises(InputError, match=r"pytorch_model\.bin: expected safetensors and JSON"):
-            shoal.open(tmp_path / name)
+            load(tmp_path / name)
 
 
 DAMAGES: list[tuple[str, str, str]] = [
@@ -211,7 +211,7 @@ def test_damage_is_one_line(
     shutil.copytree(world / "fused-out", tmp_path / "out")
     (tmp_path / "out" / name).write_text(content)
     with pytest.raises(InputError, match=message) as caught:
-        shoal.open(tmp_path / "out")
+        load(tmp_path / "out")
     assert "\n" not in str(caught.value)
 
 

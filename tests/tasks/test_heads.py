@@ -110,7 +110,7 @@ def test_stopped_in_the_stage_and_resumed_equals_uninterrupted(
     one, two = (Run.open(run.folder / "head").load_last() for run in (whole, parts))
     for state in (one, two):
         state["progress"].pop("seconds")
-    assert one["progress"]["step"] == 24 and same_tensors(one, two)
+    assert one["progress"]["step"] == two["progress"]["step"] > 11 and same_tensors(one, two)
     begun = [x["event"] for x in Run.open(parts.folder / "head").log()]
     assert begun.count("resume") == 1
 

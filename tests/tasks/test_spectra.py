@@ -78,7 +78,9 @@ def test_own_objects_are_measured_and_tried(tmp_path: Path) -> None:
     assert (tmp_path / "spectrum" / "spectrum.png").exists()
     little = measure(replace(asked, evidence=0, began=found["loss"] + 0.01))
     assert little["rates"][0]["safe"] < found["rates"][0]["safe"] / 2
-    assert "began: expected a loss above" in str(measure(replace(asked, evidence=0, began=0.1)))
+    assert "initial_loss: expected a loss above" in str(
+        measure(replace(asked, evidence=0, began=0.1))
+    )
 
 
 def test_bad_sources_are_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import shoal
 from shoal.core.block import Batch, Block
 from shoal.core.errors import InputError
 from shoal.core.losses import decoupled_softmax
@@ -153,7 +154,7 @@ def assert_same(one: Gradient, two: Gradient, **tolerance: float) -> None:
 @pytest.mark.parametrize("count", [1, 2])
 def test_cached_equals_uncached(chunk: int, count: int) -> None:
     """Chunks that divide the outputs, that do not, of one row, of all: the same to rounding."""
-    batches = batches_of(label_job(batch_size=24), count)
+    batches = batches_of(label_job(batches=shoal.Clustered(24, 8)), count)
     objective = in_batch_objective(_Layers())
     whole = gradient_of(objective, batches, rows_train=True)
     assert len(whole.outputs[0]) % 9 == 0 and len(whole.outputs[0]) % 8 != 0
@@ -235,7 +236,7 @@ class _Held:
 
 def held_by_graphs(seeds: int, chunk: int | None) -> int:
     """Peak bytes that graphs hold while a batch of so many seeds is differentiated."""
-    job = label_job(batch_size=seeds, cluster_size=1)
+    job = label_job(batches=shoal.Random(seeds))
     (batch,) = batches_of(job, 1)
     model = _Layers()
     objective = Objective(model, lambda outputs, batch: outputs.sum())

@@ -1,4 +1,4 @@
-"""fit(): stopped and resumed equals never stopped; budgets, validation, the record, bad input."""
+"""fit(): stopped and resumed equals never stopped; budgets, validation, the log, bad input."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from shoal.tasks.rows import feature_rows
 from torch import Tensor
 
-from shoal.cli.settings import Train
+import shoal
 from shoal.core import checkpoint
 from shoal.core.block import Batch, Block
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
 from shoal.core.objectives import Objective
-from shoal.data.planted import planted_graph, planted_labels
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowSGD
 from shoal.sample.expand import NeighborSampler
 from shoal.tasks import labels, nodes
-from shoal.text.bag import BagEncoder
+from shoal.text.bag import BagSum
 from shoal.training.callbacks import EarlyStopping
 from shoal.training.gradients import Gradients
 from shoal.training.interrupts import interrupts
@@ -34,28 +32,58 @@ from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
 from shoal.training.loop import fit
 from shoal.training.run import Run
+from tests.planted import planted_graph, planted_labels
 
 EPOCH = 6  # batches of either job below
 
 
-@cache
-def prepared() -> labels.Prepared:
-    """96 planted points, 10 of them held out."""
-    return labels.prepare(planted_labels(n=96, n_labels=24), valid=0.1, seed=0)
+def label_job(
+    n: int = 96,
+    n_labels: int = 24,
+    valid: int = 10,
+    noise: float = 0.0,
+    lr: float = 0.03,
+    dim: int = 8,
+    prefetch: int = 2,
+    batches: Any = None,
+    evaluate_every: int = 1,
+    **parts: Any,
+) -> Job:
+    """The page of the label task on planted examples, in batches of two clusters."""
+    data = planted_labels(n=n, n_labels=n_labels, noise=noise)
+    ids = torch.arange(len(data.train))
+    learned, held_out = data.train.subset(ids[valid:]), data.train.subset(ids[:valid])
+    spec = shoal.BagEncoder(dim=dim, lr=lr)
+    encoder, tokens = spec.begin(learned.texts, data.labels, seed=0, device="cpu", folder=None)
+    batches = shoal.Clustered(16, 8, warm_epochs=1) if batches is None else batches
+    parts = {"encoder": spec, "batches": batches, **parts}
+
+    def evaluate() -> dict[str, float]:
+        label_tokens = tokens.span(len(learned), tokens.n_rows)
+        ranker = (shoal.EncoderRanker(),)
+        now = shoal.Predictor(encoder, data.labels, label_tokens, ranker)
+        return shoal.validate(partial(now.rank, held_out.texts), held_out)
+
+    job = labels.build(
+        labels.Parts(**parts), encoder, tokens, learned.labels, evaluate, evaluate_every
+    )
+    job.loader.prefetch = prefetch
+    return job
 
 
-def label_job(**options: Any) -> Job:
-    """NGAME batches of two clusters, clustered anew in every epoch but the first."""
-    options = {"batch_size": 16, "cluster_size": 8, "dim": 8, "valid_every": 1} | options
-    return labels.make_job(prepared(), Train(source="planted", **options))
-
-
-def node_job(**options: Any) -> Job:
-    """GraphSAGE with dropout on 108 planted training nodes."""
+def node_job(hidden: int = 8, dropout: float = 0.5, prefetch: int = 2, **options: Any) -> Job:
+    """The page of the node task, GraphSAGE with dropout, on 108 planted training nodes."""
     data = planted_graph(n=180, classes=3, dim=12)
-    options = {"batch_size": 18, "fanouts": (3, 2), "hidden": 8, "valid_every": 1} | options
-    settings = Train(source="planted.npz", **options)
-    return nodes.make_job(data, feature_rows(data.features, settings.seed), settings)
+    gradients = options.pop("gradients", None)
+    options = {"batch_size": 18, "fanouts": (3, 2), "valid_every": 1, "seed": 0} | options
+    rows = shoal.feature_rows(data.features)
+    with torch.random.fork_rng():
+        torch.manual_seed(options["seed"])
+        classes = len(data.class_names)
+        network = shoal.Sage(rows.shape[1], hidden, classes, layers=2, dropout=dropout)
+    job = nodes.build(data, network, rows, **options)
+    job.loader.prefetch = prefetch
+    return job if gradients is None else replace(job, gradients=gradients)
 
 
 def interrupted(job: Job, step: int) -> Job:
@@ -90,14 +118,13 @@ def last_of(run: Run) -> dict[str, Any]:
 
 VARIANTS: dict[str, Callable[[], Job]] = {
     "labels": label_job,
-    "bank": lambda: label_job(bank=True),
-    "accumulate": lambda: label_job(accumulate=4, clip=0.1),
-    "random": lambda: label_job(batches="random", loss="triplet", positives=2, prefetch=0),
-    "chunk": lambda: label_job(chunk=5),
-    "joint": lambda: label_job(head="joint"),
-    "joint, mined, chunk": lambda: label_job(head="joint", head_negatives="mined", chunk=5),
+    "accumulate": lambda: label_job(gradients=Gradients(accumulate=4, clip=0.1)),
+    "random": lambda: label_job(
+        batches=shoal.Random(16), loss=shoal.hardest_triplets, positives=1, prefetch=0
+    ),
+    "chunk": lambda: label_job(gradients=Gradients(chunk=5)),
     "nodes": node_job,
-    "nodes, accumulate": lambda: node_job(accumulate=2, clip=0.1, prefetch=4),
+    "nodes, accumulate": lambda: node_job(gradients=Gradients(accumulate=2, clip=0.1), prefetch=4),
 }
 
 
@@ -160,9 +187,10 @@ def test_seed_is_the_only_randomness(tmp_path: Path) -> None:
 
 def test_training_learns_planted_labels(tmp_path: Path) -> None:
     """Validation P@1 clearly exceeds that of the untrained bag; the best round is the best kept."""
-    data = labels.prepare(planted_labels(n=600, n_labels=64, noise=0.3), valid=0.3, seed=0)
-    shape: dict[str, Any] = {"batch_size": 60, "cluster_size": 10, "dim": 32}
-    job = labels.make_job(data, Train(source="planted", lr=0.02, valid_every=2, **shape))
+    job = label_job(
+        n=600, n_labels=64, valid=180, noise=0.3, lr=0.02, dim=32, evaluate_every=2,
+        batches=shoal.Clustered(60, 10),
+    )  # fmt: skip
     assert job.evaluate is not None
     untrained, run = job.evaluate()["valid_P@1"], new_run(tmp_path / "run")
     progress = fit(job, Budget(epochs=10), run)
@@ -170,15 +198,14 @@ def test_training_learns_planted_labels(tmp_path: Path) -> None:
     assert len(rounds) == 5 and progress.best == max(rounds) > untrained + 15
 
 
-def test_record_tells_the_run(tmp_path: Path) -> None:
+def test_the_log_of_a_run(tmp_path: Path) -> None:
     """Every epoch's refresh says its cluster size and seconds; steps and the end are there."""
     run = new_run(tmp_path / "run")
-    fit(label_job(warm_epochs=1, refresh_every=2), Budget(epochs=4), run)
+    fit(label_job(), Budget(epochs=4), run)
     events = run.log()
     refreshes = [event for event in events if event["event"] == "refresh"]
     assert [event["cluster_size"] for event in refreshes] == [1, 8, 8, 8]
-    seconds = [event["refresh_seconds"] for event in refreshes]
-    assert min(seconds[1], seconds[3]) > max(seconds[0], seconds[2])
+    assert all(event["refresh_seconds"] >= 0 for event in refreshes)
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 10, 20]
     assert events[-1]["event"] == "end" and events[-1]["stopped"] == "steps"
 
@@ -317,7 +344,7 @@ def test_checkpoint_of_another_job_is_refused(tmp_path: Path) -> None:
 def test_jobs_that_cannot_train_are_refused() -> None:
     """Numbers out of range, a model without optimizer, nothing that learns: InputError names it."""
     job = node_job()
-    frozen = Objective(BagEncoder(), job.objective.criterion)
+    frozen = Objective(BagSum(), job.objective.criterion)
     bad: list[tuple[dict[str, Any], str]] = [
         ({"evaluate_every": 0}, "evaluate_every"),
         ({"warmup": -1}, "warmup"),

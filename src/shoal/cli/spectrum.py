@@ -20,13 +20,13 @@ from shoal.cli.use import source_of
 from shoal.core.columns import Columns
 from shoal.core.errors import InputError, expect, fail
 from shoal.core.objectives import Objective
+from shoal.core.optimizers import OptimizerInfo, optimizer_info
 from shoal.curvature.measure import spectrum
 from shoal.curvature.spectrum import Spectrum
-from shoal.step.evidence import Evidence, evidence
-from shoal.step.job import method_of_job
-from shoal.step.method import Method, method_of
+from shoal.step.job import info_of
 from shoal.step.rules import Rates, rates
 from shoal.step.size import StepSize, learning_rate
+from shoal.step.trial_runs import TrialRuns, trial_runs
 from shoal.tasks.settings import Table, named
 from shoal.training.checkpoints import restore
 from shoal.training.job import Job
@@ -40,7 +40,7 @@ class _Measured:
     model: nn.Module | Objective
     loss_fn: Callable[..., Tensor] | None
     loader: Any
-    method: Method
+    info: OptimizerInfo
     optimizer: torch.optim.Optimizer | None
     forward: Callable[..., Tensor] | None = None
 
@@ -56,7 +56,7 @@ def measure(asked: Asked) -> dict[str, Any]:
     """
     mine = _source(asked)
     begun = mine.optimizer is not None and len(mine.optimizer.state) > 0
-    inside = mine.method.kind == "adam" and begun
+    inside = mine.info.kind == "adam" and begun
     found = spectrum(
         mine.model,
         mine.loss_fn,
@@ -82,12 +82,12 @@ def measure(asked: Asked) -> dict[str, Any]:
 def _source(asked: Asked) -> _Measured:
     if ":" in asked.source and asked.source.split(":")[0].endswith(".py"):
         return _own(asked)
-    job, method = job_of(Path(asked.source), asked.device)
-    return _Measured(job.objective, None, job.loader, method, job.optimizer)
+    job, info = job_of(Path(asked.source), asked.device)
+    return _Measured(job.objective, None, job.loader, info, job.optimizer)
 
 
-def job_of(run: Path, device: str = "auto") -> tuple[Job, Method]:
-    """A run's job in the state of its last checkpoint, and its method with the peak rate.
+def job_of(run: Path, device: str = "auto") -> tuple[Job, OptimizerInfo]:
+    """A run's job in the state of its last checkpoint, and its optimizer with the peak rate.
 
     Without a checkpoint, as in a finished run by default, the model has its final weights and the
     optimizer no state.
@@ -100,10 +100,10 @@ def job_of(run: Path, device: str = "auto") -> tuple[Job, Method]:
     model = shoal.open(run, device=device)
     source, columns = source_of(run, None, Table())
     job = model.job(shoal.load(source, **columns) if columns else source)
-    method, _ = method_of_job(job)  # before the schedule's last rate comes back
+    info = info_of(job)  # before the schedule's last rate comes back
     if opened.last.exists():
         restore(job, opened)
-    return job, method
+    return job, info
 
 
 def _own(asked: Asked) -> _Measured:
@@ -115,9 +115,9 @@ def _own(asked: Asked) -> _Measured:
     for part in ("model", "loader"):
         expect(part in made, asked.source, want, f"no {part}", "return a dictionary of them")
     optimizer = made.get("optimizer")
-    method = method_of(optimizer if optimizer is not None else asked.optimizer)
+    info = optimizer_info(optimizer if optimizer is not None else asked.optimizer)
     return _Measured(
-        made["model"], made.get("loss_fn"), made["loader"], method, optimizer, made.get("forward")
+        made["model"], made.get("loss_fn"), made["loader"], info, optimizer, made.get("forward")
     )
 
 
@@ -135,8 +135,8 @@ def _plans(
 ) -> list[StepSize]:
     """Absolute advice, or a note why there is none."""
     try:
-        optimizer = mine.optimizer or mine.method
-        return [learning_rate(found, b, optimizer, began=began) for b in sizes]
+        optimizer = mine.optimizer or mine.info
+        return [learning_rate(found, b, optimizer, initial_loss=began) for b in sizes]
     except InputError as error:
         notes.append(f"no absolute advice: {error}")
         return []
@@ -146,24 +146,24 @@ def _known(
     asked: Asked, found: Spectrum, mine: _Measured, sizes: list[int], notes: list[str]
 ) -> list[tuple[int, Rates]]:
     """All rules from the rate that is known at the loader's batch size, if one is."""
-    lr = asked.lr or mine.method.lr
+    lr = asked.lr or mine.info.lr
     if lr is None:
         return []
     try:
         now = found.batch_size
-        return [(b, rates(found, lr, now, b, mine.method, began=asked.began)) for b in sizes]
+        return [(b, rates(found, lr, now, b, mine.info, initial_loss=asked.began)) for b in sizes]
     except InputError as error:
         notes.append(f"no rules: {error}")
         return []
 
 
-def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> Evidence:
-    """Branch runs at the loader's batch size."""
+def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> TrialRuns:
+    """Trial runs at the loader's batch size."""
     remedy = "leave --evidence out"
     optimizer = mine.optimizer
     if optimizer is None:
         fail("evidence", "an optimizer of dense parameters", "none", remedy)
-    plan = learning_rate(found, found.batch_size, optimizer, began=asked.began)
+    plan = learning_rate(found, found.batch_size, optimizer, initial_loss=asked.began)
     model, loss_fn, forward = mine.model, mine.loss_fn, mine.forward
     if isinstance(model, Objective):
         learns = getattr(mine.loader.table, "trainable", False)
@@ -173,7 +173,7 @@ def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> Evidence:
         loss_fn, model = model.criterion, model.model
         forward = _called
     assert loss_fn is not None
-    return evidence(
+    return trial_runs(
         model,
         loss_fn,
         mine.loader,
@@ -181,7 +181,7 @@ def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> Evidence:
         plan,
         steps=asked.evidence,
         forward=forward,
-        began=asked.began,
+        initial_loss=asked.began,
         seed=asked.seed,
     )
 
@@ -195,7 +195,7 @@ def _written(
     found: Spectrum,
     plans: list[StepSize],
     known: list[tuple[int, Rates]],
-    tried: Evidence | None,
+    tried: TrialRuns | None,
     notes: list[str],
 ) -> dict[str, Any]:
     """Files, and the facts about them."""

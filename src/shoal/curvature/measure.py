@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from shoal.core.errors import expect, expect_positive
 from shoal.core.objectives import Objective
+from shoal.core.optimizers import optimizer_info, scales_of
 from shoal.curvature.checks import check_problem
 from shoal.curvature.lanczos import Basis, Lanczos, lanczos
-from shoal.curvature.metric import metric_of, scales_of
 from shoal.curvature.noise import Complement, Recorder, complement_of, noise_of
 from shoal.curvature.preserve import Mode, notes_on_modes, preserve_state
 from shoal.curvature.problem import (
@@ -136,7 +136,7 @@ def spectrum(
     notes += notes_on_stream(loader, problem, size, drawn)
     return replace(
         measured,
-        metric=metric_of(precondition),
+        metric="plain" if precondition is None else optimizer_info(precondition).metric,
         loss=loss,
         sampler=sampler_of(loader),
         seconds=time.perf_counter() - began,

@@ -1,4 +1,4 @@
-"""What a loader says of itself: how many samples there are, what draws them, and how."""
+"""The stream of batches: how many samples there are, what draws them, and how."""
 
 from __future__ import annotations
 
@@ -34,29 +34,34 @@ def expect_size(size: int | None, problem: Problem) -> None:
 
 
 def sampling_of(loader: Any, problem: Problem) -> Sampling:
-    """How samples of a batch were drawn, as far as its blocks and sampler tell."""
+    """How samples of a batch were drawn, as far as the batch sampler and the blocks say."""
+    drawn: Sampling = getattr(_batch_sampler(loader), "sampling", "independent")
     batch = problem.batches[0]
-    if isinstance(batch, Batch) and batch.blocks:
-        if "Cluster" in sampler_of(loader):
-            return "clustered"
+    if drawn == "independent" and isinstance(batch, Batch) and batch.blocks:
         return "neighborhoods" if batch.blocks[-1].dst_in_src else "in-batch"
-    return "independent"
+    return drawn
 
 
 def sampler_of(loader: Any) -> str:
-    """The name of what draws the batches."""
-    if isinstance(loader, DataLoader):
+    """The name of what draws the batches, for people to read."""
+    sampler = _batch_sampler(loader)
+    if isinstance(loader, DataLoader) and not hasattr(sampler, "sampling"):
         return type(loader.sampler).__name__
+    return type(sampler).__name__
+
+
+def _batch_sampler(loader: Any) -> Any:
     inner = getattr(loader, "batch_sampler", None)
-    return type(loader if inner is None else inner).__name__
+    return loader if inner is None else inner
 
 
 def notes_on_stream(
     loader: Any, problem: Problem, size: int | None, sampling: Sampling
 ) -> list[str]:
-    """What the stream of batches means for the noise."""
+    """Notes on what the stream of batches means for the noise."""
     notes = []
-    if isinstance(loader, DataLoader) and not isinstance(loader.sampler, RandomSampler):
+    own = hasattr(_batch_sampler(loader), "sampling")  # whose order is its own business
+    if isinstance(loader, DataLoader) and not (own or isinstance(loader.sampler, RandomSampler)):
         notes.append(
             f"batches came in the order of {sampler_of(loader)}: the noise is that of shuffled "
             "batches only if that order is random"

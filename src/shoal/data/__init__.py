@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from shoal.data.texts import LabelData
 
 
-def is_graph(source: str) -> bool:
+def is_graph(source: Any) -> bool:
     """Whether `source` is a graph, rather than texts with labels (:mod:`shoal.data.graphs`)."""
     from shoal.data import graphs
 
-    return graphs.is_graph(source)
+    try:
+        return graphs.is_graph(source)
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def load(

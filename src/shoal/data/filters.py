@@ -29,7 +29,7 @@ def read_filter(folder: Path, split: str, shape: tuple[int, int]) -> Csr:
     Args:
         folder: of the data set.
         split: "trn" or "tst".
-        shape: points and labels of the split.
+        shape: examples and labels of the split.
 
     Raises:
         InputError: naming file and line, if a pair is out of range or none.
@@ -56,7 +56,7 @@ def write_filter(drop: Csr, folder: Path, split: str) -> None:
 def _read_npz(path: Path, shape: tuple[int, int]) -> Csr:
     drop = read_matrix(path)
     good = drop.shape == shape
-    want = f"a matrix of {shape[0]} points and {shape[1]} labels"
+    want = f"a matrix of {shape[0]} examples and {shape[1]} labels"
     expect(good, str(path), want, drop.shape, "check that the files belong together")
     return drop.with_values(None)
 

@@ -43,19 +43,26 @@ def read(
     columns = columns or Columns()
     if _is_frame(source):
         return data_of(table_of_frame(source), columns)
-    if isinstance(source, str | Path):
-        if not is_graph(str(source)) and source != "wordnet":
-            form = format_of(Path(source))
-            if form.columns:
-                return form.read(Path(source), encoding, columns)
-            _expect_no_columns(source, columns)
-            return form.read(Path(source), encoding)
+    if is_graph(source):
+        from shoal.data import graphs
+
         _expect_no_columns(source, columns)
-        return _shipped_or_graph(str(source))
+        return graphs.load(source)
+    if source == "wordnet":
+        from shoal.data import wordnet
+
+        _expect_no_columns(source, columns)
+        return wordnet.labels()
+    if isinstance(source, str | Path):
+        form = format_of(Path(source))
+        if form.columns:
+            return form.read(Path(source), encoding, columns)
+        _expect_no_columns(source, columns)
+        return form.read(Path(source), encoding)
     if isinstance(source, tuple) and len(source) == 2:
         _expect_no_columns("(texts, labels)", columns)
         return label_data(*source)
-    want = "a name, a path, (texts, labels), a DataFrame or a Dataset"
+    want = "a name, a path, (texts, labels), a DataFrame, a Dataset or a graph"
     fail("source", want, type(source).__name__, "pass one of these")
 
 
@@ -108,14 +115,6 @@ def read_texts_to_predict(
 def _is_frame(source: Source) -> bool:
     """Whether `source` holds named columns, as those of pandas and of the package datasets do."""
     return hasattr(source, "column_names") or hasattr(source, "columns")
-
-
-def _shipped_or_graph(source: str) -> LabelData | NodeData | LinkData:
-    if source == "wordnet":
-        from shoal.data import wordnet
-
-        return wordnet.labels()
-    return graphs.load(source)
 
 
 def _expect_no_columns(source: object, columns: Columns) -> None:

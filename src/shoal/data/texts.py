@@ -268,11 +268,6 @@ def as_texts(value: Any, name: str = "texts") -> tuple[Texts, bool]:
         >>> many, single = as_texts([("red mug", "holds tea"), "tea"])
         >>> many.titles, many.contents, single
         (['red mug', 'tea'], ['holds tea', ''], False)
-        >>> as_texts(["tea", None])
-        Traceback (most recent call last):
-            ...
-        shoal.core.errors.InputError: texts[1]: expected a string or a pair (title, content), got \
-None; replace it or leave it out
     """
     if isinstance(value, Texts):
         return value, False
@@ -344,6 +339,9 @@ def label_data(
     documents, single = as_texts(texts)
     expect(not single, "texts", "a list of texts", "one text", "pass [text], and [labels]")
     expect(len(documents) > 0, "texts", "at least one", "none", "pass some to learn from")
+    twice = [] if label_names is None else sorted(label_names)
+    twice = [name for name, other in pairwise(twice) if name == other]
+    expect(not twice, "label_names", "each name once", f"{twice[:3]} twice", "rename or remove it")
     if getattr(labels, "ndim", 1) == 2:
         if label_names is None and hasattr(labels, "columns"):  # a pandas frame of indicators
             label_names = [str(column) for column in labels.columns]
@@ -359,8 +357,6 @@ def label_data(
         unknown = sorted(found - set(names))
         expect(not unknown, "labels", "names of label_names", unknown[:3], "add them there")
         matrix = matrix_of(rows, names)
-    twice = len(names) - len(set(names))
-    expect(twice == 0, "label_names", "each name once", f"{twice} twice", "rename or remove them")
     n, rows_found = len(documents), matrix.n_rows
     expect(rows_found == n, "labels", f"{n}, one per text", rows_found, "pass as many as texts")
     expect(len(names) > 0, "labels", "at least one label", "none", "name the labels of some text")
@@ -396,8 +392,8 @@ def _indicators(labels: Any) -> Csr:
             sparse.eliminate_zeros()
             csr = Csr.from_scipy(sparse)
         else:
-            dense = labels.to_numpy() if hasattr(labels, "to_numpy") else np.asarray(labels)
-            csr = Csr.from_dense(torch.as_tensor(dense))
+            dense = labels.to_numpy() if hasattr(labels, "to_numpy") else labels
+            csr = Csr.from_dense(torch.from_numpy(np.asarray(dense).copy()))  # theirs may be frozen
         values = None if csr.values is None else csr.values.float()
     except (TypeError, ValueError) as error:  # an InputError of Csr is a ValueError
         fail("labels", "a matrix of numbers", error, "pass scipy.sparse.csr_matrix(labels)")

@@ -1,4 +1,4 @@
-"""Rows that learn: optimizers whose state lives beside a table and whose step touches only s rows.
+"""Trainable rows: optimizers whose state lives beside a table and whose step touches only s rows.
 
 A batch gives gradients for the rows that it gathered, ``(ids [s], grad [s, d])``, never for a whole
 table ``[n, d]``. A row optimizer reads, changes and writes back those s rows of the table and of
@@ -27,12 +27,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shoal.core.errors import expect
+from shoal.core.optimizers import OptimizerInfo, floored
 from shoal.fetch.stepping import Rows, put, sqrt_
 
 
 @runtime_checkable
 class RowOptimizer(Protocol):
-    """What a table needs in order to learn."""
+    """A row rule: what a trainable table needs.
+
+    One of your own may extend :class:`~shoal.fetch.stepping.Rows`. To be trained by a step rule
+    that measures curvature it also has a method ``curvature_info``
+    (:class:`~shoal.core.optimizers.DescribesItself`), as the three below have.
+    """
 
     lr: float
     """The learning rate; a scheduler sets it between steps."""
@@ -73,6 +79,10 @@ class RowSGD(Rows):
         self, state: dict[str, Tensor], ids: Int[Tensor, " c"], grad: Float[Tensor, "c d"]
     ) -> Float[Tensor, "c d"]:
         return grad
+
+    def curvature_info(self, at: Int[Tensor, " s"] | None = None) -> OptimizerInfo:
+        """Plain gradients."""
+        return OptimizerInfo("sgd", lr=self.lr)
 
 
 class RowAdagrad(Rows):
@@ -116,6 +126,14 @@ class RowAdagrad(Rows):
         put(state["sum"], ids, total)
         root = sqrt_(total).add_(self.eps)
         return grad / (root.unsqueeze(1) if self.per_row else root)
+
+    def curvature_info(self, at: Int[Tensor, " s"] | None = None) -> OptimizerInfo:
+        """Of Adam's kind without momentum; D = √s + eps."""
+        divisor = None
+        if at is not None and self.state:
+            divisor = floored(self.state["sum"][at.to(self.state["sum"].device)].sqrt() + self.eps)
+            divisor = divisor.unsqueeze(1) if self.per_row else divisor
+        return OptimizerInfo("adam", lr=self.lr, divisor=divisor)
 
 
 class RowAdam(Rows):
@@ -180,3 +198,13 @@ class RowAdam(Rows):
             sqrt_(v).mul_((first / second.sqrt()).to(v.dtype)).add_((self.eps * first).to(v.dtype))
         )
         return m.div_(scale)
+
+    def curvature_info(self, at: Int[Tensor, " s"] | None = None) -> OptimizerInfo:
+        """Of Adam's kind; D = √v̂ + eps, each row corrected by its own count of steps."""
+        divisor = None
+        if at is not None and self.state:
+            at = at.to(self.state["v"].device)
+            steps = self.state["steps"][at].clamp(min=1).double()
+            corrected = self.state["v"][at] / (1 - self.betas[1] ** steps).unsqueeze(1)
+            divisor = floored(corrected.sqrt().to(self.state["v"]) + self.eps)
+        return OptimizerInfo("adam", self.betas[0], lr=self.lr, divisor=divisor)

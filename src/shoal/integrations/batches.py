@@ -83,6 +83,11 @@ class NgameBatchSampler(BatchSampler):
         self.epoch = 0
         self.begun = -1
 
+    @property
+    def sampling(self) -> str:
+        """How examples of a batch are drawn, as of its clusters."""
+        return self.clusters.sampling
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields; without a call it is the next one."""
         self.epoch = epoch

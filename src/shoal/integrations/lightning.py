@@ -13,8 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shoal.core.errors import fail
 from shoal.integrations.batches import NgameBatchSampler
+from shoal.integrations.callbacks import StepControl, announce, class_of
+
+_CALLBACK = "lightning.pytorch", "Callback", "lightning"
 
 
 def refresh_callback(sampler: NgameBatchSampler) -> Any:
@@ -34,13 +36,12 @@ def refresh_callback(sampler: NgameBatchSampler) -> Any:
         InputError: if lightning is not installed.
     """
 
-    class Refresh(_callback()):
-        """Tells the sampler the epoch; its state is the sampler's."""
+    class Refresh(class_of(*_CALLBACK)):
+        """Announces epochs to the sampler; its state is the sampler's."""
 
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-            """Announce the epoch; make its clusters, if they are due and not made yet."""
-            sampler.set_epoch(trainer.current_epoch)
-            sampler.begin(trainer.current_epoch)
+            """Begin the epoch."""
+            announce(sampler, trainer.current_epoch)
 
         def state_dict(self) -> dict[str, Any]:
             """The sampler's state, for Lightning's checkpoint."""
@@ -58,7 +59,7 @@ def step_callback(
     forward: Callable[[nn.Module, Any], Tensor] | None = None,
     **options: Any,
 ) -> Any:
-    """Make the Lightning ``Callback`` that sets rate and momentum from looks at curvature.
+    """Make the Lightning ``Callback`` that sets rate and momentum from measured curvature.
 
     It sets the rates of the trainer's first optimizer; leave schedulers that set them too out of
     ``configure_optimizers``. Its state travels in Lightning's checkpoints.
@@ -72,59 +73,34 @@ def step_callback(
     Raises:
         InputError: if lightning is not installed.
     """
-    from shoal.curvature.metric import scales_of
-    from shoal.curvature.problem import Supervised
-    from shoal.step.learner import learner_for
-    from shoal.step.probe import Probe
+    steps = StepControl(loss_fn, forward, options)
 
-    class Steps(_callback()):
-        """Looks every so often, and sets what it learns."""
-
-        def __init__(self) -> None:
-            self.learner: Any = None
-            self.saved: dict[str, Any] | None = None
+    class Steps(class_of(*_CALLBACK)):
+        """Observes each step, and sets what the rule decides."""
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            """Make the learner; go on from a checkpoint's, if there is one."""
-            optimizer = trainer.optimizers[0]
-            objective = Supervised(pl_module, loss_fn, forward)
-            look = Probe(objective, None, lambda _: scales_of(optimizer, pl_module))
-            self.learner = learner_for(optimizer, look, **options)
-            if self.saved is not None:
-                self.learner.load_state_dict(self.saved)
+            """Make the rule."""
+            steps.begin(pl_module, trainer.optimizers[0])
 
         def on_train_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
-            """Take note of a step; batches between two steps of accumulation are none."""
+            """Observe a step; batches between two steps of accumulation are none."""
             count = trainer.accumulate_grad_batches
             if (batch_idx + 1) % count:
                 return
             loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
-            facts = self.learner.observe([batch], loss, averaged=count)
-            if facts:
-                self.learner.apply(trainer.optimizers[0])
-                pl_module.log_dict({f"step/{name}": value for name, value in facts.items()})
+            metrics = steps.rule.observe([batch], loss, averaged=count)
+            if metrics:
+                steps.rule.apply(trainer.optimizers[0])
+                pl_module.log_dict({f"step/{name}": value for name, value in metrics.items()})
 
         def state_dict(self) -> dict[str, Any]:
-            """The learner's state, for Lightning's checkpoint."""
-            return {} if self.learner is None else self.learner.state_dict()
+            """The rule's state, for Lightning's checkpoint."""
+            return steps.state_dict()
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
             """Take up the state of Lightning's checkpoint."""
-            self.saved = state_dict or None
+            steps.load_state_dict(state_dict)
 
     return Steps()
-
-
-def _callback() -> Any:
-    """Lightning's class.
-
-    Raises:
-        InputError: if lightning is not installed.
-    """
-    try:
-        from lightning.pytorch import Callback  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        fail("lightning", "an installed package", "none", "run pip install lightning")
-    return Callback

@@ -9,7 +9,7 @@ That trainer makes its own data loader, so ours goes in by overriding one method
             )
             return self.accelerator.prepare(loader)
 
-and :func:`refresh_callback` tells the sampler the epoch, and keeps its state in checkpoints.
+and :func:`refresh_callback` announces epochs to the sampler, and keeps its state in checkpoints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from shoal.core import checkpoint
 from shoal.core.errors import fail
 from shoal.integrations.batches import FILE, NgameBatchSampler
+from shoal.integrations.callbacks import StepControl, announce, class_of
 
+_CALLBACK = "transformers", "TrainerCallback", "'shoal[text]'"
 STEPS = "steps.safetensors"
 
 
@@ -57,8 +59,8 @@ def callback_of(find: Callable[[Any], NgameBatchSampler]) -> Any:
         InputError: if transformers is not installed.
     """
 
-    class Refresh(_callback()):
-        """Tells the sampler the epoch; saves and loads its state."""
+    class Refresh(class_of(*_CALLBACK)):
+        """Announces epochs to the sampler; saves and loads its state."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Take the model, and the state of the checkpoint that training goes on from."""
@@ -67,12 +69,9 @@ def callback_of(find: Callable[[Any], NgameBatchSampler]) -> Any:
                 sampler.load(_checkpoint(args, state))
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Announce the epoch; its clusters are made now, if they are due."""
-            sampler = find(kwargs["model"])
+            """Begin the epoch."""
             # a resumed run starts with the fraction that it was stopped at
-            epoch = int(state.epoch + 1e-6)
-            sampler.set_epoch(epoch)
-            sampler.begin(epoch)
+            announce(find(kwargs["model"]), int(state.epoch + 1e-6))
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Add the sampler's state to the checkpoint."""
@@ -88,9 +87,9 @@ def step_callback(
     batches: int = 4,
     **options: Any,
 ) -> Any:
-    """Make the ``TrainerCallback`` that sets rate and momentum from looks at curvature.
+    """Make the ``TrainerCallback`` that sets rate and momentum from measured curvature.
 
-    It looks at the first batches of the trainer's data loader, and changes what the trainer's
+    It measures the first batches of the trainer's data loader, and changes what the trainer's
     schedule starts from, so that warm-up and decay stay. With each checkpoint it writes
     ``steps.safetensors``. Spikes are seen in logged losses alone.
 
@@ -98,56 +97,48 @@ def step_callback(
         loss_fn: ``(outputs, batch)`` → mean over the batch, such as the cross-entropy of logits and
             ``batch["labels"]``.
         forward: ``(model, batch)`` → outputs, such as the logits.
-        batches: that are looked at.
+        batches: how many are measured.
         options: of :class:`~shoal.step.learner.StepLearner`.
 
     Raises:
         InputError: if transformers is not installed.
     """
-    from shoal.curvature.metric import scales_of
-    from shoal.curvature.problem import Supervised
-    from shoal.step.learner import learner_for
-    from shoal.step.probe import Probe
+    steps = StepControl(loss_fn, forward, options)
 
-    class Steps(_callback()):
-        """Looks every so often, and sets what it learns."""
+    class Steps(class_of(*_CALLBACK)):
+        """Observes each step, and sets what the rule decides."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Take batches, and the state of the checkpoint that training goes on from."""
-            model, optimizer = kwargs["model"], kwargs["optimizer"]
-            taken = list(islice(iter(kwargs["train_dataloader"]), batches))
-            self.seen, self.loss = taken, None
-            look = Probe(
-                Supervised(model, loss_fn, forward), None, lambda _: scales_of(optimizer, model)
-            )
-            self.learner = learner_for(optimizer, lambda _: look(taken), **options)
-            self.bases = _scheduler(kwargs).base_lrs.copy()
-            self.learner.first_lr = self.learner.lr = self.bases[0]
+            self.measured = list(islice(iter(kwargs["train_dataloader"]), batches))
+            self.loss: float | None = None
             if state.global_step > 0:
-                path = _checkpoint(args, state) / STEPS
-                self.learner.load_state_dict(checkpoint.load(path))
-                self._set(kwargs)
+                steps.load_state_dict(checkpoint.load(_checkpoint(args, state) / STEPS))
+            self.bases = _scheduler(kwargs).base_lrs.copy()
+            # warm-up may have set the optimizer's own rate to zero
+            steps.begin(kwargs["model"], kwargs["optimizer"], self.measured, self.bases[0])
+            self._set(kwargs)
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Remember the loss."""
             self.loss = (kwargs.get("logs") or {}).get("loss", self.loss)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Take note of a step."""
+            """Observe a step."""
             count = args.gradient_accumulation_steps
-            if self.learner.observe(self.seen, self.loss, averaged=count):
+            if steps.rule.observe(self.measured, self.loss, averaged=count):
                 self._set(kwargs)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Add the learner's state to the checkpoint."""
+            """Add the rule's state to the checkpoint."""
             if state.is_world_process_zero:
-                saved = self.learner.state_dict() | {"batches": []}
+                saved = steps.state_dict() | {"batches": []}
                 checkpoint.save(_checkpoint(args, state) / STEPS, saved)
 
         def _set(self, kwargs: Any) -> None:
             scheduler = _scheduler(kwargs)
-            scheduler.base_lrs[:] = [base * self.learner.factor for base in self.bases]
-            self.learner.set_momentum(kwargs["optimizer"])
+            scheduler.base_lrs[:] = [base * steps.rule.factor for base in self.bases]
+            steps.rule.set_momentum(kwargs["optimizer"])
 
     return Steps()
 
@@ -156,19 +147,6 @@ def _scheduler(kwargs: Any) -> Any:
     """Torch's own scheduler, out of accelerate's."""
     scheduler = kwargs["lr_scheduler"]
     return getattr(scheduler, "scheduler", scheduler)
-
-
-def _callback() -> Any:
-    """The trainer's class of callbacks.
-
-    Raises:
-        InputError: if transformers is not installed.
-    """
-    try:
-        from transformers import TrainerCallback  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        fail("transformers", "an installed package", "none", "run pip install 'shoal[text]'")
-    return TrainerCallback
 
 
 def _checkpoint(args: Any, state: Any) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -27,7 +28,7 @@ from shoal.models.base import Fitting, Result, resolve_device, resolve_precision
 from shoal.models.card import write_export
 from shoal.rank.classifiers import Classifiers
 from shoal.rank.ensemble import NetworkCombiner
-from shoal.rank.evaluate import evaluate
+from shoal.rank.evaluate import evaluate, first_columns
 from shoal.rank.predictor import Predictor
 from shoal.rank.rankers import RANKERS
 from shoal.tasks.labels import Parts, train
@@ -90,6 +91,14 @@ class LabelModel:
         precision: str = "auto",
     ) -> None:
         expect_positive("positives", positives)
+        _expect_method("encoder", encoder, "begin", "pass shoal.BagEncoder()")
+        for name, given in (("classifiers", classifiers), ("combiner", combiner)):
+            if given is not None:
+                _expect_method(name, given, "fit", "leave it out, or pass None for none")
+        for name, given in (("batches", batches), ("loss", loss), ("step", step)):
+            good = given is None or callable(given)
+            expect(good, name, "a function", given, "leave it out for the default")
+        expect(len(rankers) > 0, "rankers", "at least one", "none", "pass [shoal.EncoderRanker()]")
         expect(seed >= 0, "seed", "a whole number of at least 0", seed, "drop the sign")
         self.device = resolve_device(device)
         if gradients is None:
@@ -141,9 +150,10 @@ class LabelModel:
             labels: per text the name of its label or a list of names; or a matrix with one row per
                 text and one column per label.
             valid: share of the training examples that is held out, for validation during training
-                and to weigh the rankers; or held-out texts and labels.
+                and to weigh the rankers; or held-out texts and labels, of which those that no
+                training example has are left out.
             test: texts and labels to evaluate on; by default the data set's own test split, if it
-                has one.
+                has one. Labels that no training example has count as missed.
             out: folder of the run, for checkpoints, the log and the model; None keeps the model in
                 memory alone.
             resume: continue the run in `out`.
@@ -162,7 +172,8 @@ class LabelModel:
         Raises:
             InputError: for any bad setting or input; finished work stays.
         """
-        data = self._data(data, labels, test)
+        data = self._data(data, labels)
+        test = data.test if test is None else self._examples(test, data.labels, "test")
         fitting = Fitting(
             out, resume, epochs, steps, minutes, patience, callbacks, keep_resume, settings
         )
@@ -172,7 +183,7 @@ class LabelModel:
         about = base.header("labels", self._arguments(), source=data.name)
         with fitting.run(about) as run:
             seconds = round(time.monotonic() - begin, 3)
-            run.write("start", {"data": data.name, "prepare_seconds": seconds})
+            run.start({"data": data.name, "prepare_seconds": seconds})
             predictor, progress = train(
                 data,
                 kept,
@@ -192,13 +203,13 @@ class LabelModel:
             about |= {"predictor": self._save(predictor, run.folder, about)}
             # opened again, so that what is evaluated is what others will open
             self._open(run.folder, about)
-            metrics = self._evaluated(data.test, run) if len(data.test) else {}
+            metrics = self._evaluated(test, run) if len(test) else {}
             self._about |= {"test": metrics, "steps": progress.step, "seconds": progress.seconds}
             base.write_header(run.folder, self._about)
             others = (run.folder / "classifiers", run.folder / "tokens")
             return fitting.close(run, progress, metrics, *others)
 
-    def _data(self, data: Any, labels: Any, test: Any) -> LabelData:
+    def _data(self, data: Any, labels: Any) -> LabelData:
         if labels is not None:
             data = label_data(data, labels)
         elif not isinstance(data, LabelData):
@@ -206,14 +217,15 @@ class LabelModel:
             want, remedy = "texts with labels", "fit a NodeModel or LinkModel on a graph"
             expect(isinstance(data, LabelData), "data", want, type(data).__name__, remedy)
         expect(len(data.train) > 0, data.name, "at least one training example", 0, "add examples")
-        if test is not None:
-            data = replace(data, test=self._examples(test, data.labels, "test"))
         return data
 
     def _held_out(self, data: LabelData, valid: Any) -> tuple[Examples, Examples | None]:
         """The examples to learn from, and the held-out ones, if there are any."""
         if not isinstance(valid, float | int):
-            return data.train, self._examples(valid, data.labels, "valid")
+            held_out = _known(self._examples(valid, data.labels, "valid"), len(data.labels))
+            want, remedy = "examples with labels of the data", "name labels as there"
+            expect(len(held_out) > 0, "valid", want, "none", remedy)
+            return data.train, held_out
         expect(0 <= valid < 1, "valid", "a share in [0, 1)", valid, "try 0.1, or 0 for none")
         if valid == 0:
             return data.train, None
@@ -276,9 +288,10 @@ class LabelModel:
         plain, single = as_texts(texts)
         expect_positive("k", k)
         if threshold is not None:
-            least = 0.0 if self.probabilities else -1.0
-            good = not self.probabilities or least <= threshold <= 1
-            expect(good, "threshold", "a probability in [0, 1]", threshold, "try 0.5")
+            want = "a probability in [0, 1]" if self.probabilities else "a number"
+            good = isinstance(threshold, float | int) and not math.isnan(threshold)
+            good = good and (0 <= threshold <= 1 or not self.probabilities)
+            expect(good, "threshold", want, threshold, "try 0.5")
         read = self._read(plain)
         unknown = int((self.unknown(plain)).sum())
         if unknown:
@@ -396,6 +409,10 @@ class LabelModel:
             texts = as_texts([labels] if isinstance(labels, str) else labels, "labels")[0]
             if not isinstance(labels, Texts):
                 texts = Texts(list(texts.titles), texts.titles, texts.contents)
+            unknown = int((self.encoder.known(texts.all()).degrees() == 0).sum())
+            if unknown:
+                told = "%d of %d new labels hold no known word: they are hardly ever found"
+                _log.warning(told, unknown, len(texts))
             predictor = predictor.with_labels(texts)
         if examples is not None:
             data = label_data(*examples)
@@ -509,6 +526,18 @@ def _over(examples: Examples, names: Texts, labels: Texts) -> Examples:
         ).coalesce()
 
     return Examples(examples.texts, moved(examples.labels), moved(examples.drop))
+
+
+def _known(examples: Examples, n_labels: int) -> Examples:
+    """Examples with the first labels alone, those that have some of them."""
+    truth, drop = (first_columns(x, n_labels) for x in (examples.labels, examples.drop))
+    some = (truth.degrees() > 0).nonzero().squeeze(1)
+    return Examples(examples.texts, truth, drop).subset(some)
+
+
+def _expect_method(name: str, given: Any, method: str, remedy: str) -> None:
+    good = callable(getattr(given, method, None)) and not isinstance(given, type)
+    expect(good, name, f"an object with {method}()", given, remedy)
 
 
 def _numbered(one: list[str], other: list[str]) -> bool:

@@ -18,8 +18,6 @@ from shoal.data.texts import Examples, Texts
 from shoal.rank.predictor import Predictor, named
 
 KS = (1, 3, 5)
-# training examples below which the formula of propensities means nothing: ln n must exceed one
-_FEWEST = 3
 # Of each kind; characters of their texts and titles; true labels named.
 _EXAMPLES, _TEXT, _TITLE, _LABELS = 6, 280, 80, 8
 
@@ -57,11 +55,16 @@ def evaluate(
     """
     k = min(KS[-1], len(predictor.labels))
     wide = test.labels.n_cols
-    drop = test.drop if wide == len(predictor.labels) else _narrow(test.drop, len(predictor.labels))
+    drop = (
+        test.drop
+        if wide == len(predictor.labels)
+        else first_columns(test.drop, len(predictor.labels))
+    )
     scores, top = (x.cpu() for x in predictor.rank(test.texts, k, drop))
     seen = known.with_values(None).coalesce()
     seen = Csr(seen.indptr, seen.indices, wide)
-    inverse = metrics.inverse_propensity(seen) if seen.n_rows >= _FEWEST else torch.ones(wide)
+    # below three examples the propensity model says nothing: every label weighs the same
+    inverse = metrics.inverse_propensity(seen) if seen.n_rows > 2 else torch.ones(wide)
     result = metrics.evaluate(top, test.labels, inverse, ks=[x for x in KS if x <= k])
     behind: dict[str, Any] = {"examples": examples(predictor.labels, test, scores, top)}
     if test.labels.nnz:
@@ -121,8 +124,8 @@ def examples(
     return {kind: [one(i) for i in ids[:_EXAMPLES].tolist()] for kind, ids in kinds.items()}
 
 
-def _narrow(csr: Csr, n_cols: int) -> Csr:
-    """The first columns of a matrix without values."""
+def first_columns(csr: Csr, n_cols: int) -> Csr:
+    """The first columns of a matrix, without its values."""
     row, column = csr.row_ids(), csr.indices.long()
     kept = column < n_cols
     return Csr.from_coo(row[kept], column[kept], (csr.n_rows, n_cols))

@@ -1,4 +1,4 @@
-"""The picture of a spectrum: density with outliers, batch against full, step sizes, evidence.
+"""The picture of a spectrum: density with outliers, batch against full, step sizes, trial runs.
 
 Needs matplotlib, the extra ``plot``. Nothing is computed here but by the functions of
 :mod:`shoal.curvature` and :mod:`shoal.step`.
@@ -15,9 +15,9 @@ import torch
 from shoal.core.errors import fail
 from shoal.curvature.batch_spectra import additive, batch_factor
 from shoal.curvature.spectrum import Spectrum, smoothed
-from shoal.step.evidence import Evidence
 from shoal.step.rules import Rates
 from shoal.step.size import StepSize
+from shoal.step.trial_runs import TrialRuns
 
 BLUE, ORANGE, GREEN, RED, GREY = "#1f6fb4", "#d9730d", "#2c8a4b", "#c23b3b", "#777777"
 # residuals of this share of λ₁ and less: a Ritz value that stands for an eigenvalue
@@ -31,7 +31,7 @@ def picture(
     spectrum: Spectrum,
     plans: Sequence[StepSize] = (),
     known: Sequence[tuple[int, Rates]] = (),
-    found: Evidence | None = None,
+    found: TrialRuns | None = None,
 ) -> Path:
     """Draw what is there, in up to four panels.
 
@@ -40,7 +40,7 @@ def picture(
         spectrum: density and outliers; batch against full, where noise was measured.
         plans: absolute advice by growing batch size.
         known: rates by every rule from a known one, by growing batch size.
-        found: branch runs.
+        found: trial runs.
 
     Raises:
         InputError: if matplotlib is not installed or the file cannot be written.
@@ -52,7 +52,7 @@ def picture(
     panels = [_density]
     panels += [_batches] if spectrum.noise.batches > 1 else []
     panels += [_rates] if plans or known else []
-    panels += [_evidence] if found is not None else []
+    panels += [_trial_runs] if found is not None else []
     figure = Figure(figsize=(5.2 * min(len(panels), 2), 3.9 * -(-len(panels) // 2)), dpi=130)
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(-(-len(panels) // 2), min(len(panels), 2), i + 1)
@@ -152,23 +152,23 @@ def _rates(
     axes.set_title("noise limits left of the critical batch, curvature right", fontsize=9)
 
 
-def _evidence(axes: Any, spectrum: Spectrum, plans: Any, known: Any, found: Any) -> None:
-    """Loss after a branch over its rate, beside what was predicted."""
+def _trial_runs(axes: Any, spectrum: Spectrum, plans: Any, known: Any, found: Any) -> None:
+    """Loss after a trial run over its rate, beside what was predicted."""
     plan = found.plan
     axes.axvspan(plan.safe, plan.edge, color=BLUE, alpha=0.15, lw=0, label="safe to edge")
-    for branch in found.branches:
-        last = branch.losses[-max(1, len(branch.losses) // 4) :]
+    for run in found.runs:
+        last = run.losses[-max(1, len(run.losses) // 4) :]
         loss = min(sum(last) / len(last), 4 * found.before)
         loss = loss if loss == loss else 4 * found.before
-        color, mark = (GREEN, "o") if branch.held else (RED, "x")
-        axes.plot([branch.lr], [loss], mark, color=color)
+        color, mark = (GREEN, "o") if run.held else (RED, "x")
+        axes.plot([run.lr], [loss], mark, color=color)
     axes.axhline(found.before, color=GREY, ls="--", lw=0.8, label="loss before")
     axes.axhline(found.limit, color=RED, ls=":", lw=0.8, label="beyond: lost")
     axes.set_xscale("log", base=2)
     axes.set_xlabel(f"learning rate at batch size {plan.batch_size}", fontsize=8)
-    axes.set_ylabel("loss after the branch, at most 4 times before", fontsize=8)
+    axes.set_ylabel("loss after the run, at most 4 times before", fontsize=8)
     word = "confirmed" if found.confirmed else "not confirmed"
-    axes.set_title(f"evidence: advice of {plan.safe:.3g} {word}", fontsize=9)
+    axes.set_title(f"trial runs: advice of {plan.safe:.3g} {word}", fontsize=9)
 
 
 def _name(spectrum: Spectrum) -> str:

@@ -1,1 +1,1 @@
-"""Step sizes from curvature: advice, its evidence, a scheduler of batch sizes, and a learner."""
+"""Step sizes from curvature: advice, trial runs, a scheduler of batch sizes, and a step rule."""

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from shoal.core.errors import expect, expect_positive
+from shoal.core.optimizers import OptimizerInfo
 from shoal.curvature.products import Products
 from shoal.curvature.stability import largest_rate
-from shoal.step.probe import Reading
+from shoal.step.estimator import Measurement
 
 
 class DampedDiagonal(torch.optim.Optimizer):
@@ -62,6 +63,12 @@ class DampedDiagonal(torch.optim.Optimizer):
         expect(weight_decay >= 0, "weight_decay", "at least 0", weight_decay, "raise it")
         defaults = {"lr": lr, "damping": damping, "decay": decay, "weight_decay": weight_decay}
         super().__init__(params, defaults)
+
+    def curvature_info(self, at: Tensor | None = None) -> OptimizerInfo:
+        """What stability depends on; the laws of damping read the spectrum in the plain metric."""
+        group = self.param_groups[0]
+        started = len(self.state) > 0
+        return OptimizerInfo("damped", 0.0, group["weight_decay"], group["lr"], started)
 
     def observe(self, diagonal: Mapping[Tensor, Tensor]) -> None:
         """Take an estimate of the diagonal, one tensor a parameter, into the running mean."""
@@ -125,13 +132,15 @@ def diagonal_of(products: Products, probes: int = 4, seed: int = 0) -> dict[str,
     }
 
 
-def least_damping(look: Callable[[float], Reading], lr: float, *, most: float = 1e6) -> float:
+def least_damping(
+    measure: Callable[[float], Measurement], lr: float, *, most: float = 1e6
+) -> float:
     """Find the least δ at which steps of `lr` are stable, measured in the metric D + δ.
 
     The law's largest rate in the metric grows with δ; bisect its logarithm to five per cent.
 
     Args:
-        look: measures λ₁ and noise of (D + δ)^−½ G (D + δ)^−½ at a δ.
+        measure: measures λ₁ and noise of (D + δ)^−½ G (D + δ)^−½ at a δ.
         lr: the share of a Newton step that is to be taken.
         most: where the search gives up.
 
@@ -139,15 +148,15 @@ def least_damping(look: Callable[[float], Reading], lr: float, *, most: float = 
         InputError: if `most` does not hold it.
 
     Example:
-        >>> one = lambda damping: Reading(1 / damping, 3 / damping, 0.0, 0.0, 0.0)
+        >>> one = lambda damping: Measurement(1 / damping, 3 / damping, 0.0, 0.0, 0.0)
         >>> round(least_damping(one, 0.5), 1)  # 0.5 (1 + 3)/δ ≤ 2
         1.0
     """
     expect(lr > 0, "lr", "a learning rate above 0", lr, "raise it")
 
     def holds(damping: float) -> bool:
-        reading = look(damping)
-        return largest_rate(reading.lam, reading.noise, 1.0) >= lr
+        found = measure(damping)
+        return largest_rate(found.lam, found.noise, 1.0) >= lr
 
     expect(holds(most), "lr", f"a rate that a damping of {most:g} holds", lr, "lower it")
     high, low = most, most

@@ -1,44 +1,44 @@
-"""The on-the-fly learner: every so often it looks at curvature, and sets rate and momentum.
+"""The learning rate, and perhaps momentum, from curvature that is measured while training.
 
     form "noise"    1/a = λ₁/2 + k_b (c + tr Σ/L)/(2(1 − B)), for Adam E7: the default
     form "polyak"   a and B of a noiseless quadratic, E9: the form of Granziol, Zohren and Roberts
-                    (JMLR 2022) as their abstract tells it, for comparison; it diverges easily
+                    (JMLR 2022) as in their abstract, for comparison; it diverges easily
 
 Measurements are noisy and nets change, so a rate is left alone during warm-up, is the law's at the
-first look, from then on an average over looks that changes by at most 1.5 times at each, and is
-halved, with the weights of the last look put back, when half of what training had gained is lost
-again. How far beyond the law a net can go is measured once, after the first look, by a climb
-(:mod:`shoal.step.climb`).
+first measurement, from then on an average over measurements that changes by at most 1.5 times at
+each, and is halved, with the weights of the last measurement put back, when half of what training
+had gained is lost again. How far beyond the law a net can go is found once, after the first
+measurement, by a range test (:mod:`shoal.step.range_test`).
 
 Plain gradients take the law's own rate. Adam's second moments leave the law some four to twenty
-times too low, so there a rate goes as the law goes, from the one that it was given (docs/steps.md).
+times too low, so there the rate moves in proportion to the law, from the one that was given
+(docs/steps.md).
 
-How often it looks follows from a budget: a look costs so many gradients, and looks may take a
-twentieth of all gradients. That counts and does not time, so that a resumed run looks when the
-uninterrupted one would have.
+How often curvature is measured follows from a budget: a measurement costs so many gradients, and
+all of them may take a twentieth of all gradients. That counts steps and not seconds, so that a
+resumed run measures when the uninterrupted one would have.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
-from torch.optim import Optimizer
 
 from shoal.core.batches import size_of
 from shoal.core.errors import InputError, expect, expect_positive
+from shoal.core.optimizers import Optimizer, optimizer_info
 from shoal.curvature import stability
-from shoal.step.climb import Climb
-from shoal.step.method import Method, method_of
-from shoal.step.probe import Reading
+from shoal.step.estimator import Measurement
+from shoal.step.range_test import RangeTest
 
 Form = Literal["noise", "polyak"]
-Look = Callable[[Sequence[Any]], Reading]
+Measure = Callable[[Sequence[Any]], Measurement]
 
-# looks are made of this many samples or batches of the loader's own, whichever is more
+# a measurement takes this many samples or batches of the loader's own, whichever is more
 SAMPLES, FEWEST, MOST = 256, 2, 8
 SPIKES = 5
 # losses are averaged over about ten and about a hundred steps
@@ -46,27 +46,26 @@ FAST, SLOW = 0.1, 0.01
 
 
 class StepLearner:
-    """Sets an optimizer's learning rate, and perhaps momentum, from looks at curvature.
+    """Sets an optimizer's learning rate, and perhaps momentum, from measured curvature.
 
     Call :meth:`observe` after each step, with its batches and its loss, and then :meth:`apply`. Its
     :attr:`factor`, the present rate over the first, is there for what else follows a schedule.
 
     Args:
-        method: the optimizer's (:func:`~shoal.step.method.method_of`).
-        lr: the rate that training begins with.
-        look: measures some batches, such as a :class:`~shoal.step.probe.Probe`.
+        optimizer: SGD, Adam or one alike, at the rate that training begins with; anything that
+            :func:`~shoal.core.optimizers.optimizer_info` reads.
+        measure: measures some batches, such as a
+            :class:`~shoal.step.estimator.CurvatureEstimator`.
         form: which law.
-        warmup: steps before the first look; at initialization curvature misleads.
-        share: of all gradients that looks may cost; a tenth trained no better (docs/LOG.md).
-        max_change: bound of the change at each look but the first, as a ratio.
-        average: weight of the newest look in the mean of logarithms.
-        absolute: take the law's own rate, or go with it from `lr`; by default the first for plain
-            gradients, the second for Adam.
+        warmup: steps before the first measurement; at initialization curvature misleads.
+        share: of all gradients that measuring may cost; a tenth trained no better (docs/LOG.md).
+        max_change: bound of the change at each measurement but the first, as a ratio.
+        average: weight of the newest measurement in the mean of logarithms.
         learn_momentum: for plain gradients, also choose the momentum at which this batch size is
             critical, B = (λ₁ − n)/(λ₁ + n), n = k(c + tr Σ/L): more would hardly lengthen steps.
-        climb: whether headroom is measured after the first look; only where losses are known and
+        range_test: whether to run one after the first measurement; only where losses are known and
             weights can be put back.
-        state: a copy of what is put back after a spike; None only halves the rate.
+        state: returns a copy of what a spike puts back; None only halves the rate.
         restore: puts it back.
 
     Raises:
@@ -75,18 +74,16 @@ class StepLearner:
 
     def __init__(
         self,
-        method: Method,
-        lr: float,
-        look: Look,
+        optimizer: Optimizer,
+        measure: Measure,
         *,
         form: Form = "noise",
         warmup: int = 50,
         share: float = 0.05,
         max_change: float = 1.5,
         average: float = 0.5,
-        absolute: bool | None = None,
         learn_momentum: bool = False,
-        climb: bool = True,
+        range_test: bool = True,
         state: Callable[[], Any] | None = None,
         restore: Callable[[Any], None] | None = None,
     ) -> None:
@@ -95,16 +92,16 @@ class StepLearner:
         expect(max_change > 1, "max_change", "a ratio above 1", max_change, "try 1.5")
         expect(0 < average <= 1, "average", "a weight in (0, 1]", average, "try 0.5")
         expect(form in ("noise", "polyak"), "form", "noise or polyak", form, "choose one")
-        plain = method.kind == "sgd"
+        info = optimizer_info(optimizer)
+        lr, plain = info.lr or 0.0, info.kind == "sgd"
         want = "an optimizer of plain gradients, such as SGD"
         for name, on in (("form", form == "polyak"), ("learn_momentum", learn_momentum)):
-            expect(plain or not on, name, want, method.kind, "leave it out")
+            expect(plain or not on, name, want, info.kind, "leave it out")
         expect(lr > 0, "lr", "a learning rate above 0", lr, "pass one that training can begin with")
-        self.method, self.look, self.form = method, look, form
+        self.optimizer, self.measure, self.form = info, measure, form
         self.warmup, self.share, self.max_change = warmup, share, max_change
         self.average, self.learn_momentum = average, learn_momentum
-        self.absolute = plain if absolute is None else absolute
-        self.first_lr, self.lr, self.momentum = lr, lr, method.momentum
+        self.first_lr, self.lr, self.momentum = lr, lr, info.momentum
         self.step, self.due, self.spikes = 0, warmup, 0
         self.mean: float | None = None  # of the law's logarithm
         self.reference: float | None = None
@@ -112,7 +109,7 @@ class StepLearner:
         self.batches: list[Any] = []
         self.losses = {"first": math.nan, "fast": math.nan, "slow": math.nan}
         self.variance = 0.0  # of single losses around their average
-        self.climb = Climb(ended=not climb or form == "polyak" or restore is None)
+        self.range_test = RangeTest(ended=not range_test or form == "polyak" or restore is None)
         self.state, self.restore = state, restore
         self.kept = self.newer = None
 
@@ -124,7 +121,7 @@ class StepLearner:
     def observe(
         self, batches: Sequence[Any], loss: float | None, averaged: int | None = None
     ) -> dict[str, float]:
-        """Take note of a step, and look if it is time.
+        """Take note of a step, and measure curvature if it is time.
 
         Args:
             batches: that it averaged over, or some of them.
@@ -133,7 +130,7 @@ class StepLearner:
                 Processes of torch.distributed count besides, and agree on what they saw.
 
         Returns:
-            facts about the look, if there was one, or about the spike; else nothing.
+            metrics of the measurement, if there was one, or of the spike; else nothing.
 
         Raises:
             InputError: if a spike comes after so many that the rate cannot be the reason.
@@ -141,8 +138,8 @@ class StepLearner:
         self.step += 1
         averaged = len(batches) if averaged is None else averaged
         spiked = loss is not None and self._spiked(loss)
-        if self.climb.running:
-            return self._climbed(math.inf if spiked else self.losses["fast"])
+        if self.range_test.running:
+            return self._test_range(math.inf if spiked else self.losses["fast"])
         if loss is not None and spiked:
             return self._recover(loss)
         if self.step < self.due:
@@ -150,22 +147,22 @@ class StepLearner:
         self.batches = [*self.batches, *batches][: _needed(batches)]
         if len(self.batches) < _needed(batches):
             return {}
-        reading = _of_step(self.look(self.batches), averaged)
+        found = _of_step(self.measure(self.batches), averaged)
         self.batches = []
-        self.due = self.step + math.ceil(reading.cost / (self.share * averaged))
-        self._learn(reading)
+        self.due = self.step + math.ceil(found.cost / (self.share * averaged))
+        self._learn(found)
         self.kept = self.newer = None if self.state is None else self.state()
-        if not self.climb.ended and loss is not None:
-            self.climb.see(self.losses["fast"], math.sqrt(self.variance))
-            self.lr *= self.climb.factor
+        if not self.range_test.ended and loss is not None:
+            self.range_test.observe(self.losses["fast"], math.sqrt(self.variance))
+            self.lr *= self.range_test.factor
         return {
             "lr": self.lr,
             "momentum": self.momentum,
-            "lam_max": reading.lam,
-            "noise": reading.noise,
+            "lam_max": found.lam,
+            "noise": found.noise,
         }
 
-    def apply(self, optimizer: Optimizer) -> None:
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the rates of an optimizer's groups, in proportion, and the momentum that was learned.
 
         Args:
@@ -176,7 +173,7 @@ class StepLearner:
             group["lr"] = self.lr * group["lr"] / first
         self.set_momentum(optimizer)
 
-    def set_momentum(self, optimizer: Optimizer) -> None:
+    def set_momentum(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the momentum that was learned, if it is."""
         if self.learn_momentum or self.form == "polyak":
             for group in optimizer.param_groups:
@@ -184,54 +181,55 @@ class StepLearner:
 
     # -- the rate ------------------------------------------------------------------------------
 
-    def _learn(self, reading: Reading) -> None:
-        law = self._law(reading)
+    def _learn(self, found: Measurement) -> None:
+        law = self._law(found)
         first = self.reference is None
         weight = 1.0 if first else self.average
         self.mean = weight * math.log(law) + (1 - weight) * (self.mean or 0.0)
         self.reference = law if self.reference is None else self.reference
         target = math.exp(self.mean)
-        if not self.absolute:
+        if self.optimizer.kind != "sgd":
             target = self.first_lr * target / self.reference
-        ratio = self.damped * self.climb.headroom * target / self.lr
-        # what the first look leaves was a guess
+        ratio = self.damped * self.range_test.multiplier * target / self.lr
+        # the rate before the first measurement was a guess
         bound = math.inf if first else self.max_change
         self.lr *= min(max(ratio, 1 / bound), bound)
 
-    def _law(self, reading: Reading) -> float:
-        lam = reading.lam + self.method.decay
+    def _law(self, found: Measurement) -> float:
+        lam = found.lam + self.optimizer.decay
         present, gained = self.losses["fast"], self.losses["first"] - self.losses["fast"]
         # a loss that has risen has gained nothing to keep
         level = min(present, gained) if gained > 0 else present
-        noise = stability.with_gradient_noise(reading.noise, reading.spread, level)
+        noise = stability.with_gradient_noise(found.noise, found.spread, level)
         if self.form == "polyak":
-            rate, self.momentum = stability.polyak(lam, reading.least)
+            rate, self.momentum = stability.polyak(lam, found.least)
             return rate
-        if self.method.kind == "adam":
-            return stability.adam_rate(lam, noise, 1.0, self.method.momentum)
+        if self.optimizer.kind == "adam":
+            return stability.adam_rate(lam, noise, 1.0, self.optimizer.momentum)
         if self.learn_momentum:
             best = max(0.0, (lam - noise) / (lam + noise))
             self.momentum += self.average * (min(best, 0.99) - self.momentum)
         return stability.safe_rate(lam, noise, 1.0, self.momentum)
 
-    def _climbed(self, loss: float) -> dict[str, float]:
-        """A step of the climb; at its end the rate has its headroom."""
-        law = self.lr / self.climb.factor
-        self.climb.see(loss, math.sqrt(self.variance))
-        self.lr = law * self.climb.factor
-        if not self.climb.ended:
-            if self.climb.at_stage and self.state is not None:
+    def _test_range(self, loss: float) -> dict[str, float]:
+        """A step of the range test; at its end the rate is multiplied by its result."""
+        test = self.range_test
+        law = self.lr / test.factor
+        test.observe(loss, math.sqrt(self.variance))
+        self.lr = law * test.factor
+        if not test.ended:
+            if test.snapshot_due and self.state is not None:
                 self.kept, self.newer = self.newer, self.state()
             return {}
-        if self.climb.trouble and self.kept is not None and self.restore is not None:
+        if test.trouble and self.kept is not None and self.restore is not None:
             self.restore(self.kept)
             self.losses["fast"] = self.losses["slow"]
-        return {"lr": self.lr, "headroom": self.climb.headroom}
+        return {"lr": self.lr, "multiplier": test.multiplier}
 
     # -- spikes --------------------------------------------------------------------------------
 
     def _spiked(self, loss: float) -> bool:
-        """Whether half of what training had gained is lost, or the loss is no number."""
+        """Whether half of what training had gained is lost, or the loss is not finite."""
         if not math.isfinite(loss):
             return True
         known = self.losses
@@ -263,53 +261,39 @@ class StepLearner:
     # -- checkpoints ---------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, the batches that wait for a look included."""
-        names = ("lr", "momentum", "step", "due", "spikes", "mean", "reference", "damped")
-        state = {name: getattr(self, name) for name in (*names, "variance")}
-        probe = self.look.state_dict() if hasattr(self.look, "state_dict") else None
+        """All that a resumed run needs, the batches that wait for a measurement included."""
+        own = {name: getattr(self, name) for name in _STATE}
+        inner = getattr(self.measure, "state_dict", dict)()
         lists = {"batches": list(self.batches), "losses": dict(self.losses)}
-        lists |= {"climb": self.climb.state_dict()}
-        return {**state, **lists, "look": probe, "kept": self.kept, "newer": self.newer}
+        return {**own, **lists, "range_test": asdict(self.range_test), "measure": inner}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken."""
-        for name, value in state.items():
-            if name == "look":
-                if value is not None:
-                    self.look.load_state_dict(value)  # pyright: ignore[reportFunctionMemberAccess]
-            elif name == "climb":
-                self.climb = Climb.of_state(value)
-            else:
-                setattr(self, name, value)
+        for name in (*_STATE, "batches", "losses"):
+            setattr(self, name, state[name])
+        self.range_test = RangeTest(**state["range_test"])
+        if state["measure"]:
+            self.measure.load_state_dict(state["measure"])  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def learner_for(optimizer: Optimizer, look: Look, **options: Any) -> StepLearner:
-    """A learner for a torch optimizer, as it stands.
-
-    Args:
-        optimizer: SGD, Adam or one alike.
-        look: measures batches.
-        options: of :class:`StepLearner`.
-
-    Raises:
-        InputError: if the optimizer is unknown.
-    """
-    method = method_of(optimizer)
-    return StepLearner(method, float(optimizer.param_groups[0]["lr"]), look, **options)
+_STATE = (
+    "lr", "momentum", "step", "due", "spikes", "mean", "reference", "damped", "variance", "kept",
+    "newer",
+)  # fmt: skip
 
 
-def _of_step(reading: Reading, averaged: int) -> Reading:
-    """What a look at single batches says of a step that averages over several, on all processes."""
+def _of_step(found: Measurement, averaged: int) -> Measurement:
+    """From single batches to a step that averages over several, on all processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        numbers = torch.tensor([reading.lam, reading.noise, reading.spread, reading.least])
+        numbers = torch.tensor([found.lam, found.noise, found.spread, found.least])
         torch.distributed.all_reduce(numbers)
         ranks = torch.distributed.get_world_size()
         lam, noise, spread, least = (numbers / ranks).tolist()
-        reading = Reading(lam, noise / ranks, spread / ranks, least, reading.cost)
-    return replace(reading, noise=reading.noise / averaged, spread=reading.spread / averaged)
+        found = Measurement(lam, noise / ranks, spread / ranks, least, found.cost)
+    return replace(found, noise=found.noise / averaged, spread=found.spread / averaged)
 
 
 def _needed(batches: Sequence[Any]) -> int:
-    """Batches a look, by the size of those that come."""
+    """Batches per measurement, by the size of those that come."""
     size = max(size_of(batches[0]), 1)
     return max(FEWEST, min(MOST, -(-SAMPLES // size)))

@@ -18,22 +18,12 @@ it is E7 with the floor in the optimizer's metric; a spectrum in the plain one g
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shoal.core.errors import expect
+from shoal.core.optimizers import Optimizer, OptimizerInfo, optimizer_info
 from shoal.curvature.spectrum import Spectrum
-from shoal.curvature.stability import critical_batch
-from shoal.step.method import Method, Optimizer, method_of
-from shoal.step.size import (
-    HEADROOM,
-    StepSize,
-    additive_rate,
-    facts_of,
-    noise_factor,
-    notes_of,
-    population,
-    stable_rate,
-)
+from shoal.step.size import EDGE, StepSize, law_of, notes_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +54,7 @@ def rescale(
     to: int,
     optimizer: Optimizer,
     *,
-    began: float | None = None,
+    initial_loss: float | None = None,
 ) -> StepSize:
     """Carry a learning rate that trains at one batch size to another.
 
@@ -75,7 +65,7 @@ def rescale(
         batch_size: where it is known.
         to: where one is asked for.
         optimizer: a torch optimizer, or a name.
-        began: the loss at which training began, if it is known
+        initial_loss: the loss before training, if it is known
             (:func:`~shoal.step.size.learning_rate`).
 
     Raises:
@@ -84,20 +74,19 @@ def rescale(
     Example:
         With noise alone the law is linear: see :func:`rates`.
     """
-    method = method_of(optimizer)
-    facts = facts_of(spectrum, replace(method, kind="sgd"), metric=None)
-    safe = rates(spectrum, lr, batch_size, to, optimizer, began=began).spectral
-    critical = critical_batch(facts.lam, facts.c, population(spectrum), method.momentum)
+    safe = rates(spectrum, lr, batch_size, to, optimizer, initial_loss=initial_loss).spectral
+    info = optimizer_info(optimizer)
+    law = law_of(spectrum, info, metric=None)
     return StepSize(
         to,
         safe,
-        HEADROOM * safe,
-        "noise" if to < critical else "curvature",
-        critical,
-        method.momentum,
+        EDGE * safe,
+        "noise" if to < law.critical_batch else "curvature",
+        law.critical_batch,
+        info.momentum,
         calibrated=True,
-        trusted=facts.trusted,
-        notes=(*facts.notes, *notes_of(spectrum, to, "measured"), *_beyond(spectrum, method, to)),
+        trusted=law.trusted,
+        notes=(*law.notes, *notes_of(spectrum, to, "measured"), *_beyond(spectrum, info, to)),
     )
 
 
@@ -108,7 +97,7 @@ def rates(
     to: int,
     optimizer: Optimizer,
     *,
-    began: float | None = None,
+    initial_loss: float | None = None,
 ) -> Rates:
     """The rate at batch size `to` by every rule, from `lr` at `batch_size`.
 
@@ -127,21 +116,20 @@ def rates(
         Rates(constant=0.1, linear=0.4, sqrt=0.2, noise=nan, additive=0.1, spectral=0.25)
     """
     expect(0 < lr < math.inf, "lr", "a learning rate above 0", lr, "pass the rate that trains")
-    method = method_of(optimizer)
-    facts = facts_of(spectrum, replace(method, kind="sgd"), metric=None, began=began)
-    k_from, k_to = (noise_factor(spectrum, b) for b in (batch_size, to))
+    info = optimizer_info(optimizer)
+    law = law_of(spectrum, info, metric=None, initial_loss=initial_loss)
+    k_from, k_to = (law.noise_factor(b) for b in (batch_size, to))
     ratio, scale = to / batch_size, spectrum.noise.gradient_noise_scale
     paper = spectral = math.sqrt(ratio)
 
     def carried(c: float) -> float:
-        return stable_rate(facts, c, k_to, method) / stable_rate(facts, c, k_from, method)
+        return law.stable_rate(c, k_to) / law.stable_rate(c, k_from)
 
-    if method.kind != "adam":
-        spectral = min(carried(facts.c), carried(facts.level))
-        paper = additive_rate(spectrum, facts, k_to, method)
-        paper /= additive_rate(spectrum, facts, k_from, method)
+    if info.kind != "adam":
+        spectral = min(carried(law.c), carried(law.level))
+        paper = law.additive_rate(k_to) / law.additive_rate(k_from)
     elif spectrum.metric == "adam":
-        spectral = carried(facts.level)
+        spectral = carried(law.level)
     return Rates(
         constant=lr,
         linear=lr * ratio,
@@ -152,10 +140,10 @@ def rates(
     )
 
 
-def _beyond(spectrum: Spectrum, method: Method, to: int) -> tuple[str, ...]:
+def _beyond(spectrum: Spectrum, info: OptimizerInfo, to: int) -> tuple[str, ...]:
     """What happens to Adam's square root where √v is no longer the noise's."""
     scale = spectrum.noise.gradient_noise_scale
-    if method.kind != "adam" or not to > scale:
+    if info.kind != "adam" or not to > scale:
         return ()
     return (
         f"beyond the gradient noise scale of {scale:.3g} Adam's best rate may stop growing, "

@@ -14,8 +14,8 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from shoal.core.errors import expect, expect_positive
+from shoal.core.optimizers import optimizer_info
 from shoal.curvature.spectrum import Spectrum
-from shoal.step.method import method_of
 from shoal.step.rules import Rates, rates
 
 Rule = Literal["constant", "linear", "sqrt", "noise", "additive", "spectral"]
@@ -90,7 +90,7 @@ class BatchSizeLR(LRScheduler):
         expect(rule in known, "rule", f"one of {', '.join(known)}", rule, "choose one of them")
         alone = rule in ("constant", "linear", "sqrt") or spectrum is not None
         expect(alone, "spectrum", f"one for the rule {rule}", None, "measure one after warm-up")
-        adam = method_of(optimizer).kind == "adam" and "betas" in optimizer.param_groups[0]
+        adam = optimizer_info(optimizer).kind == "adam" and "betas" in optimizer.param_groups[0]
         want = "False where no betas are"
         expect(adam or not scale_betas, "scale_betas", want, True, "leave it out")
         self.spectrum, self.rule, self.scale_betas = spectrum, rule, scale_betas

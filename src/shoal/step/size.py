@@ -9,7 +9,7 @@ c + tr Σ/min(L, L₀ − L) (:func:`~shoal.curvature.stability.with_gradient_no
 shall not lengthen the step: λ₁/2 in place of λ₁/(2(1 + B)), since no net that was measured held a
 longer one with momentum than without (docs/results/steps.md). The edge is twice the stable rate,
 where a net without noise still catapults into a flatter place (4/λ₁; Lewkowycz et al., 2003.02218).
-Where training ends in truth depends on the net: :func:`~shoal.step.evidence.evidence` tries.
+Where training really ends depends on the net: :func:`~shoal.step.trial_runs.trial_runs` tries.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shoal.core.errors import expect
+from shoal.core.optimizers import Optimizer, OptimizerInfo, optimizer_info
 from shoal.curvature import stability
 from shoal.curvature.batch_spectra import additive, batch_factor
 from shoal.curvature.spectrum import Metric, Spectrum
-from shoal.step.method import Method, Optimizer, method_of
 
 Model = Literal["measured", "additive"]
 
-HEADROOM = 2.0
+EDGE = 2.0
 # A Ritz value is within its residual of an eigenvalue; a step is not known better than so.
 CONVERGED = 0.05
 
@@ -61,7 +61,7 @@ class StepSize:
     notes: tuple[str, ...] = ()
 
     def explain(self) -> str:
-        """Say it in words, one fact a line."""
+        """Say it in words, one statement per line."""
         limit = "noise of the batch" if self.regime == "noise" else "curvature of all data"
         more = "buys a larger step" if self.regime == "noise" else "buys hardly a larger step"
         word = "safe" if self.trusted else "NOT safe"
@@ -83,23 +83,23 @@ def learning_rate(
     optimizer: Optimizer,
     *,
     model: Model = "measured",
-    warmed: bool | None = None,
-    began: float | None = None,
+    after_warmup: bool | None = None,
+    initial_loss: float | None = None,
 ) -> StepSize:
-    """Say how far `optimizer` may step at a batch size.
+    """How far `optimizer` may step at a batch size.
 
     Args:
         spectrum: of the Gauss–Newton (or empirical Fisher) matrix. For Adam it must be that of
             D^−½ H D^−½, ``spectrum(..., precondition=optimizer)``.
-        batch_size: samples a step averages over, accumulation and ranks counted.
+        batch_size: samples per step, accumulation and ranks counted.
         optimizer: a torch optimizer, whose momentum, betas and decay are read, or a name.
         model: ``"measured"``: E5 to E7 with measured noise. ``"additive"``: the formula of
             Granziol, Zohren and Roberts, 2(1 + B)/(λ₁ + k_b s2/λ₁), for comparison: it misses real
             nets' noise.
-        warmed: whether at least some fifty steps of training came before the measurement; None
-            reads it from the optimizer's state where there is one. At initialization c can be far
-            too small, so the larger of it and tr H is taken, and the advice is not trusted.
-        began: the loss at which training began, L₀: for a cross-entropy of n classes about log n.
+        after_warmup: whether at least some fifty steps of training came before the measurement;
+            None reads it from the optimizer's state where there is one. At initialization c can be
+            far too small, so the larger of it and tr H is taken, and the advice is not trusted.
+        initial_loss: L₀, the loss before training: for a cross-entropy of n classes about log n.
             Without it noise may hold half of the loss, which is too much for a net that has hardly
             learned yet.
 
@@ -119,130 +119,134 @@ def learning_rate(
         >>> round(plan.safe, 6), plan.regime, round(plan.critical_batch, 6)
         (0.666667, 'curvature', 5.0)
     """
-    method = method_of(optimizer)
-    metric = "adam" if method.kind == "adam" and model == "measured" else "plain"
-    facts = facts_of(spectrum, method, warmed, metric, began)
-    k = noise_factor(spectrum, batch_size)
+    info = optimizer_info(optimizer)
+    metric = info.metric if model == "measured" else "plain"
+    law = law_of(spectrum, info, metric, after_warmup, initial_loss)
+    k = law.noise_factor(batch_size)
     if model == "additive":
-        stable = safe = additive_rate(spectrum, facts, k, method)
+        stable = safe = law.additive_rate(k)
     else:
-        stable = stable_rate(facts, facts.c, k, method)
-        law = stability.adam_rate if method.kind == "adam" else stability.safe_rate
-        safe = law(facts.lam, facts.level, k, method.momentum)
-    noisy = k * facts.c * (1 + method.momentum) > facts.lam * (1 - method.momentum)
-    critical = stability.critical_batch(facts.lam, facts.c, population(spectrum), method.momentum)
+        stable = law.stable_rate(law.c, k)
+        rate = stability.adam_rate if info.kind == "adam" else stability.safe_rate
+        safe = rate(law.lam, law.level, k, info.momentum)
+    noisy = k * law.c * (1 + info.momentum) > law.lam * (1 - info.momentum)
     return StepSize(
         batch_size,
         safe,
-        HEADROOM * stable,
+        EDGE * stable,
         "noise" if noisy else "curvature",
-        critical,
-        method.momentum,
-        damping=_damping(spectrum, facts, k, method),
-        trusted=facts.trusted and model == "measured",
-        notes=(*facts.notes, *notes_of(spectrum, batch_size, model)),
+        law.critical_batch,
+        info.momentum,
+        damping=law.least_damping(k),
+        trusted=law.trusted and model == "measured",
+        notes=(*law.notes, *notes_of(spectrum, batch_size, model)),
     )
 
 
-@dataclass(frozen=True)
-class Facts:
-    """The numbers of a spectrum that the laws read, checked, and what to say about them."""
+@dataclass(frozen=True, eq=False)
+class Law:
+    """The stability law of one optimizer on one spectrum.
 
+    Attributes:
+        spectrum: that was measured.
+        info: the optimizer's.
+        lam: λ₁, weight decay added.
+        c: the noise of a sample's curvature.
+        level: c, and the noise of gradients beside it.
+        trusted: whether the numbers are those of a net after warm-up.
+        notes: what to know before they are believed.
+    """
+
+    spectrum: Spectrum
+    info: OptimizerInfo
     lam: float
     c: float
     level: float
     trusted: bool
     notes: tuple[str, ...]
 
+    def noise_factor(self, batch_size: int) -> float:
+        """The noise of a batch in units of a sample's: k_b where samples are drawn independently.
 
-def facts_of(
+        Elsewhere noise does not end at b = N, and 1/b is all that is known.
+
+        Raises:
+            InputError: if the batch is larger than the data.
+        """
+        k = batch_factor(batch_size, self.spectrum.dataset_size)
+        return k if self.spectrum.noise.sampling == "independent" else 1 / batch_size
+
+    @property
+    def critical_batch(self) -> float:
+        """The batch at which noise and curvature limit alike."""
+        # batches of all samples have no noise only where samples are drawn independently
+        independent = self.spectrum.noise.sampling == "independent"
+        n = self.spectrum.dataset_size if independent else None
+        return stability.critical_batch(self.lam, self.c, n, self.info.momentum)
+
+    def stable_rate(self, c: float, k: float) -> float:
+        """Where a quadratic stops being stable: E6, for Adam E7; `c` is the law's, or its level."""
+        rate = stability.adam_rate if self.info.kind == "adam" else stability.largest_rate
+        return rate(self.lam, c, k, self.info.momentum)
+
+    def additive_rate(self, k: float) -> float:
+        """Granziol, Zohren and Roberts' 2(1 + B)/(λ₁ + k_b s2/λ₁), for Adam its root."""
+        tau = math.sqrt(k * self.spectrum.noise.s2)
+        top = additive(self.lam, tau).value
+        if self.info.kind == "adam":
+            # flat directions, limited by the noise's edge: a 2τ/ε' ≤ 2 in the metric of v
+            return 1 / max(tau, top / 2)
+        return 2 * (1 + self.info.momentum) / top
+
+    def least_damping(self, k: float) -> float | None:
+        """For a second-order optimizer's own learning rate, from the density; None for others."""
+        if self.info.kind != "damped" or self.info.lr is None:
+            return None
+        counts = self.spectrum.node_weights * self.spectrum.parameters
+        excess = self.c / self.spectrum.trace
+        return stability.minimal_damping(self.info.lr, self.spectrum.nodes, k, excess, counts)
+
+
+def law_of(
     spectrum: Spectrum,
-    method: Method,
-    warmed: bool | None = None,
-    metric: Metric | None = "plain",
-    began: float | None = None,
-) -> Facts:
-    """λ₁ and c of a spectrum for a method, weight decay added.
+    info: OptimizerInfo,
+    metric: Metric | None,
+    after_warmup: bool | None = None,
+    initial_loss: float | None = None,
+) -> Law:
+    """The law of an optimizer on a spectrum.
 
     Args:
-        spectrum: to be read.
-        method: the optimizer's.
-        warmed: as for :func:`learning_rate`.
+        spectrum: that was measured.
+        info: the optimizer's.
         metric: that the spectrum must have been measured in; None for any.
-        began: as for :func:`learning_rate`.
+        after_warmup: as for :func:`learning_rate`.
+        initial_loss: as for :func:`learning_rate`.
 
     Raises:
-        InputError: if they cannot be used.
+        InputError: if the spectrum cannot be used.
     """
     _expect_usable(spectrum, metric)
-    notes = (*spectrum.warnings, *method.notes)
+    notes = (*spectrum.warnings, *info.notes)
     c = spectrum.noise.frobenius / spectrum.trace
-    warmed = method.started is not False if warmed is None else warmed
-    if not warmed:
+    trusted = info.started is not False if after_warmup is None else after_warmup
+    if not trusted:
         c = max(c, spectrum.trace)
         notes += (
             "measured at initialization, where noise can be up to five times what it seems: train "
             "some fifty steps and measure again",
         )
     loss = spectrum.loss
-    if began is not None:
-        good = began > loss
+    if initial_loss is not None:
         want, remedy = f"a loss above the present one, {loss:.4g}", "measure after some training"
-        expect(good, "began", want, began, remedy)
-        loss = min(loss, began - loss)
+        expect(initial_loss > loss, "initial_loss", want, initial_loss, remedy)
+        loss = min(loss, initial_loss - loss)
     level = stability.with_gradient_noise(c, spectrum.noise.gradient_covariance, loss)
-    return Facts(spectrum.lam_max + method.decay, c, level, warmed, notes)
-
-
-def noise_factor(spectrum: Spectrum, batch_size: int) -> float:
-    """The noise of a batch in units of a sample's: k_b where samples are drawn independently.
-
-    Elsewhere noise does not end at b = N, and 1/b is all that is known.
-
-    Raises:
-        InputError: if the batch is larger than the data.
-    """
-    k = batch_factor(batch_size, spectrum.dataset_size)
-    return k if spectrum.noise.sampling == "independent" else 1 / batch_size
-
-
-def population(spectrum: Spectrum) -> int | None:
-    """N, where batches of all samples have no noise; else None."""
-    return spectrum.dataset_size if spectrum.noise.sampling == "independent" else None
-
-
-def stable_rate(facts: Facts, c: float, k: float, method: Method) -> float:
-    """Where a quadratic stops being stable: E6, for Adam E7; `c` is that of `facts`, or its level.
-
-    Example:
-        >>> stable_rate(Facts(2.0, 10.0, 20.0, True, ()), 10.0, 0.1, method_of("sgd"))
-        0.6666666666666666
-    """
-    law = stability.adam_rate if method.kind == "adam" else stability.largest_rate
-    return law(facts.lam, c, k, method.momentum)
-
-
-def additive_rate(spectrum: Spectrum, facts: Facts, k: float, method: Method) -> float:
-    """The rate of Granziol, Zohren and Roberts: 2(1 + B)/(λ₁ + k_b s2/λ₁), for Adam its root."""
-    tau = math.sqrt(k * spectrum.noise.s2)
-    top = additive(facts.lam, tau).value
-    if method.kind == "adam":
-        # flat directions, limited by the noise's edge: a 2τ/ε' ≤ 2 in the metric of v
-        return 1 / max(tau, top / 2)
-    return 2 * (1 + method.momentum) / top
-
-
-def _damping(spectrum: Spectrum, facts: Facts, k: float, method: Method) -> float | None:
-    """The least damping for a second-order optimizer's own learning rate, from the density."""
-    if method.kind != "damped" or method.lr is None:
-        return None
-    counts = spectrum.node_weights * spectrum.parameters
-    excess = facts.c / spectrum.trace
-    return stability.minimal_damping(method.lr, spectrum.nodes, k, excess, counts)
+    return Law(spectrum, info, spectrum.lam_max + info.decay, c, level, trusted, notes)
 
 
 def notes_of(spectrum: Spectrum, batch_size: int, model: Model) -> tuple[str, ...]:
-    """What is assumed beyond the measurement."""
+    """Assumptions beyond the measurement."""
     sampling = spectrum.noise.sampling
     notes = []
     if model == "additive":

@@ -160,13 +160,13 @@ def train(
     progress = shoal.fit(job, limits, run, resume=resume, step=step, callbacks=watchers)
     encoder = encoder.load_trained(run.load_model())
     # what is known decides propensities, whichever rankers there are
-    predictor = shoal.Predictor(
-        encoder, data.labels, label_tokens, alone, truth=data.train.labels
-    )
+    predictor = shoal.Predictor(encoder, data.labels, label_tokens, alone, truth=data.train.labels)
     enough = held_out is not None and len(held_out) >= FEWEST
     combines = parts.combiner is not None and enough
-    if progress.stopped == "interrupt" or not (combines or parts.combiner is None):
+    if progress.stopped == "interrupt":
         return predictor, progress
+    if not combines and parts.combiner is not None:
+        return shoal.with_known(predictor, alone, data.train), progress
 
     weights = None
     if parts.classifiers is not None:

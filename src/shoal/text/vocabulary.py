@@ -280,9 +280,7 @@ def _word_piece(table: dict[str, int]) -> models.WordPiece:
     )
 
 
-def _decompose(
-    words: list[str], units: list[str], table: dict[str, int], small: Tokenizer
-) -> Csr:
+def _decompose(words: list[str], units: list[str], table: dict[str, int], small: Tokenizer) -> Csr:
     """Rows of each token: itself, and what words of several pieces and units are made of."""
     rows = [[i] for i in range(len(table))]
     for word, encoding in zip(words, small.encode_batch_fast(words), strict=True):

@@ -56,7 +56,8 @@ class Run:
         """
         run = Run(Path(folder), settings)
         remedy = "pass --resume to continue it, or another --out"
-        expect(not run.last.exists(), str(folder), "a folder without a run", "a run", remedy)
+        taken = run.last.exists() or (run.folder / "model.safetensors").exists()
+        expect(not taken, str(folder), "a folder without a run", "a run", remedy)
         expect(not run.exported, str(folder), "a folder for a run", "an export", "name another")
         try:
             run.folder.mkdir(parents=True, exist_ok=True)

@@ -32,17 +32,19 @@ def format_of(path: Path) -> Format:
     """
     forms = sorted(FORMATS.values(), key=lambda form: form.order)
     try:
-        found = "no such file or folder" if not path.exists() else "another kind of file"
-        form = next((form for form in forms if path.exists() and form.fits(path)), None)
+        there, found = path.exists(), "no such file or folder"
     except OSError as error:  # a name that no file system takes
-        found, form = str(error.strerror), None
-    if form is not None:
-        return form
-    if any((path / name).is_file() for name in _OF_A_MODEL):
-        fail(str(path), "data", "a trained model", "open it with shoal.open")
-    if path.is_dir():
-        names = sorted(file.name for file in path.iterdir())[:8]
-        found = f"a folder of {', '.join(names) or 'no files'}"
+        there, found = False, str(error.strerror)
+    if there:
+        for form in forms:
+            if form.fits(path):
+                return form
+        found = "another kind of file"
+        if any((path / name).is_file() for name in _OF_A_MODEL):
+            fail(str(path), "data", "a trained model", "open it with shoal.open")
+        if path.is_dir():
+            names = sorted(file.name for file in path.iterdir())[:8]
+            found = f"a folder of {', '.join(names) or 'no files'}"
     folders = "; ".join(f"{', '.join(form.files)} ({form.name})" for form in forms if form.files)
     endings = ", ".join(dict.fromkeys(suffix for form in forms for suffix in form.suffixes))
     want = f'"wordnet", a folder with {folders}; or a file ending in {endings}'

@@ -144,26 +144,33 @@ def data_of(table: Table, columns: Columns) -> LabelData:
 
 
 def texts_of(table: Table, columns: Columns) -> Texts:
-    """The texts of a table alone, whatever its other columns hold.
+    """The texts of a table alone, empty ones too, whatever its other columns hold.
 
     Raises:
-        InputError: as :func:`read`.
+        InputError: naming the row, if a text is none.
     """
     texts = Texts([], [], [])
     for name, uid, record in table.rows:
-        _add_text(texts, table, columns, name, uid, record)
+        _add_text(texts, table, columns, name, uid, record, blank=True)
     return texts
 
 
 def _add_text(
-    texts: Texts, table: Table, columns: Columns, name: str, uid: str, record: dict[str, Any]
+    texts: Texts,
+    table: Table,
+    columns: Columns,
+    name: str,
+    uid: str,
+    record: dict[str, Any],
+    blank: bool = False,
 ) -> None:
     column = columns.text or "text"
     parts = [text := _cell(table, name, record, column, "text_column"), ""]
     if columns.title is not None:  # either may be missing then: None, or NaN in a frame
         cells = _cell(table, name, record, columns.title, "title_column"), text
         parts = ["" if cell is None or cell != cell else cell for cell in cells]
-    if not (all(isinstance(part, str) for part in parts) and any(part.strip() for part in parts)):
+    strings = all(isinstance(part, str) for part in parts)
+    if not (strings and (blank or any(part.strip() for part in parts))):
         fail(name, f"a text in {column!r}", shorten(text), "fill it in or delete the row")
     texts.uids.append(uid if record.get("uid") is None else str(record["uid"]))
     texts.titles.append(parts[0])

@@ -1,4 +1,4 @@
-"""Branch runs: they tell what holds, and nothing is left of them."""
+"""Trial runs: which rates hold; and nothing is left of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
-from shoal.step.evidence import evidence
 from shoal.step.size import StepSize
+from shoal.step.trial_runs import trial_runs
 
 
 def plan(safe: float) -> StepSize:
@@ -27,11 +27,11 @@ def test_it_finds_the_edge_of_a_quadratic() -> None:
     data = TensorDataset(torch.ones(16, 1), torch.zeros(16, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     loader = DataLoader(data, batch_size=8)
-    found = evidence(model, functional.mse_loss, loader, optimizer, plan(0.4), steps=30)
-    assert [branch.held for branch in found.branches] == [True, True, True, False]
+    found = trial_runs(model, functional.mse_loss, loader, optimizer, plan(0.4), steps=30)
+    assert [branch.held for branch in found.runs] == [True, True, True, False]
     assert found.largest == pytest.approx(0.8) and found.confirmed
-    assert "1.6: lost" in found.explain() and "confirmed by branch runs" in found.explain()
-    beyond = evidence(model, functional.mse_loss, loader, optimizer, plan(3.0), steps=30)
+    assert "1.6: lost" in found.explain() and "confirmed by trial runs" in found.explain()
+    beyond = trial_runs(model, functional.mse_loss, loader, optimizer, plan(3.0), steps=30)
     assert not beyond.confirmed and beyond.largest == 0 and "NOT confirmed" in beyond.explain()
 
 
@@ -44,14 +44,15 @@ def test_what_was_gained_is_not_lost() -> None:
     loader = DataLoader(TensorDataset(x, noise), batch_size=8)
     with torch.no_grad():
         model.weight.fill_(float(noise.mean()))  # the minimum: loss 1, which cannot be avoided
-    options = {"factors": [0.5], "steps": 40}
-    kept = evidence(model, functional.mse_loss, loader, optimizer, plan(1.0), **options)
-    lost = evidence(model, functional.mse_loss, loader, optimizer, plan(1.0), began=1.1, **options)
-    assert kept.confirmed is False and kept.branches[0].held  # 1.0 itself was not tried
-    assert not lost.branches[0].held and kept.branches[0].losses == lost.branches[0].losses
+    options: dict[str, Any] = {"factors": [0.5], "steps": 40}
+    kept = trial_runs(model, functional.mse_loss, loader, optimizer, plan(1.0), **options)
+    options["initial_loss"] = 1.1
+    lost = trial_runs(model, functional.mse_loss, loader, optimizer, plan(1.0), **options)
+    assert kept.confirmed is False and kept.runs[0].held  # 1.0 itself was not tried
+    assert not lost.runs[0].held and kept.runs[0].losses == lost.runs[0].losses
     assert lost.limit == pytest.approx((lost.before + 1.1) / 2)
-    with pytest.raises(InputError, match=r"^began: expected a loss above the present one"):
-        evidence(model, functional.mse_loss, loader, optimizer, plan(1.0), began=0.1)
+    with pytest.raises(InputError, match=r"^initial_loss: expected a loss above the present one"):
+        trial_runs(model, functional.mse_loss, loader, optimizer, plan(1.0), initial_loss=0.1)
 
 
 def test_nothing_is_left_of_it() -> None:
@@ -78,12 +79,12 @@ def test_nothing_is_left_of_it() -> None:
         }
 
     before, grads = copy.deepcopy(everything()), [param.grad for param in model.parameters()]
-    found = evidence(model, functional.cross_entropy, loader, optimizer, plan(0.01), steps=10)
+    found = trial_runs(model, functional.cross_entropy, loader, optimizer, plan(0.01), steps=10)
     assert same_tensors(before, everything())
     assert all(param.grad is grad for param, grad in zip(model.parameters(), grads, strict=True))
-    again = evidence(model, functional.cross_entropy, loader, optimizer, plan(0.01), steps=10)
-    assert [x.losses for x in again.branches] == [x.losses for x in found.branches]
-    assert found.branches[0].losses[1] != found.branches[1].losses[1]
+    again = trial_runs(model, functional.cross_entropy, loader, optimizer, plan(0.01), steps=10)
+    assert [x.losses for x in again.runs] == [x.losses for x in found.runs]
+    assert found.runs[0].losses[1] != found.runs[1].losses[1]
 
 
 def test_bad_input_is_named(unchecked: None) -> None:
@@ -91,6 +92,6 @@ def test_bad_input_is_named(unchecked: None) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for options, named in (({"steps": 0}, "steps"), ({"factors": [-1.0]}, "factors")):
         with pytest.raises(InputError, match=f"^{named}: expected"):
-            evidence(model, functional.mse_loss, [1], optimizer, plan(0.1), **options)
+            trial_runs(model, functional.mse_loss, [1], optimizer, plan(0.1), **options)
     with pytest.raises(InputError, match=r"^loader: expected at least one batch"):
-        evidence(model, functional.mse_loss, [], optimizer, plan(0.1))
+        trial_runs(model, functional.mse_loss, [], optimizer, plan(0.1))

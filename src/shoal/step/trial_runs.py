@@ -1,12 +1,12 @@
-"""Evidence for advice: short branch runs around it, on the real model, that leave no trace.
+"""Trial runs around an advised rate: short, on the real model, and they leave no trace.
 
 From the state that the model is in, the same batches are trained on at half, one, two and four
-times the rate that was advised. A safe rate is one whose noise holds at most half of the present
-loss (:mod:`shoal.step.size`), above a loss that cannot be avoided: so a rate holds if the loss over
-the last quarter of a branch is at most one and a half times that of the same batches before it and,
-where it is known at which loss training began, at least half of what was gained is still there.
-Afterwards parameters, buffers, gradients, optimizer
-state, modes, random states and the stream's position are as they were, bit for bit.
+times the advised rate. A safe rate is one whose noise holds at most half of the present loss
+(:mod:`shoal.step.size`), above a loss that cannot be avoided: so a rate holds if the loss over the
+last quarter of a run is at most one and a half times that of the same batches before it and, where
+the initial loss is known, at least half of what was gained is still there. Afterwards parameters,
+buffers, gradients, optimizer state, modes, random states and the stream's position are as they
+were, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, repeat, takewhile
 from typing import Any
 
 import torch
@@ -32,13 +32,13 @@ WORSE = 1.5
 
 
 @dataclass(frozen=True)
-class Branch:
-    """One branch run.
+class TrialRun:
+    """One trial run.
 
     Attributes:
         factor: of the advised rate.
         lr: the rate.
-        losses: of each step's batch, before the step; it ends early at a loss that is no number.
+        losses: of each step's batch, before the step; it ends early at a loss that is not finite.
         held: whether its loss ended at no more than the limit.
     """
 
@@ -49,30 +49,26 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What branch runs say about an advice.
+class TrialRuns:
+    """Trial runs around an advised rate.
 
     Attributes:
         plan: the advice.
         before: mean loss of the batches before any step.
-        limit: the loss beyond which a branch is lost.
-        branches: by growing rate.
+        limit: the loss beyond which a run is lost.
+        runs: by growing rate.
     """
 
     plan: StepSize
     before: float
     limit: float
-    branches: tuple[Branch, ...]
+    runs: tuple[TrialRun, ...]
 
     @property
     def largest(self) -> float:
-        """The largest rate up to which every branch held; 0 if the smallest did not."""
-        held = 0.0
-        for branch in self.branches:
-            if not branch.held:
-                break
-            held = branch.lr
-        return held
+        """The largest rate up to which every run held; 0 if the smallest did not."""
+        held = takewhile(lambda run: run.held, self.runs)
+        return max((run.lr for run in held), default=0.0)
 
     @property
     def confirmed(self) -> bool:
@@ -80,17 +76,17 @@ class Evidence:
         return self.largest >= self.plan.safe * (1 - 1e-9)
 
     def explain(self) -> str:
-        """Say it in words: one line a branch, and the verdict."""
+        """Say it in words: one line per run, and the verdict."""
         lines = [
-            f"{branch.factor:g} x advice, {branch.lr:.3g}: {'held' if branch.held else 'lost'}, "
-            f"loss {self.before:.4g} -> {_tail(branch.losses):.4g}"
-            for branch in self.branches
+            f"{run.factor:g} x advice, {run.lr:.3g}: {'held' if run.held else 'lost'}, "
+            f"loss {self.before:.4g} -> {_tail(run.losses):.4g}"
+            for run in self.runs
         ]
         word = "confirmed" if self.confirmed else "NOT confirmed"
-        return "\n".join([*lines, f"advice of {self.plan.safe:.3g} {word} by branch runs"])
+        return "\n".join([*lines, f"advice of {self.plan.safe:.3g} {word} by trial runs"])
 
 
-def evidence(
+def trial_runs(
     model: nn.Module,
     loss_fn: Callable[..., Tensor],
     loader: Any,
@@ -100,10 +96,10 @@ def evidence(
     factors: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
     steps: int = 50,
     forward: Callable[[nn.Module, Any], Tensor] | None = None,
-    began: float | None = None,
+    initial_loss: float | None = None,
     seed: int = 0,
-) -> Evidence:
-    """Train short branches around an advised rate, and put everything back.
+) -> TrialRuns:
+    """Train for some steps at rates around an advised one, and put everything back.
 
     Args:
         model: in the state that the advice is for.
@@ -112,10 +108,10 @@ def evidence(
         optimizer: of the model, in its state.
         plan: the advice.
         factors: of the advised rate, each above 0.
-        steps: of each branch.
+        steps: of each run.
         forward: ``(model, batch)`` → outputs; None for ``model(inputs)``.
-        began: the loss at which training began, if it is known.
-        seed: of what training draws, the same in every branch.
+        initial_loss: the loss before training, if it is known.
+        seed: of what training draws, the same in every run.
 
     Raises:
         InputError: if a number is out of range or the loader has no batch.
@@ -125,42 +121,42 @@ def evidence(
     expect(good, "factors", "numbers above 0", factors, "leave them out")
     device = next(model.parameters()).device
     with preserve_state(model, loader, "train", seed):
-        batches = [moved(batch, device) for batch in islice(_forever(loader), steps)]
+        passes = chain.from_iterable(repeat(loader, steps))  # enough, unless it is empty
+        batches = [moved(batch, device) for batch in islice(passes, steps)]
     expect(len(batches) > 0, "loader", "at least one batch", "none", "check the data set")
     objective = Supervised(model, loss_fn, forward)
-    branches = []
+    runs = []
     with _put_back(model, optimizer) as again:
         model.train()
         with torch.no_grad():
             torch.manual_seed(seed)
             losses = [_loss(objective, batch).item() for batch in batches]
         before = sum(losses) / len(losses)
-        limit = _limit(before, began)
+        limit = _limit(before, initial_loss)
         for factor in sorted(factors):
             again()
             torch.manual_seed(seed)
-            branches.append(_branch(objective, optimizer, batches, factor, plan.safe, limit))
-    return Evidence(plan, before, limit, tuple(branches))
+            runs.append(_run(objective, optimizer, batches, factor, plan.safe, limit))
+    return TrialRuns(plan, before, limit, tuple(runs))
 
 
-def _limit(before: float, began: float | None) -> float:
-    """The loss beyond which a branch is lost."""
-    if began is None:
+def _limit(before: float, initial_loss: float | None) -> float:
+    """The loss beyond which a run is lost."""
+    if initial_loss is None:
         return WORSE * before
-    good = began > before
     want = f"a loss above the present one, {before:.4g}"
-    expect(good, "began", want, began, "measure after some training")
-    return min(WORSE * before, (before + began) / 2)
+    expect(initial_loss > before, "initial_loss", want, initial_loss, "train some steps first")
+    return min(WORSE * before, (before + initial_loss) / 2)
 
 
-def _branch(
+def _run(
     objective: Supervised,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Any],
     factor: float,
     safe: float,
     limit: float,
-) -> Branch:
+) -> TrialRun:
     first = optimizer.param_groups[0]["lr"]
     for group in optimizer.param_groups:
         group["lr"] = factor * safe * (group["lr"] / first if first > 0 else 1.0)
@@ -174,7 +170,7 @@ def _branch(
         loss.backward()
         optimizer.step()
     held = all(map(math.isfinite, losses)) and _tail(losses) <= limit
-    return Branch(factor, factor * safe, tuple(losses), held)
+    return TrialRun(factor, factor * safe, tuple(losses), held)
 
 
 def _tail(losses: Sequence[float]) -> float:
@@ -185,21 +181,6 @@ def _tail(losses: Sequence[float]) -> float:
 
 def _loss(objective: Supervised, batch: Any) -> Tensor:
     return objective.loss(objective.outputs({}, batch), batch)
-
-
-def _forever(loader: Any) -> Iterator[Any]:
-    """Batch after batch, epoch after epoch, unless there are none.
-
-    Yields:
-        batches.
-    """
-    while True:
-        empty = True
-        for batch in loader:
-            empty = False
-            yield batch
-        if empty:
-            return
 
 
 @contextmanager

@@ -1,17 +1,17 @@
-"""A cheap look at curvature while training: λ₁ and the noise of a few of the loader's own batches.
+"""Curvature while training, cheaply: λ₁ and the noise of a few of the loader's own batches.
 
-λ₁ by a few steps of Lanczos from where the last look ended; the noise from the batches' products
-with random vectors,
+λ₁ comes from a few steps of Lanczos that begin where the last measurement ended; the noise from the
+batches' products with random vectors,
 
     k_b c = M/(M − 1) · mean_b ‖(G_b − G) z‖² / zᵀGz,      z of random signs, M batches,
 
-which is what the laws of :mod:`shoal.curvature.stability` need at this batch size: nothing is
+the noise that the laws of :mod:`shoal.curvature.stability` need at this batch size: nothing is
 assumed of how batches are drawn, as it would be by going from samples to batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +21,11 @@ from torch import Tensor
 
 from shoal.core.errors import expect
 from shoal.core.objectives import Objective
+from shoal.core.optimizers import optimizer_info, scales_of
 from shoal.curvature.lanczos import lanczos
 from shoal.curvature.preserve import preserve_state
 from shoal.curvature.problem import (
+    ROWS,
     Problem,
     Supervised,
     in_metric,
@@ -39,15 +41,15 @@ PRODUCT = 2.3
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One look.
+class Measurement:
+    """Curvature and noise at one moment of training.
 
     Attributes:
         lam: λ₁ of the mean over the batches, a lower bound.
         noise: k_b c at the batches' own size.
         spread: k_b tr Σ of their gradients.
         least: the smallest Ritz value above zero, as a stand-in for Polyak's λ_P.
-        cost: of the look, in gradients of one batch.
+        cost: of the measurement, in gradients of one batch.
     """
 
     lam: float
@@ -57,16 +59,17 @@ class Reading:
     cost: float
 
 
-class Probe:
-    """Looks at curvature, each time from where the last look ended.
+class CurvatureEstimator:
+    """Measures curvature, each time from where the last measurement ended.
 
     Args:
         objective: whose model's parameters are differentiated.
-        table: whose gathered rows are differentiated too; None where rows do not learn.
-        scales: S of the optimizer's metric, by name; called at each look with the ids of the rows,
-            whose name is :data:`~shoal.curvature.problem.ROWS`.
-        steps: of Lanczos. Four find λ₁ to a fifth and, begun where the last look ended, nearer at
-            each; more would make looks rarer, which cost a share of all gradients (docs/LOG.md).
+        table: whose gathered rows are differentiated too; None where rows are fixed.
+        optimizer: of the parameters, in whose metric (and in that of the table's own optimizer) to
+            measure; None for the plain one.
+        steps: of Lanczos. Four find λ₁ to a fifth and, begun where the last measurement ended,
+            nearer at each; more would make measurements rarer, since they cost a share of all
+            gradients (docs/LOG.md).
         probes: random vectors.
         seed: of them.
     """
@@ -75,19 +78,19 @@ class Probe:
         self,
         objective: Supervised | Objective,
         table: Any | None = None,
-        scales: Callable[[Tensor | None], Mapping[str, Tensor]] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
         *,
         steps: int = 4,
         probes: int = 1,
         seed: int = 0,
     ) -> None:
-        self.objective, self.table, self.scales = objective, table, scales
+        self.objective, self.table, self.optimizer = objective, table, optimizer
         self.steps, self.probes, self.seed = steps, probes, seed
-        self.looks = 0
+        self.count = 0
         self.start: Tensor | None = None
 
-    def __call__(self, batches: Sequence[Any]) -> Reading:
-        """Look at the mean over some batches.
+    def __call__(self, batches: Sequence[Any]) -> Measurement:
+        """Measure the mean over some batches.
 
         Args:
             batches: at least two, of one size.
@@ -96,16 +99,31 @@ class Probe:
             InputError: if there are fewer, or their curvature is not a finite number above zero.
         """
         expect(len(batches) > 1, "batches", "at least two", len(batches), "pass more")
-        with preserve_state(self.objective.model, None, "eval", self.seed + self.looks):
+        with preserve_state(self.objective.model, None, "eval", self.seed + self.count):
             problem, ids = self._problem(batches)
-            if self.scales is not None:
-                problem = in_metric(problem, self.scales(ids))
-            found = self._look(Products(problem))
-        self.looks += 1
+            scales = self.scales(ids)
+            problem = in_metric(problem, scales) if scales else problem
+            found = self._measured(Products(problem))
+        self.count += 1
         good = 0 < found.lam < float("inf")
         remedy = "lower the learning rate: training has diverged"
         expect(good, "curvature", "a finite number above 0", found.lam, remedy)
         return found
+
+    def scales(self, ids: Tensor | None) -> dict[str, Tensor]:
+        """S = D^−½ by name: of parameters, and of rows `ids`.
+
+        Rows before their optimizer's first step have no divisor yet and keep the plain metric.
+        """
+        dense = {} if self.optimizer is None else scales_of(self.optimizer, self.objective.model)
+        if ids is None or self.table is None:
+            return dense
+        info = optimizer_info(self.table.optimizer, ids)
+        if info.divisor is None or info.lr is None:
+            return dense
+        lr = 0.0 if self.optimizer is None else self.optimizer.param_groups[0]["lr"]
+        share = info.lr / lr if lr > 0 else 1.0
+        return {**dense, ROWS: (share / info.divisor).sqrt()}
 
     def _problem(self, batches: Sequence[Any]) -> tuple[Problem, Tensor | None]:
         alone = self.table is not None and not trained(self.objective.model)
@@ -120,16 +138,16 @@ class Probe:
             problem = replace(problem, objective=split_at_scores(self.objective))
         if self.table is None:
             return problem, None
-        # rows that learn have moved since the batch was made
+        # trainable rows have moved since the batch was made
         fresh = [replace(x, src=self.table.gather(x.blocks[0].src)) for x in problem.batches]
         ids = torch.cat([batch.blocks[0].src for batch in fresh]).unique()
         return with_rows(replace(problem, batches=fresh)), ids
 
-    def _look(self, products: Products) -> Reading:
+    def _measured(self, products: Products) -> Measurement:
         p, dtype, device = products.shape[0], products.dtype, products.device
         # rows of other batches are other leaves: only dense parameters begin where they were
         start = None if self.table is not None else self.start
-        seed = self.seed + self.looks
+        seed = self.seed + self.count
         found = lanczos(
             products.__matmul__, p, self.steps, seed=seed, dtype=dtype, device=device, start=start
         )
@@ -144,7 +162,7 @@ class Probe:
             spreads.append(_spread(each, weights))
         positive = found.ritz[found.ritz > 1e-6 * found.ritz[0]]
         cost = (self.steps + self.probes) * PRODUCT + 1
-        return Reading(
+        return Measurement(
             float(found.ritz[0]),
             sum(spreads) / max(sum(traces), 1e-30),
             _spread(torch.stack(list(products.gradients())).double(), weights),
@@ -153,12 +171,12 @@ class Probe:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next look begins."""
-        return {"looks": self.looks, "start": self.start}
+        """Where the next measurement begins."""
+        return {"count": self.count, "start": self.start}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken."""
-        self.looks, self.start = state["looks"], state["start"]
+        self.count, self.start = state["count"], state["start"]
 
 
 def _spread(each: Float[Tensor, "m p"], weights: Float[Tensor, " m"]) -> float:
