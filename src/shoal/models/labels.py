@@ -466,7 +466,8 @@ class LabelModel:
         state = base.read_state(folder)
         parts = about.get("predictor")
         if not isinstance(parts, dict):
-            fail(str(folder / base.HEADER), "the parts of a model", parts, "restore it")
+            got = "one without its parts, as a run that was stopped has it"
+            fail(str(folder / base.HEADER), "a whole model", got, "resume the run until its end")
         self._trained_on = state.pop("trained_on", self._trained_on)
         self._predictor = Predictor.open(folder, parts, state, self.device, self.search)
         self._about = dict(about)

@@ -10,6 +10,7 @@ Copy this page to bend it: everything it uses is public.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +22,8 @@ from shoal.tasks.settings import File, Int, Table, Text, Training
 
 if TYPE_CHECKING:
     from shoal.models.labels import LabelModel
+
+_log = logging.getLogger("shoal")
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
@@ -166,6 +169,9 @@ def train(
     if progress.stopped == "interrupt":
         return predictor, progress
     if not combines and parts.combiner is not None:
+        told = "%d held-out examples are too few to combine rankers (%d are enough): the encoder "
+        told += "ranks alone, and scores are cosines, no probabilities"
+        _log.warning(told, 0 if held_out is None else len(held_out), FEWEST)
         return shoal.with_known(predictor, alone, data.train), progress
 
     weights = None
