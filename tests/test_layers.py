@@ -114,7 +114,7 @@ MAY_IMPORT = {
         "report",
     ),
 }
-CORE = ("torch", "numpy", "safetensors", "tokenizers", "jaxtyping", "tqdm", "tyro")
+CORE = ("torch", "numpy", "safetensors", "tokenizers", "jaxtyping", "jinja2", "tqdm", "tyro")
 
 
 def module_name(path: Path) -> str:

@@ -155,7 +155,7 @@ def pyg_epochs(
         "GraphSAGE": GraphSAGE,
         "GAT": partial(GAT, heads=8),
     }
-    there = unified(rows, home=here.device if here.real else None)
+    there = unified(rows, default_device=here.device if here.real else None)
     for name, make in models.items():
         for system, x in {"PyG, x[ids], copy": rows, "PyG, data.x unified": there}.items():
             data = Data(x=x, edge_index=edge_index, y=target)

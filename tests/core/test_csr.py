@@ -130,7 +130,7 @@ def test_bad_entries_are_refused() -> None:
         Csr.from_coo(ids, ids, (2, 1))
     with pytest.raises(InputError, match="indptr: expected a sequence that never falls"):
         Csr(torch.tensor([0, 2, 1, 2]), ids, 2).validate()
-    with pytest.raises(InputError, match="values: expected one an entry"):
+    with pytest.raises(InputError, match="values: expected one per entry"):
         Csr(torch.tensor([0, 2]), ids, 2, torch.ones(3))
     with pytest.raises(InputError, match=r"ids in \[0, 1\), got -1"):
         Csr(torch.tensor([0, 2]), ids, 2).rows(torch.tensor([-1]))

@@ -165,7 +165,7 @@ def test_bad_input_is_named() -> None:
     """A repeat, an unknown label, too few predictions, wrong sizes, no points: one line each."""
     truth, weight = Csr.from_lists([[0], [1]], n_cols=3), torch.ones(3)
     good = torch.tensor([[0, 1], [1, 2]])
-    with pytest.raises(InputError, match="top: expected distinct labels a row"):
+    with pytest.raises(InputError, match="top: expected distinct labels per row"):
         evaluate(torch.tensor([[0, 1], [2, 2]]), truth, weight, (1,))
     with pytest.raises(InputError, match=r"top: expected ids in \[-1, 3\), got 3"):
         evaluate(torch.tensor([[0, 1], [3, 2]]), truth, weight, (1,))
@@ -177,13 +177,13 @@ def test_bad_input_is_named() -> None:
         evaluate(good, truth, weight, (0,))
     with pytest.raises(InputError, match="ks: expected at least one rank"):
         evaluate(good, truth, weight, ())
-    with pytest.raises(InputError, match="truth: expected one row a prediction"):
+    with pytest.raises(InputError, match="truth: expected one row per prediction"):
         evaluate(good[:1], truth, weight, (1,))
-    with pytest.raises(InputError, match="inverse: expected one a label"):
+    with pytest.raises(InputError, match="inverse: expected one per label"):
         evaluate(good, truth, weight[:2], (1,))
     with pytest.raises(InputError, match="inverse: expected finite rows"):
         evaluate(good, truth, weight * torch.nan, (1,))
-    with pytest.raises(InputError, match="at least 3 points, got 2"):
+    with pytest.raises(InputError, match="at least 3 examples, got 2"):
         inverse_propensity(truth)
     with pytest.raises(InputError, match="a, b: expected positive"):
         inverse_propensity(Csr.from_lists([[0]] * 3, 1), a=0.0)

@@ -68,7 +68,7 @@ def test_node_cross_entropy() -> None:
     batch = Batch(torch.arange(2), (), torch.zeros(2, 0), torch.tensor([0, 1]))
     logits = torch.tensor([[0.0, 0.0], [0.0, 0.0]], dtype=torch.bfloat16)
     torch.testing.assert_close(node_cross_entropy(logits, batch), torch.tensor(2.0).log())
-    with pytest.raises(InputError, match="target: expected one class a seed, got None"):
+    with pytest.raises(InputError, match="target: expected one class per seed, got None"):
         node_cross_entropy(logits, replace(batch, target=None))
 
 

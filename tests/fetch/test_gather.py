@@ -124,7 +124,7 @@ def test_bad_bags_are_named() -> None:
             gather_mean(table, ids, torch.tensor(offsets, dtype=torch.int64))
     with pytest.raises(InputError, match=r"indices: expected ids in \[0, 3\), got 5"):
         gather_mean(table, torch.tensor([5]), torch.tensor([0, 1]))
-    with pytest.raises(InputError, match="weights: expected one an entry"):
+    with pytest.raises(InputError, match="weights: expected one per entry"):
         gather_mean(table, ids, torch.tensor([0, 2]), torch.ones(3))
 
 

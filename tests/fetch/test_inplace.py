@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -45,7 +47,7 @@ def test_rows_are_those_of_indexing(sort_bytes: int, monkeypatch: pytest.MonkeyP
         apart = torch.empty((len(ids), *table.shape[1:], 2), dtype=table.dtype)[..., 0]
         assert torch.equal(reads.read(ids, apart), table[ids])
     halves = reader(TABLE.half(), sort_bytes)
-    assert torch.equal(halves.read_floats(IDS), TABLE.half()[IDS].float())
+    assert torch.equal(halves.read(IDS, floats=True), TABLE.half()[IDS].float())
 
 
 def test_only_large_reads_of_large_tables_are_sorted() -> None:
@@ -63,7 +65,8 @@ def test_an_id_outside_is_an_error_later(wrong: int) -> None:
     reads, ids = reader(), torch.tensor([1, wrong])
     near = TABLE[ids.clamp(0, 39)]
     offsets = torch.tensor([0, 1, 2])
-    for read in (reads.read, reads.read_floats, lambda ids: reads.mean(ids, offsets, None)):
+    means = partial(reads.mean, offsets=offsets, weights=None)
+    for read in (reads.read, partial(reads.read, floats=True), means):
         assert torch.equal(read(ids), near)
         with pytest.raises(InputError, match=rf"ids in \[0, 40\), got {wrong} in an earlier read"):
             reads.bounds.report()

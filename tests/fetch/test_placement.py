@@ -93,8 +93,8 @@ def placed(x: Tensor, kind: Kind, **settings: Any) -> Tensor:
 
 
 def expect_place(result: Tensor, expected: str, home: str, propagates: bool) -> None:
-    where = home if expected == "home" else expected
-    unified_ = expected == "home" and propagates and result.dim() > 0
+    where = home if expected == "default" else expected
+    unified_ = expected == "default" and propagates and result.dim() > 0
     assert is_unified(result) == unified_
     assert result.device.type == ("meta" if where == "device" and not unified_ else "cpu")
 
@@ -107,7 +107,7 @@ def test_operands_meet_where_the_table_says(
     plain, run = plain_operands(name, kinds), OPERATIONS[name][1]
     value = run(*plain)
     for home, propagates in itertools.product(("host", "device"), (False, True)):
-        settings = {"home": FAR if home == "device" else None, "propagates": propagates}
+        settings = {"default_device": FAR if home == "device" else None, "propagates": propagates}
         operands = [placed(x, kind, **settings) for x, kind in zip(plain, kinds, strict=True)]
         if expected == Place.REFUSED:
             with pytest.raises(InputError, match="expected operands that share a device"):
@@ -121,7 +121,7 @@ def test_operands_meet_where_the_table_says(
 def test_what_is_asked_about_a_table_stays_on_the_host(driver: Driver) -> None:
     """Shape, device, views, copies and conversions, also of a table whose home is a device."""
     rows = torch.arange(12.0).view(4, 3)
-    table = unified(rows, home=FAR)
+    table = unified(rows, default_device=FAR)
     assert table.device.type == "cpu" and table.shape == (4, 3) and len(table) == 4
     for view in (table[1:3], table.T, table.view(3, 4), table.clone(), table.cpu(), table.double()):
         assert view.device.type == "cpu"
@@ -131,7 +131,7 @@ def test_what_is_asked_about_a_table_stays_on_the_host(driver: Driver) -> None:
 
 def test_workers_stay_on_the_host(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loader's worker and a forked child leave the home alone."""
-    table = unified(torch.ones(4, 3), home=FAR)
+    table = unified(torch.ones(4, 3), default_device=FAR)
     monkeypatch.setattr(placement.torch.utils.data, "get_worker_info", lambda: object())
     assert (table + 1).device.type == "cpu" and table[torch.tensor([1])].device.type == "cpu"
     monkeypatch.undo()
@@ -186,7 +186,7 @@ def test_rows_arrive_where_the_table_says(
 ) -> None:
     """Every spelling of a read, for unified rows and for unified ids."""
     values = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    settings = {"home": FAR if home == "device" else None}
+    settings = {"default_device": FAR if home == "device" else None}
     table, index = placed(values, Kind(rows), **settings), placed(IDS, Kind(ids), **settings)
     result = SPELLED[spelling](table, index)
     expect_place(result, expected, home, propagates=False)
@@ -196,7 +196,7 @@ def test_rows_arrive_where_the_table_says(
 def test_lists_and_negative_ids_follow_the_home(driver: Driver) -> None:
     """A list is ids of the host; below zero they count from the end, also on a device."""
     rows = torch.arange(12.0).view(4, 3)
-    table = unified(rows, home=FAR)
+    table = unified(rows, default_device=FAR)
     assert table[[3, -4]].device == FAR and torch.equal(table[[3, -4]].cpu(), rows[[3, -4]])
     square = torch.tensor([[-1, 1]])
     assert torch.equal(unified(rows)[far(square)].cpu(), rows[square])
@@ -262,7 +262,7 @@ def test_the_rules_hold_on_a_device(home: str) -> None:
     """The same tables on CUDA: pairs by addition, triples by torch.where."""
     cuda = torch.device("cuda", 0)
     made: dict[Kind, Callable[[Tensor], Tensor]] = {
-        Kind.UNIFIED: lambda x: unified(x, home=cuda if home == "device" else None),
+        Kind.UNIFIED: lambda x: unified(x, default_device=cuda if home == "device" else None),
         Kind.DEVICE: lambda x: x.to(cuda),
     }
     for combo, expected in OPERANDS.items():
@@ -275,6 +275,6 @@ def test_the_rules_hold_on_a_device(home: str) -> None:
                     run(*operands)
                 continue
             result = run(*operands)
-            where = home if expected == "home" else expected
+            where = home if expected == "default" else expected
             assert result.is_cuda == (where == "device")
             assert torch.equal(result.cpu(), run(*plain))

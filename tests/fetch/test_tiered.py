@@ -257,7 +257,7 @@ def test_bad_input_is_named(path: Path) -> None:
     for make, message in (
         (lambda: TieredTable(ROWS, scores, device_rows=-1), "device_rows: expected at least 0"),
         (lambda: TieredTable(ROWS, scores, host_rows=2), "host_rows: expected 0, as all rows are"),
-        (lambda: TieredTable(ROWS, scores[1:]), r"scores: expected one a row, \(200,\), got \(199"),
+        (lambda: TieredTable(ROWS, scores[1:]), r"scores: expected one per row, \(200,\), got"),
         (lambda: TieredTable(ROWS, -scores), "scores: expected finite numbers of at least 0"),
         (lambda: TieredTable(ROWS, scores / 0), "scores: expected finite numbers of at least 0"),
         (lambda: TieredTable(7), "rows: expected a tensor, an array, DiskRows or a path"),

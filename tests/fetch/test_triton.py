@@ -124,7 +124,7 @@ def test_rows_are_dequantized(width: int) -> None:
     for table, floats in tables(width):
         for slots in (None, torch.tensor([4, 3, 2, 1, 0])):
             out = torch.empty(5, width)
-            _triton.float_rows(table, IDS, out, fault(), slots)
+            _triton.copy_rows(table, IDS, out, fault(), slots)
             assert torch.equal(out if slots is None else out.flip(0), floats[IDS.long()])
 
 

@@ -104,9 +104,9 @@ def test_one_door_for_everything() -> None:
     host = torch.zeros(3, 2)
     table = unified(host, RowSGD(0.5))
     assert table.is_unified and unified(table) is table
-    other = unified(table, home="meta", propagates=True)
+    other = unified(table, default_device="meta", propagates=True)
     assert other is not table and other.data_ptr() == host.data_ptr()
-    assert other.optimizer is table.optimizer and table.home is None and other.propagates
+    assert other.optimizer is table.optimizer and table.default_device is None and other.propagates
     assert unified(table, RowSGD(0.1)).optimizer is not table.optimizer
 
 
@@ -156,9 +156,9 @@ def test_detached_it_is_the_same_table() -> None:
 def test_factories(dtype: torch.dtype) -> None:
     """empty, zeros and full make tables of any dtype and shape, with the door's settings."""
     zeros = UnifiedTensor.zeros(3, 2, dtype=dtype, optimizer=RowSGD(0.5))
-    full = UnifiedTensor.full(3, value=7, dtype=dtype, home="meta")
+    full = UnifiedTensor.full(3, value=7, dtype=dtype, default_device="meta")
     assert zeros.trainable and zeros.dtype == dtype and zeros.tolist() == [[0, 0]] * 3
-    assert full.tolist() == [7, 7, 7] and full.home == torch.device("meta")
+    assert full.tolist() == [7, 7, 7] and full.default_device == torch.device("meta")
     assert UnifiedTensor.empty(0, 5).shape == (0, 5)
     with pytest.raises(InputError, match="shape: expected sizes of at least 0"):
         UnifiedTensor.empty(3, -1)
@@ -277,7 +277,7 @@ class Picked(Dataset[Tensor]):
 def test_loader_workers_read_the_rows(start: str) -> None:
     """torch's DataLoader gets the same rows from a worker, however it is started."""
     rows = torch.arange(12.0).view(6, 2)
-    table = unified(rows, home="cuda")  # which a worker leaves alone
+    table = unified(rows, default_device="cuda")  # which a worker leaves alone
     loader = DataLoader(Picked(table), batch_size=4, num_workers=1, multiprocessing_context=start)
     assert torch.equal(torch.cat([batch.squeeze(1) for batch in loader]), rows)
 

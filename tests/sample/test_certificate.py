@@ -73,7 +73,7 @@ def test_one_cluster_misses_nothing() -> None:
 def test_bad_input_is_named() -> None:
     """Rows that are not of length one, shapes that disagree."""
     rows, truth = DATA.train_rows, DATA.train.labels
-    with pytest.raises(InputError, match="points: expected unit vectors"):
+    with pytest.raises(InputError, match="examples: expected unit vectors"):
         certify(2 * rows, DATA.label_rows, truth, CLUSTERED, 8)
-    with pytest.raises(InputError, match="truth: expected points x labels"):
+    with pytest.raises(InputError, match="truth: expected examples x labels"):
         certify(rows[:5], DATA.label_rows, truth, CLUSTERED, 8)

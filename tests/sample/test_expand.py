@@ -276,7 +276,7 @@ def test_bad_input_is_refused() -> None:
         NeighborSampler(graph, [2])(torch.tensor([1, 0, 1]), gen)
     with pytest.raises(InputError, match="csr: expected a square Csr"):
         NeighborSampler(labels, [2])(torch.tensor([1]), gen)
-    with pytest.raises(InputError, match="fanouts: expected a number a hop"):
+    with pytest.raises(InputError, match="fanouts: expected a number per hop"):
         NeighborSampler(graph, [])
     with pytest.raises(InputError, match="positives: expected a whole number of at least 1, got 0"):
         ShortlistSampler(labels, positives=0)
@@ -294,3 +294,15 @@ def test_web_graph_hops_are_subsets(outside_data: Path) -> None:
     for k, block in zip([10, 15], NeighborSampler(graph, [15, 10])(seeds, seeded()), strict=True):
         check(block, graph)
         assert torch.equal(block.indptr.diff(), graph.degrees()[block.dst].clamp(max=k))
+
+
+def test_a_chain_prints_its_steps_in_order() -> None:
+    """From the seeds to the input hop: which sampler, and which rows of a block seed the next."""
+    labels = Csr.from_lists([[0], [1]], n_cols=2)
+    tokens = Csr.from_lists([[0], [1], [1], []], n_cols=2)
+    chain = Chain(ShortlistSampler(labels), Hop(tokens), partial(dst_then_src, offset=2))
+    first, second = repr(chain).splitlines()
+    assert first.startswith("seeds -> ShortlistSampler(labels=Csr(2 x 2, nnz=2, torch.int64)")
+    assert second.startswith("  -> dst_then_src -> Hop(csr=Csr(4 x 2, nnz=3, torch.int64)")
+    outer = repr(Chain(chain, Hop(tokens))).splitlines()
+    assert outer[:2] == [first, second] and outer[2].startswith("  -> src -> Hop(")

@@ -78,14 +78,16 @@ def test_bad_input_is_refused() -> None:
     shortlist = ShortlistSampler(truth)
     seeds = torch.arange(4)
     with pytest.raises(
-        InputError, match=r"truth: expected points x labels, \(3, 4\), got \(4, 4\)"
+        InputError, match=r"truth: expected examples x labels, \(3, 4\), got \(4, 4\)"
     ):
         hard_negative_recall(rows[:3], rows, truth, [seeds], shortlist)
     with pytest.raises(InputError, match="ks: expected a whole number of at least 1, got 0"):
         hard_negative_recall(rows, rows, truth, [seeds], shortlist, ks=(0,))
     with pytest.raises(InputError, match=r"batches: expected ids in \[0, 4\), got 4"):
         hard_negative_recall(rows, rows, truth, [seeds + 1], shortlist)
-    with pytest.raises(InputError, match="batches: expected some of the sampled points, got none"):
+    with pytest.raises(
+        InputError, match="batches: expected some of the sampled examples, got none"
+    ):
         hard_negative_recall(rows, rows, truth, [], shortlist)
 
 

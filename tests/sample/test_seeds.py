@@ -197,9 +197,9 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(InputError, match=r"cluster_size: .* by rising epoch"):
             ClusterBatchSampler(5000, 32, bad, seed=0)
     sampler = ClusterBatchSampler(10, 4, 2, seed=0)
-    with pytest.raises(InputError, match=r"embeddings: expected one row a point, \[10, d\], got"):
+    with pytest.raises(InputError, match=r"embeddings: expected one row per example, \[10, d\]"):
         sampler.refresh(torch.zeros(9, 2))
-    with pytest.raises(InputError, match="state: expected clusters of 10 points, got 12"):
+    with pytest.raises(InputError, match="state: expected clusters of 10 examples, got 12"):
         sampler.load_state_dict(clustered(12, 4, 2).state_dict())
     with pytest.raises(InputError, match="state: expected rows of shape"):
         EmbeddingBank(10, 2).load_state_dict(EmbeddingBank(10, 3).state_dict())

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.rank.predictor import Labeler, Prediction
+from shoal import LabelModel
+from shoal.rank.predictor import Prediction
 from shoal.serve.batching import Batcher, Full
 from tests.serve.fakes import Known, T, answer
 
@@ -20,7 +21,7 @@ Rows = list[list[Prediction]]
 
 
 def run(
-    predictor: Known | Labeler,
+    predictor: Known | LabelModel,
     job: Callable[[Batcher], Awaitable[T]],
     size: int = 8,
     wait: float = 0.0,
@@ -196,7 +197,7 @@ def test_the_thread_ends() -> None:
         asyncio.run(batcher.ask(["a"], 1))
 
 
-def test_a_labeler_answers_joined_texts_as_alone(labeler: Labeler) -> None:
+def test_a_labeler_answers_joined_texts_as_alone(labeler: LabelModel) -> None:
     """A trained labeler: labels by name, and scores to the rounding of float32, as alone."""
     texts = [f"w{i} w{i + 1} w{i * i % 30}" for i in range(20)]
 

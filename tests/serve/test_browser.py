@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from shoal.rank.predictor import Labeler
+from shoal import LabelModel
 from shoal.serve.limits import Limits
 from tests.serve.fakes import Known, answer, serving
 
@@ -188,7 +188,7 @@ def test_the_last_text_typed_wins(browser: Any) -> None:
         until(browser, lambda: shown(browser) == expected("older", 5))
 
 
-def test_unknown_words_are_no_labels(browser: Any, labeler: Labeler) -> None:
+def test_unknown_words_are_no_labels(browser: Any, labeler: LabelModel) -> None:
     """A text that the model knows no word of has no labels, and the page says so."""
     with serving(labeler, LIMITS, labels=16) as port:
         browser.get(f"http://127.0.0.1:{port}/")

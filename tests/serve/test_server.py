@@ -18,12 +18,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shoal.cli import main as cli
-from shoal.cli import settings
-from shoal.rank.predictor import Labeler
+from shoal import LabelModel
 from shoal.serve.app import make_app
 from shoal.serve.limits import Limits
 from shoal.serve.server import bound_socket, make_server, stopped_by_signals
+from tests import command
 from tests.serve.fakes import LABELS, LIMITS, Known, answer, as_json, refused, serving, wait_for
 
 
@@ -61,14 +60,14 @@ SLOW = """
 import sys, time, torch
 torch.set_num_threads(1)
 from shoal.cli import main as cli
-from shoal.rank.predictor import Labeler
-predict = Labeler.predict
-def slowly(labeler, texts, k):
+from shoal import LabelModel
+predict = LabelModel.predict
+def slowly(model, texts, *rest):
     if "slow" in texts:
         print("begun", flush=True)
         time.sleep(1)
-    return predict(labeler, texts, k)
-Labeler.predict = slowly
+    return predict(model, texts, *rest)
+LabelModel.predict = slowly
 cli.main()
 """
 
@@ -108,9 +107,7 @@ def asked_slowly(child: subprocess.Popen[str], url: str) -> tuple[threading.Thre
     return thread, answers
 
 
-def test_killed_and_started_again_it_answers_the_same(
-    run: Path, labeler: Labeler, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_killed_and_started_again_it_answers_the_same(run: Path, labeler: LabelModel) -> None:
     """After kill -9 in a request the same port serves the same bytes; SIGTERM ends it with 0.
 
     A second service at the same address is told in one line; the request in flight at SIGTERM is
@@ -119,8 +116,9 @@ def test_killed_and_started_again_it_answers_the_same(
     with process(run, "--port", "0") as (child, url):
         before = ask(url, "w1 w2")
         port = url.rpartition(":")[2]
-        assert cli.run(settings.Serve(run=run, port=int(port))) == 2
-        assert capsys.readouterr().err.startswith(f"shoal: 127.0.0.1:{port}: expected a free")
+        taken = command.shoal("serve", run, "--port", port)
+        assert taken.status == 2
+        assert taken.err.startswith(f"shoal: 127.0.0.1:{port}: expected a free")
         thread, answers = asked_slowly(child, url)
         child.kill()
         thread.join()
@@ -162,41 +160,31 @@ def test_a_signal_ends_it_whenever_it_comes(number: signal.Signals, early: bool)
 @pytest.mark.parametrize(
     "options",
     [
-        {"port": -1},
-        {"port": 70_000},
-        {"host": "no.such.host.invalid"},
-        {"host": "192.0.2.1"},  # of nobody, by RFC 5737
-        {"host": "a" * 80},
-        {"max_batch": 0},
-        {"timeout": float("nan")},
-        {"run": Path("absent")},
+        "--port -1",
+        "--port 70000",
+        "--host no.such.host.invalid",
+        "--host 192.0.2.1",  # of nobody, by RFC 5737
+        "--host " + "a" * 80,
+        "--max-batch 0",
+        "--timeout nan",
     ],
-    ids=str,
 )
-def test_bad_options_are_one_line(
-    run: Path, options: dict[str, object], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options_are_one_line(run: Path, options: str) -> None:
     """Each ends with status 2 and one line that says what to do."""
-    asked = replace(settings.Serve(run=run, port=0, json=True), **options)  # pyright: ignore
-    assert cli.run(asked) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and ": expected " in err and "; " in err
+    port = [] if "--port" in options else ["--port", 0]
+    assert command.shoal("serve", run, *port, *options.split(), "--json").refused
 
 
-def test_without_the_extra_its_name_is_told(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_the_extra_its_name_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where starlette or uvicorn is missing the remedy names the extra."""
     for missing in ("starlette", "uvicorn"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, missing, None)
-            assert cli.run(settings.Serve(run=run, port=0)) == 2
-        assert "pip install 'shoal[serve]'" in capsys.readouterr().err
+            found = command.shoal("serve", run, "--port", 0)
+        assert found.refused and "pip install 'shoal[serve]'" in found.err
 
 
 def test_every_limit_is_an_option() -> None:
-    """The verb's settings are the limits of its service."""
-    asked = settings.Serve(run=Path("run"), max_k=3)
-    assert isinstance(asked, Limits) and {x.name for x in fields(Limits)} < {
-        x.name for x in fields(asked)
-    }
+    """The command has a flag for each limit of its service."""
+    text = command.shoal("serve", "--help").out
+    assert all(f"--{x.name.replace('_', '-')} " in text for x in fields(Limits))

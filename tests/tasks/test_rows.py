@@ -148,7 +148,7 @@ def test_a_graphs_shares_are_the_fan_out_models(tmp_path: Path) -> None:
         ({"host_gib": float("inf")}, "host_gib: expected a finite number of at least 0"),
         ({"disk_iops": 0.0}, "disk_iops: expected a finite number above 0"),
         ({"train": 0.0}, r"train: expected a share in \(0, 1\]"),
-        ({"fanouts": ()}, "fanouts: expected a number a hop"),
+        ({"fanouts": ()}, "fanouts: expected a number per hop"),
         ({"source": "absent.npz"}, "absent.npz: expected a file"),
     ],
 )

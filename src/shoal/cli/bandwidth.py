@@ -3,11 +3,11 @@
 The same number of random rows is gathered from tables of one size and rising width: in host memory,
 with ids as they come and sorted, rows beginning on 128-byte lines and 4 bytes behind them; from a
 file, cold and cached; and, where ``--device`` is one, from its memory and by it from host memory.
-Counted are the rows' own bytes, so that MB/s fall where more has to be moved than was asked for.
+Counted are the rows' own bytes, so that MB/s fall where more has to be moved than was read.
 Each number is the median of some gathers behind a first one that touches the memory.
 
-A file is cold once the system was asked to drop it (posix_fadvise, DONTNEED), which it may refuse;
-which pages are still there is looked up (mincore) and said.
+A file is cold after the system was advised to drop it (posix_fadvise, DONTNEED), which it may
+ignore; which pages are still there is looked up (mincore) and said.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def drop(path: Path) -> None:
 
 
 def cached_share(path: Path) -> float | None:
-    """The share of a file's pages that lie in memory; None where the system does not tell.
+    """The share of a file's pages that lie in memory; None where the system has no such call.
 
     Not by reads that must not wait (RWF_NOWAIT): those fetch the page that they do not find.
     """

@@ -22,7 +22,7 @@ _S = TypeVar("_S")
 FLAGS = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 
 
-def parsed(settings: type[_S], prog: str, words: list[str], default: _S | None = None) -> _S:
+def parsed(settings: Any, prog: str, words: list[str], default: Any = None) -> Any:
     """The settings that words stand for.
 
     Args:

@@ -5,7 +5,7 @@ Rows are sorted by how often batches read them: by the fan-out model of a graph
 ``r^-s``. The hottest fill the device, the next host memory, and a file has the rest. A batch then
 takes, one tier after the other,
 
-    Σ_t  rows a batch · share_t · row bytes / rate_t
+    Σ_t  rows per batch · share_t · row bytes / rate_t
 
 with these rates: device memory and the processor's own gather are numbers to be given (``shoal
 gather`` measures them). The link's is :func:`link_rate` of rows that begin on lines, of which
@@ -42,6 +42,7 @@ BATCH_SIZE = NodeModel.batch_size
 WIDTH, TRAIN = 256, 0.1  # where nothing is known
 _GIB = 2**30
 _LINK_REACHED = 0.85
+_RATES = ("device_gbs", "link_gbs", "host_gbs", "disk_iops")
 RAW = {"gen4": 31.5e9, "gen5": 63e9}  # bytes per second of sixteen lanes of PCIe, one way
 _SECTOR, _BUS_LINE, _HEADER = 32, 128, 24  # bytes of a request on the bus
 _EXACT = 1000  # terms of a Zipf law's sum that are added up, the rest is an integral
@@ -53,7 +54,7 @@ class Reads:
 
     Attributes:
         n: rows of the table.
-        batch: distinct rows a batch.
+        batch: distinct rows per batch.
         share: the share of reads that the so many hottest rows serve, in [0, 1].
     """
 
@@ -118,7 +119,7 @@ def plan(asked: Plan) -> dict[str, Any]:
 
 
 def _known(source: str, asked: Plan) -> tuple[Plan, Csr, Tensor]:
-    """A graph, its seeds, and what was asked with all that it leaves open.
+    """A graph, its seeds, and the settings with all that was left open filled in.
 
     Raises:
         InputError: if the graph cannot be read.
@@ -191,12 +192,12 @@ def link_rate(row_bytes: int, align: int = 128, raw: float = RAW["gen5"]) -> flo
 
     A request on the bus carries up to a line of 128 bytes in sectors of 32, and 24 bytes of header,
     so a row of w bytes that touches so many of each takes ``32·sectors + 24·lines`` bytes of the
-    raw rate. The model knows no limit to requests in flight, which may bind below 128 bytes.
+    raw rate. The model has no limit to requests in flight, which may bind below 128 bytes.
 
     Args:
-        row_bytes: bytes a row, at least 1.
+        row_bytes: bytes per row, at least 1.
         align: a power of two from 1 to 128: the largest that divides all rows' addresses.
-        raw: bytes a second that the bus carries, headers included.
+        raw: bytes per second that the bus carries, headers included.
 
     Raises:
         InputError: if the width or the alignment is out of range.
@@ -250,22 +251,17 @@ def _expect_numbers(asked: Plan) -> None:
         expect_positive(name, value) if value is not None else None
     share = asked.train is None or 0 < asked.train <= 1
     expect(share, "train", "a share in (0, 1]", asked.train, "set it")
-    hops = len(asked.fanouts) > 0
-    expect(hops, "fanouts", "a number a hop", "none", "pass 15 10, say")
-    for name in ("zipf", "device_gib", "host_gib"):
-        value = getattr(asked, name)
-        good = value is None or (value >= 0 and math.isfinite(value))
-        expect(good, name, "a finite number of at least 0", value, "set it")
-    for name in ("device_gbs", "link_gbs", "host_gbs", "disk_iops"):
-        value = getattr(asked, name)
-        good = value > 0 and math.isfinite(value)
-        expect(good, name, "a finite number above 0", value, "set it")
+    expect(len(asked.fanouts) > 0, "fanouts", "a number per hop", "none", "pass 15 10, say")
+    for name in ("zipf", "device_gib", "host_gib", *_RATES):
+        value, zero = getattr(asked, name), name not in _RATES
+        good = value is None or (0 <= value < math.inf and (zero or value > 0))
+        want = "a finite number of at least 0" if zero else "a finite number above 0"
+        expect(good, name, want, value, "set it")
 
 
 def _assumed(asked: Plan) -> dict[str, Any]:
-    names = ["device_gbs", "link_gbs", "host_gbs", "disk_iops"]
-    by_graph = ["batch_size", "fanouts", "train"] if asked.source else ["zipf"]
-    return {name: getattr(asked, name) for name in by_graph + names}
+    names = ["batch_size", "fanouts", "train"] if asked.source else ["zipf"]
+    return {name: getattr(asked, name) for name in (*names, *_RATES)}
 
 
 def _command(asked: Plan, counts: dict[str, int], in_memory: bool) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from shoal.core.columns import Columns, metric_table
 
 
-def readable(result: dict[str, Any], indent: str = "") -> str:
+def readable(result: dict[str, Any]) -> str:
     """One line per value; metrics as a table in per cent, rows of the same keys as columns.
 
     Example:
@@ -28,17 +28,20 @@ def readable(result: dict[str, Any], indent: str = "") -> str:
     width = max(map(len, plain), default=0)
     lines = []
     for key, value in result.items():
-        if isinstance(value, dict) and key in ("test", "valid"):
-            lines += [f"{key}, per cent", textwrap.indent(_metrics(value), "  ")] if value else []
-        elif isinstance(value, dict):
-            lines += [str(key), textwrap.indent(readable(value), "  ")]
-        elif isinstance(value, Columns):
-            lines += [str(key), textwrap.indent(str(value), "  ")]
-        elif isinstance(value, list):
-            lines += [str(key), *(f"  {line}" for line in value)]
+        if isinstance(value, dict) and metric_table(value)[1]:
+            lines += [f"{key}, per cent", textwrap.indent(_metrics(value), "  ")]
+        elif isinstance(value, dict | list):
+            lines += [str(key), textwrap.indent(_within(value), "  ")] if value else []
         else:
             lines.append(f"{key:<{width}}  {_figure(value) if isinstance(value, float) else value}")
-    return textwrap.indent("\n".join(lines), indent)
+    return "\n".join(lines)
+
+
+def _within(value: dict[str, Any] | list[Any]) -> str:
+    """What stands below a name: lines, or a table of dictionaries with the same keys."""
+    if isinstance(value, dict):
+        return readable(value)
+    return str(Columns(value)) if isinstance(value[0], dict) else "\n".join(map(str, value))
 
 
 def _metrics(metrics: dict[str, float]) -> str:

@@ -124,7 +124,7 @@ def train(task: Task, settings: Training) -> dict[str, Any]:
         "steps": result.steps,
         "train_seconds": round(result.seconds, 1),
         "loss": round(result.loss, 4),
-        "size_mib": round(result.size / 2**20, 1),
+        "size_mib": round(result.size / 2**20, 2),
     }
     found |= {"test": result.test} if result.test else {}
     return found if settings.json else found | {"next": f"shoal report {out}"}

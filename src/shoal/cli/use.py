@@ -141,8 +141,15 @@ def opened(run: Path, asked: Computing) -> Any:
     """
     given: dict[str, Any] = {"device": asked.device}
     if getattr(asked, "search", "exact") == "hnsw":
-        given["search"] = shoal.HnswSearch(run)
+        given["search"] = shoal.HnswSearch(run / "indexes", _told)
     return shoal.open(run, **given)
+
+
+def _told(index: dict[str, Any]) -> None:
+    """Say what an approximate search may miss."""
+    made = "built" if index["built"] else "read"
+    said = f"search: {made} {index['index']}, recall of the ten best labels {index['recall']:.3f}"
+    print(said, file=sys.stderr, flush=True)
 
 
 def source_of(run: Path, source: str | None, table: Table) -> tuple[str, dict[str, Any]]:
@@ -222,9 +229,9 @@ def _of_texts(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]
 
     remedy = "leave it out: a run on labels predicts for texts"
     expect(asked.source is None, "source", "an option for graphs", "one for labels", remedy)
-    options = asked.table.arguments()
-    encoding = options.pop("encoding")
-    texts = read_texts_to_predict(asked.texts, Columns(**options), encoding)
+    table = asked.table
+    columns = Columns(text=table.text_column, title=table.title_column)
+    texts = read_texts_to_predict(asked.texts, columns, table.encoding)
     _warn(model, asked.threshold)
 
     def predictions() -> Iterator[dict[str, Any]]:
@@ -363,6 +370,8 @@ def serve(asked: Serve) -> dict[str, Any]:
         said = f"{asked.run}: {labels} labels at {url}; Ctrl-C ends it"
         print(said, file=sys.stderr, flush=True)
 
+    if not asked.verbose:  # what each client's text lacks does not belong in the service's log
+        logging.getLogger("shoal").setLevel(logging.ERROR)
     name, at = asked.run.resolve().name, {"host": asked.host, "port": asked.port}
     run(load, name, **at, limits=asked.limits, announce=announce)
     print("ended", file=sys.stderr)

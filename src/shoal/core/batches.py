@@ -1,6 +1,6 @@
 """Batches of any kind: tensors, tuples, dictionaries, shoal's own, or objects that can move.
 
-One place that decides how long a batch is and how it gets to a device, whoever's loader made it.
+One place that decides how long a batch is and how it gets to a device, whichever loader made it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A state is a tree of dictionaries and lists whose keys are strings or integers (
 number their parameters) and whose leaves are tensors, numbers, strings, booleans or None; tuples
 come back as lists. It is written to the side and takes the old one's place when the disk has it
 (:mod:`shoal.core.files`), so a killed process or a full disk leaves the earlier checkpoint whole. A
-checksum over everything tells damage. No pickle: reading a foreign file runs nothing.
+checksum over everything reveals damage. No pickle: reading a foreign file runs nothing.
 
 A tensor is named by its place in the tree, ``/model/layer.weight``; keys are escaped so that names
 are distinct: an integer is ``#3``, and ``~ / #`` in a string are ``~0 ~1 ~2`` (after RFC 6901).

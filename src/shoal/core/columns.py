@@ -24,7 +24,7 @@ class Columns(list[dict[str, Any]]):
     """
 
     def __str__(self) -> str:
-        """Names, then a line a row; numbers stand right."""
+        """Names, then a line per row; numbers stand right."""
         names = list(self[0]) if self else []
         cells = [names, *([_cell(row[name]) for name in names] for row in self)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,6 +1,6 @@
 """Compressed sparse rows: one noun for label matrices, graphs and ragged texts.
 
-Row i of a :class:`Csr` is ``indices[indptr[i]:indptr[i + 1]]``: the labels of a point, the
+Row i of a :class:`Csr` is ``indices[indptr[i]:indptr[i + 1]]``: the labels of an example, the
 neighbors of a node, the tokens of a document. Rows may be empty, unsorted, and may hold the same
 column more than once (a multigraph; a word that occurs twice); :meth:`Csr.coalesce` sorts them and
 sums what is double. An entry's *position* in ``indices`` is its edge id, so weights, relevances and
@@ -34,7 +34,7 @@ class Csr:
         indptr: int64 ``[n_rows + 1]``, from 0 to ``nnz``, never falling.
         indices: int32 or int64 ``[nnz]``, each in ``[0, n_cols)``.
         n_cols: how many columns there are.
-        values: one number an entry, or None where every entry counts one.
+        values: one number per entry, or None where every entry counts one.
 
     Example:
         >>> labels = Csr.from_lists([[0, 2], [], [1]], n_cols=3)
@@ -65,7 +65,9 @@ class Csr:
         expect(good, "indices", "int32 or int64 [nnz]", kind, "convert it with .long()")
         if self.values is not None:
             good = self.values.shape == idx.shape
-            expect(good, "values", f"one an entry, [{self.nnz}]", tuple(self.values.shape), "align")
+            expect(
+                good, "values", f"one per entry, [{self.nnz}]", tuple(self.values.shape), "align"
+            )
 
     def __repr__(self) -> str:
         """Name the shape, not the numbers."""
@@ -245,7 +247,7 @@ class Csr:
     # -- reshaping ---------------------------------------------------------------------------
 
     def transpose(self) -> Csr:
-        """Columns as rows: from the labels of points to the points of labels; rows come sorted."""
+        """Columns as rows: from labels of examples to examples of labels; rows come sorted."""
         order = torch.argsort(_narrow(self.indices, self.n_cols), stable=True)
         indptr = _indptr(torch.bincount(self.indices, minlength=self.n_cols))
         rows = self.row_ids().index_select(0, order).to(self.indices.dtype)

@@ -44,7 +44,7 @@ def expect(ok: bool, name: str, expected: str, got: object, remedy: str) -> None
 
 
 def fail(name: str, expected: str, got: object, remedy: str) -> NoReturn:
-    """Raise what :func:`expect` raises, where a branch already knows that the input is bad.
+    """Raise what :func:`expect` raises, in a branch that only bad input reaches.
 
     Raises:
         InputError: always.

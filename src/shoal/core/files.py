@@ -42,7 +42,7 @@ def file_aside(path: Path) -> Iterator[Path]:
     """
     new = path.with_name(path.name + ".new")
     try:
-        if not path.parent.exists():  # a file in its place is told as what it is
+        if not path.parent.exists():  # where that is a file, the write below fails and names it
             path.parent.mkdir(parents=True, exist_ok=True)
         yield new
         sync(new)

@@ -1,4 +1,4 @@
-"""Whether Triton's kernels run on a device; asked once, answered with one warning if not.
+"""Whether Triton's kernels run on a device: tried once, with one warning where they do not.
 
 Triton compiles a kernel when it is first launched, and needs a C compiler for that, which slim
 images lack. So each stage first runs a tiny kernel of its own and compares what it gives with the
@@ -46,7 +46,7 @@ def _runs(probe: Probe, device: torch.device) -> bool:
                 return True
         reason = "its answer differs from torch's"
     except Exception as error:
-        # whatever it is: no Triton, no compiler, an architecture that Triton does not know
+        # whatever it is: no Triton, no compiler, an architecture that Triton lacks
         reason = (str(error) or type(error).__name__).splitlines()[0]
     text = f"Triton does not run on {device}, so torch's own kernels are used, which are slower"
     warnings.warn(f"{text}: {reason}", stacklevel=4)

@@ -1,15 +1,15 @@
-"""Losses over a shortlist: what a batch's points score against the labels that it holds.
+"""Losses over a shortlist: what a batch's examples score against the labels that it holds.
 
 All read ``scores [b, s]`` and a :class:`~shoal.core.block.Block` whose entries are *all* known
-positives between the two (an induced block), so that another point's label is never pushed away
-from a point that has it too. Its zeros are the in-batch negatives. With P(i) the positives and N(i)
-the negatives of point i:
+positives between the two (an induced block), so that another example's label is never pushed away
+from an example that has it too. Its zeros are the in-batch negatives. With P(i) the positives and
+N(i) the negatives of example i:
 
     decoupled softmax   mean over p in P(i) of −log( e^{s_p/τ} / (e^{s_p/τ} + Σ_n e^{s_n/τ}) )
     hardest triplets    mean over p in P(i) of Σ_n w_n · max(0, s_n − s_p + m), n the k hardest
     lowest triplets     the same over the j lowest p in P(i) only
 
-and then the mean over the points that have a positive. The softmax is that of Gupta et al.,
+and then the mean over the examples that have a positive. The softmax is that of Gupta et al.,
 "Dual-encoders for extreme multi-label classification" (ICLR 2024): other positives leave the
 denominator. The triplets are those of NGAME (Dahiya et al., WSDM 2023), of its first and of its
 last stage.
@@ -35,17 +35,18 @@ def decoupled_softmax(
     temperature: float = 0.05,
     relevance: Float[Tensor, " nnz"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Negative log likelihood of each positive against the point's negatives.
+    """Negative log likelihood of each positive against the example's negatives.
 
     Args:
         scores: similarities, cosines for unit vectors.
-        block: positives of the points (`dst`) among the labels (`src`).
+        block: positives of the examples (`dst`) among the labels (`src`).
         temperature: τ; 0.05 as in the published code of Gupta et al.
-        relevance: what a positive counts among those of its point, at least 0: one number an entry
-            of the label matrix that the block was expanded from. None counts all the same.
+        relevance: what a positive counts among those of its example, at least 0: one number per
+            entry of the label matrix that the block was expanded from. None counts all the same.
 
     Returns:
-        the mean over positives of a point, then over points with a positive; 0 if none has one.
+        the mean over positives of an example, then over examples with a positive; 0 if none has
+        one.
 
     Raises:
         InputError: if the temperature is not positive.
@@ -71,20 +72,21 @@ def hardest_triplets(
     k: int = 10,
     temperature: float = 0.1,
 ) -> Float[Tensor, ""]:
-    """Hinge of each positive against the point's k highest negatives, the hardest weighing most.
+    """Hinge of each positive against the example's k highest negatives, the hardest weighing most.
 
     A negative's weight is the softmax of ``s_n / temperature`` over those of the k that violate the
     margin; others weigh nothing. Gradients flow through scores and weights.
 
     Args:
         scores: similarities, cosines for unit vectors.
-        block: positives of the points (`dst`) among the labels (`src`).
+        block: positives of the examples (`dst`) among the labels (`src`).
         margin: 0.3 as in NGAME's published configuration of the encoder's stage.
-        k: negatives a point, fewer where the shortlist has fewer; 10 as there.
+        k: negatives per example, fewer where the shortlist has fewer; 10 as there.
         temperature: of the weights; 0.1 as there. At infinity all violators weigh the same.
 
     Returns:
-        the mean over positives of a point, then over points with a positive; 0 if none has one.
+        the mean over positives of an example, then over examples with a positive; 0 if none has
+        one.
 
     Raises:
         InputError: if k is less than one or the temperature is not positive.
@@ -116,21 +118,21 @@ def lowest_triplets(
     positives: int = 3,
     k: int = 5,
 ) -> Float[Tensor, ""]:
-    """Hinge of each point's lowest positives against its highest negatives.
+    """Hinge of each example's lowest positives against its highest negatives.
 
     A pair's weight is the softmax of its hinge over the violating negatives of its positive.
     Gradients flow through scores and weights.
 
     Args:
         scores: cosines.
-        block: positives of the points (`dst`) among the labels (`src`).
+        block: positives of the examples (`dst`) among the labels (`src`).
         margin: 0.2 as in NGAME's published code of the classifiers' stage.
-        positives: how many of a point, fewer where it has fewer; 3 as there.
-        k: negatives a point, fewer where the shortlist has fewer; 5 as there.
+        positives: how many of an example, fewer where it has fewer; 3 as there.
+        k: negatives per example, fewer where the shortlist has fewer; 5 as there.
 
     Returns:
-        the mean over those positives of a point, then over points with a positive; 0 if none has
-        one.
+        the mean over those positives of an example, then over examples with a positive; 0 if none
+        has one.
 
     Raises:
         InputError: if a count is less than one.
@@ -159,10 +161,10 @@ def lowest_triplets(
 def symmetric(
     loss: Callable[[Tensor, Block], Tensor],
 ) -> Callable[[Tensor, Block], Tensor]:
-    """Average a loss over both directions: points against labels, and labels against points.
+    """Average a loss over both directions: examples against labels, and labels against examples.
 
-    Seen from a label, its positives are the points of the batch that have it; all other points are
-    its negatives.
+    Seen from a label, its positives are the examples of the batch that have it; all other examples
+    are its negatives.
 
     Example:
         >>> ids = torch.tensor([0])
@@ -179,7 +181,7 @@ def symmetric(
 
 
 class _Logits(torch.autograd.Function):
-    """Each point's log Σ_n e^{s_n/τ} over its negatives ``[b]``, and s_p/τ of positives ``[e]``.
+    """Each example's log Σ_n e^{s_n/τ} over its negatives ``[b]``, and s_p/τ of positives ``[e]``.
 
     Equivalent to
 
@@ -237,7 +239,7 @@ class _Logits(torch.autograd.Function):
 def _mean_by_point(
     losses: Float[Tensor, " e"], block: Block, relevance: Float[Tensor, " nnz"] | None = None
 ) -> Float[Tensor, ""]:
-    """Average one loss a positive over the positives of a point, then over points that have any."""
+    """Average one loss per positive over those of an example, then over examples that have any."""
     rows = block.csr.row_ids()
     weight = torch.ones_like(losses)
     if relevance is not None:

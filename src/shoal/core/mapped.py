@@ -30,7 +30,7 @@ _READ_HEADER = {
 }
 # Linux's own; without it the system promises memory for all that could be written to
 _NO_RESERVE = 0x4000
-_ZIP_HEAD = 30  # bytes before a member's name; the last four tell the lengths of what follows
+_ZIP_HEAD = 30  # bytes before a member's name; the last four hold the lengths of what follows
 # of safetensors' names for them
 _DTYPES = {
     "F64": torch.float64,
@@ -177,7 +177,7 @@ def _of_npy(path: Path, at: int) -> Layout:
             version = np.lib.format.read_magic(file)
             shape, columns_first, dtype = _READ_HEADER[version](file)
             start = file.tell()
-        # torch knows which dtypes it can hold, and refuses foreign byte orders
+        # fails for dtypes that torch lacks and for foreign byte orders
         torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
     except (OSError, ValueError, TypeError, KeyError) as error:
         fail(str(path), f"a whole {path.suffix} file of numbers", error, "save it again")

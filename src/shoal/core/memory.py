@@ -12,7 +12,7 @@ _MIB = 2**20
 
 
 def peak_mib() -> float:
-    """Highest resident memory of this process so far, in MiB; NaN where the system does not tell.
+    """Highest resident memory of this process so far, in MiB; NaN where the system has no count.
 
     Linux's own count comes first: ``ru_maxrss`` would pass on the peak of the process that began
     this one.
@@ -30,7 +30,7 @@ def peak_mib() -> float:
 
 
 def available_bytes() -> int:
-    """Host memory that processes can still get without swapping; all of it where untold."""
+    """Host memory that is left without swapping; all of it where the system has no count."""
     meminfo = Path("/proc/meminfo")
     for line in meminfo.read_text().splitlines() if meminfo.exists() else []:
         if line.startswith("MemAvailable"):
@@ -45,7 +45,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def peaks() -> dict[str, int]:
-    """What the system tells, as whole MiB: ``peak_mib``, and ``device_peak_mib`` if CUDA is used.
+    """Highest memory so far, as whole MiB: ``peak_mib``, and ``device_peak_mib`` if CUDA is used.
 
     Asking does not start CUDA.
     """

@@ -1,7 +1,7 @@
 """The metrics of extreme classification: P@k, R@k, nDCG@k, PSP@k and PSnDCG@k, in per cent.
 
-Point i has the true labels y_i and the predictions top_i, best first; hit_ir says whether the r-th
-of them is true, w_l is the inverse propensity of label l, and n points are evaluated::
+Example i has the true labels y_i and the predictions top_i, best first; hit_ir says whether the
+r-th of them is true, w_l is the inverse propensity of label l, and n examples are evaluated::
 
     P@k      = 1/n Σ_i 1/k Σ_{r≤k} hit_ir
     R@k      = 1/n Σ_i 1/|y_i| Σ_{r≤k} hit_ir
@@ -12,8 +12,9 @@ of them is true, w_l is the inverse propensity of label l, and n points are eval
 
 Jain, Prabhu, Varma, "Extreme Multi-label Loss Functions for Recommendation, Tagging, Ranking &
 Other Missing Label Applications" (KDD 2016), section 4. The propensity-scored pair are ratios of
-means, as the Extreme Classification Repository reports them, not means of ratios. A point without a
-true label counts zero in every sum and is one of the n, as it does in the repository's own tool.
+means, as the Extreme Classification Repository reports them, not means of ratios. An example
+without a true label counts zero in every sum and is one of the n, as it does in the repository's
+own tool.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from shoal.core.errors import expect, expect_finite, expect_positive
 def inverse_propensity(train_labels: Csr, a: float = 0.55, b: float = 1.5) -> Float[Tensor, " l"]:
     """How much a rare label weighs: w_l = 1 + C (N_l + b)^-a, C = (ln N - 1)(b + 1)^a.
 
-    N is the number of training points, N_l how many of them carry label l, and 1/w_l the modelled
+    N is the number of training examples, N_l how many of them carry label l, and 1/w_l the modelled
     probability that a true label was noted (Jain et al. 2016, section 5).
 
     Args:
-        train_labels: the labels of the training points, ``[N, l]``; values are ignored.
+        train_labels: the labels of the training examples, ``[N, l]``; values are ignored.
         a: fitted exponent. 0.55 is the paper's for data sets of unknown kind; 0.5 for Wikipedia,
             0.6 for Amazon.
         b: fitted offset. 1.5 likewise; 0.4 for Wikipedia, 2.6 for Amazon.
@@ -45,7 +46,8 @@ def inverse_propensity(train_labels: Csr, a: float = 0.55, b: float = 1.5) -> Fl
         float64 weights of at least 1.
 
     Raises:
-        InputError: if there are fewer than 3 points (C would be negative) or a, b are not positive.
+        InputError: if there are fewer than 3 examples (C would be negative) or a, b are not
+            positive.
 
     Example:
         With N_l = 1 the powers cancel, and w = ln N.
@@ -55,7 +57,7 @@ def inverse_propensity(train_labels: Csr, a: float = 0.55, b: float = 1.5) -> Fl
         True
     """
     n = train_labels.n_rows
-    expect(n >= 3, "train_labels", "at least 3 points", n, "pass the labels of the training set")
+    expect(n >= 3, "train_labels", "at least 3 examples", n, "pass the labels of the training set")
     expect(a > 0 and b > 0, "a, b", "positive numbers", (a, b), "use 0.55 and 1.5")
     once = train_labels.with_values(None).coalesce()
     count = torch.bincount(once.indices, minlength=once.n_cols).double()
@@ -155,7 +157,7 @@ def precision_at(hit: Bool[Tensor, "n k_max"], k: int) -> float:
 
 
 def recall(hit: Bool[Tensor, "n k_max"], degree: Int[Tensor, " n"], k: int) -> float:
-    """R@k: the share of a point's `degree` true labels that stand among the first k predictions.
+    """R@k: the share of an example's `degree` true labels that stand among the first k predictions.
 
     Example:
         >>> recall(torch.tensor([[True, False], [True, True]]), torch.tensor([4, 2]), 2)
@@ -175,7 +177,7 @@ def ndcg(hit: Bool[Tensor, "n k_max"], degree: Int[Tensor, " n"], k: int) -> flo
 
 
 def psp(gain: Float[Tensor, "n k_max"], best: Float[Tensor, "n k_best"], k: int) -> float:
-    """PSP@k: the weight that was hit over the weight that could have been, both summed over points.
+    """PSP@k: the weight that was hit over what could have been, both summed over examples.
 
     Args:
         gain: inverse propensity of each prediction where it is true, else 0.
@@ -183,7 +185,7 @@ def psp(gain: Float[Tensor, "n k_max"], best: Float[Tensor, "n k_best"], k: int)
         k: the rank to stop at.
 
     Returns:
-        per cent; 0 where no point has a true label.
+        per cent; 0 where no example has a true label.
 
     Example:
         >>> psp(torch.tensor([[0.0, 2.0], [1.0, 0.0]]), torch.tensor([[3.0, 2.0], [1.0, 0.0]]), 2)
@@ -198,16 +200,16 @@ def psndcg(
     degree: Int[Tensor, " n"],
     k: int,
 ) -> float:
-    """PSnDCG@k: the discounted gain of each point over its I, and this over the best possible.
+    """PSnDCG@k: the discounted gain of each example over its I, and this over the best possible.
 
     Args:
         gain: inverse propensity of each prediction where it is true, else 0.
         best: the same of the best possible ranking, from :func:`best_gains`.
-        degree: how many true labels each point has.
+        degree: how many true labels each example has.
         k: the rank to stop at.
 
     Returns:
-        per cent; 0 where no point has a true label.
+        per cent; 0 where no example has a true label.
 
     Example:
         >>> psndcg(torch.tensor([[2.0]]), torch.tensor([[4.0]]), torch.tensor([1]), 1)
@@ -222,20 +224,20 @@ def deciles(
 ) -> dict[str, list[float]]:
     """R@k and P@k of tenths of pairs, the rarest labels first.
 
-    R@k of a tenth is the share of its pairs of point and *true* label that is found among the first
-    k predictions; P@k the share of its pairs of point and *predicted* label that is true. Either
-    kind of pairs is cut into ten equal parts by :func:`by_frequency`, so a point with many labels
-    counts once a label.
+    R@k of a tenth is the share of its pairs of example and *true* label that is found among the
+    first k predictions; P@k the share of its pairs of example and *predicted* label that is true.
+    Either kind of pairs is cut into ten equal parts by :func:`by_frequency`, so an example with
+    many labels counts once a label.
 
     Args:
         top: predicted labels, best first; -1 for "no prediction".
         truth: the true labels ``[n, l]``; values are ignored, doubles count once.
-        frequency: training points of each label.
-        k: predictions a point that are looked at.
+        frequency: training examples of each label.
+        k: predictions per example that are looked at.
 
     Returns:
         per cent under the names ``R@k``, ``P@1`` and ``P@k``; under ``frequency`` the mean training
-        points of the labels in the tenths of R@k.
+        examples of the labels in the tenths of R@k.
 
     Raises:
         InputError: if there is nothing to cut, or k exceeds the predictions.
@@ -284,7 +286,7 @@ def by_frequency(
 def _normalized_dcg(
     gain: Float[Tensor, "n k_max"], degree: Int[Tensor, " n"], k: int
 ) -> Float[Tensor, " n"]:
-    """DCG_i / I_i, zero for a point without a true label because it gains nothing."""
+    """DCG_i / I_i, zero for an example without a true label because it gains nothing."""
     ranks = torch.arange(1, k + 1, dtype=gain.dtype, device=gain.device)
     discount = 1 / torch.log2(ranks + 1)
     ideal = discount.cumsum(0)[degree.clamp(1, k) - 1]
@@ -296,7 +298,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _expect_alike(top: Tensor, truth: Csr, inverse: Tensor, k: int) -> None:
-    """Raise unless predictions, truth and weights describe the same points and labels.
+    """Raise unless predictions, truth and weights describe the same examples and labels.
 
     Raises:
         InputError: naming the one that does not fit.
@@ -305,14 +307,15 @@ def _expect_alike(top: Tensor, truth: Csr, inverse: Tensor, k: int) -> None:
     kind = f"{top.dtype} {tuple(top.shape)}"
     expect(good, "top", "label ids [n, k]", kind, "pass the ids that top_k returns")
     good = top.shape[0] == truth.n_rows >= 1
-    expect(good, "truth", f"one row a prediction, {top.shape[0]} >= 1", truth, "align the rows")
+    expect(good, "truth", f"one row per prediction, {top.shape[0]} >= 1", truth, "align the rows")
     expect(top.shape[1] >= k, "ks", f"at most {top.shape[1]} predictions", k, "predict more labels")
     good = inverse.shape == (truth.n_cols,)
-    expect(good, "inverse", f"one a label, [{truth.n_cols}]", tuple(inverse.shape), "recompute it")
+    want = f"one per label, [{truth.n_cols}]"
+    expect(good, "inverse", want, tuple(inverse.shape), "recompute it")
     expect_finite("inverse", inverse)
     low, high = (int(x) for x in torch.aminmax(top))
     good = low >= -1 and high < truth.n_cols
     expect(good, "top", f"ids in [-1, {truth.n_cols})", low if low < -1 else high, "check labels")
     ordered = top.sort(dim=1).values
     repeats = (ordered.diff(dim=1) == 0) & (ordered[:, 1:] >= 0)
-    expect(not bool(repeats.any()), "top", "distinct labels a row", "a repeat", "drop the repeats")
+    expect(not bool(repeats.any()), "top", "distinct labels per row", "a repeat", "drop repeats")

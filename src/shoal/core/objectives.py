@@ -58,7 +58,7 @@ class Objective:
 
 @dataclass(frozen=True, eq=False)
 class ByScores:
-    """A criterion that scores pairs of embeddings, and judges the scores.
+    """A criterion that scores pairs of embeddings, and a loss of the scores.
 
     Attributes:
         score: of embeddings and the last block, which says which pairs.
@@ -70,7 +70,7 @@ class ByScores:
     loss: Callable[[Tensor, Block], Tensor]
 
     def scores(self, outputs: Float[Tensor, "s d"], batch: Batch) -> Float[Tensor, ...]:
-        """What the loss judges."""
+        """What the loss reads."""
         return self.score(outputs, batch.blocks[-1])
 
     def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -104,7 +104,7 @@ def node_cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Float[Ten
         InputError: if the batch carries no target.
     """
     if batch.target is None:
-        fail("target", "one class a seed", None, "give the loader a target")
+        fail("target", "one class per seed", None, "give the loader a target")
     return functional.cross_entropy(outputs.float(), batch.target)
 
 
@@ -117,7 +117,7 @@ def node_binary_cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Fl
         InputError: if the batch carries no target.
     """
     if batch.target is None:
-        fail("target", "one truth value a seed and class", None, "give the loader a target")
+        fail("target", "one truth value per seed and class", None, "give the loader a target")
     logits = outputs.float()
     return functional.binary_cross_entropy_with_logits(logits, batch.target.to(logits.dtype))
 

@@ -13,7 +13,7 @@ _AFTER = 1.0
 
 
 def progress(parts: Iterable[_T], what: str, total: int | None = None) -> Iterator[_T]:
-    """The parts as they are, with a bar that tells how many have been taken; it leaves no trace.
+    """The parts as they are, with a bar of how many have been taken, which is erased at the end.
 
     Args:
         parts: of the work.

@@ -177,14 +177,14 @@ def _tile_shape(n: int, m: int, k: int, max_bytes: int) -> tuple[int, int]:
 
 
 def expect_rows(name: str, rows: Tensor) -> None:
-    """Raise unless these are embeddings, one a row.
+    """Raise unless these are embeddings, one per row.
 
     Raises:
         InputError: if they are not floating, no matrix, or hold NaN or infinity.
     """
     kind = f"{rows.dtype} {tuple(rows.shape)}"
     good = rows.dim() == 2 and rows.is_floating_point()
-    expect(good, name, "floating rows [., d]", kind, "pass one embedding a row")
+    expect(good, name, "floating rows [., d]", kind, "pass one embedding per row")
     if not bool(rows.sum().isfinite()):  # a tenth of the time of looking at every entry
         expect_finite(name, rows)
 

@@ -206,7 +206,7 @@ def coupling(lam: float, others: Vector, squares: Vector) -> Coupling:
     Args:
         lam: λ₁.
         others: λ_j, all below λ₁.
-        squares: E(v_jᵀ(H_i − H)v₁)² over samples, one a j.
+        squares: E(v_jᵀ(H_i − H)v₁)² over samples, one per j.
 
     Raises:
         InputError: if some λ_j is not below λ₁.

@@ -69,7 +69,7 @@ def exact_rate(factors: Float[Tensor, "n p c"], k: float) -> float:
     positive, so a power iteration from the identity finds it.
 
     Args:
-        factors: R_i with H_i = R_i R_iᵀ, one a sample: Jacobian times the root of the loss'
+        factors: R_i with H_i = R_i R_iᵀ, one per sample: Jacobian times the root of the loss'
             Hessian.
         k: noise of a batch; 0 gives 2/λ₁.
 

@@ -114,7 +114,7 @@ class Lanczos:
     Attributes:
         ritz: Ritz values, falling, ``[m]``.
         residuals: ‖H u − θ u‖ of each pair, ``[m]``.
-        coordinates: Ritz vectors in the basis, one a column, ``[m, m]``.
+        coordinates: Ritz vectors in the basis, one per column, ``[m, m]``.
         projected: T = Q'HQ, ``[m, m]``.
         squares: ‖H q_j‖² of each Lanczos vector, ``[m]``.
         basis: Q, whose rows are the Lanczos vectors.

@@ -83,7 +83,7 @@ def spectrum(
         curvature: ``"ggn"``, which step sizes need since it has no negative eigenvalue;
             ``"hessian"``; or ``"fisher"``, the empirical one.
         steps: of Lanczos: 20 to 30 settle the top of a trained network.
-        probes: random vectors; 8 know the noise to about 10 %, and trace better.
+        probes: random vectors; 8 estimate the noise to about 10 %, and the trace better.
         max_batches: batches of the loader that are measured, at most.
         seed: of random vectors, of dropout's masks and of what the loader draws.
         params: which parameters: a pattern such as ``"layers.0.*"``, or a function of the name.
@@ -209,7 +209,7 @@ def _eigenvalues(found: Lanczos, rest: Complement, curvature: Curvature) -> Spec
 
 
 def _average(values: tuple[float, ...]) -> tuple[float, float]:
-    """Mean and standard error; NaN where there is nothing to tell them from."""
+    """Mean and standard error; NaN where they cannot be estimated."""
     drawn = torch.tensor(values, dtype=torch.float64)
     mean = float(drawn.mean()) if len(drawn) else math.nan
     return mean, float(drawn.std()) / math.sqrt(len(drawn)) if len(drawn) > 1 else math.nan

@@ -72,24 +72,16 @@ class Recorder:
         self, vectors: list[Tensor], columns: list[list[Tensor]] | None = None
     ) -> tuple[list[Tensor], list[float]]:
         """Means and spreads of the products with each vector; inner products go to `columns`."""
-        sizes = self.products.problem.sizes
-        means = [
-            torch.zeros(len(v), dtype=torch.float64, device=self.products.device) for v in vectors
-        ]
-        squares, dots = [0.0] * len(vectors), []
-        for size, found in zip(sizes, self.products.each_of(vectors), strict=True):
-            for k, product in enumerate(found):
-                means[k].add_(product, alpha=size / sum(sizes))
-                squares[k] += size * _square(product)
+        sizes, dots = self.products.problem.sizes, []
+        sums = [Moments(sizes, len(v), self.products.device) for v in vectors]
+        for found in self.products.each_of(vectors):
+            for total, product in zip(sums, found, strict=True):
+                total.add(product)
             if self.basis is not None and columns is not None:
                 dots.append((self.basis.rows @ found[0].to(self.basis.rows)).double().cpu())
         if columns is not None:
             columns.append(dots)
-        spreads = [
-            anova(sizes, square, _square(mean), self.dataset_size)
-            for square, mean in zip(squares, means, strict=True)
-        ]
-        return means, spreads
+        return [x.mean for x in sums], [x.spread(self.dataset_size) for x in sums]
 
     def projected(self, coordinates: Float[Tensor, "m k"]) -> Float[Tensor, "batches k k"]:
         """Each batch's curvature in vectors of the basis' span, given by their coordinates."""
@@ -101,6 +93,32 @@ class Recorder:
             for i, dots in enumerate(column):
                 made[i, : j + 1, j] = dots[: j + 1]  # below the diagonal: the same, by symmetry
         return coordinates.T.cpu() @ (made.triu() + made.triu(1).mT) @ coordinates.cpu()
+
+
+class Moments:
+    """Mean and spread of vectors of batches, which come one by one, weighted by their samples.
+
+    Args:
+        sizes: samples of each batch.
+        p: length of a vector.
+        device: of the vectors.
+    """
+
+    def __init__(self, sizes: Sequence[int], p: int, device: torch.device) -> None:
+        self.sizes, self._total, self._next = sizes, sum(sizes), iter(sizes)
+        self.mean = torch.zeros(p, dtype=torch.float64, device=device)
+        self.squares = 0.0
+
+    def add(self, vector: Float[Tensor, " p"]) -> float:
+        """Add the next batch's vector and return its squared length."""
+        size, square = next(self._next), _square(vector)
+        self.mean.add_(vector, alpha=size / self._total)
+        self.squares += size * square
+        return square
+
+    def spread(self, dataset_size: int | None) -> float:
+        """One sample's mean square deviation: :func:`anova`."""
+        return anova(self.sizes, self.squares, _square(self.mean), dataset_size)
 
 
 def anova(
@@ -188,34 +206,29 @@ def noise_of(
 
 def _at_top(recorder: Recorder, found: Lanczos) -> tuple[float, float]:
     """E‖dH_i v1‖² and E(v1'dH_i v1)²."""
-    products, sizes = recorder.products, recorder.products.problem.sizes
-    top = found.vector(0).to(products.device)
-    mean = torch.zeros(len(top), dtype=torch.float64, device=products.device)
-    squares, dots = 0.0, []
-    for size, product in zip(sizes, products.each(top), strict=True):
-        mean.add_(product, alpha=size / sum(sizes))
-        squares += size * _square(product)
+    products, total = recorder.products, recorder.dataset_size
+    sizes, top, dots = products.problem.sizes, found.vector(0).to(products.device), []
+    moments = Moments(sizes, len(top), products.device)
+    for product in products.each(top):
+        moments.add(product)
         dots.append(float(product.double() @ top.double()))
-    total = recorder.dataset_size
     along = sum(n * x for n, x in zip(sizes, dots, strict=True)) / sum(sizes)
     direct = sum(n * x * x for n, x in zip(sizes, dots, strict=True))
-    return anova(sizes, squares, _square(mean), total), anova(sizes, direct, along**2, total)
+    return moments.spread(total), anova(sizes, direct, along**2, total)
 
 
 def _along_gradients(products: Products) -> tuple[float, float, float]:
     """Covariance of gradients, noise scale (NaN where noise hides the gradient), sharpness."""
-    sizes, n = products.problem.sizes, sum(products.problem.sizes)
-    mean = torch.zeros(products.shape[0], dtype=torch.float64, device=products.device)
-    squares, sharp = 0.0, []
+    gradients = Moments(products.problem.sizes, products.shape[0], products.device)
+    sharp = []
     for index, gradient in enumerate(products.gradients()):
-        square = _square(gradient)
-        mean.add_(gradient, alpha=sizes[index] / n)
-        squares += sizes[index] * square
+        square = gradients.add(gradient)
         if square > 0:
             curved = products.along(index, gradient)
             sharp.append(float(curved.double() @ gradient.double()) / square)
-    covariance = anova(sizes, squares, _square(mean), None)
-    signal = _square(mean) - covariance / n  # the mean's own square holds noise / n
+    covariance = gradients.spread(None)
+    # the mean's own square holds noise / n
+    signal = _square(gradients.mean) - covariance / sum(products.problem.sizes)
     scale = covariance / signal if signal > 0 else math.nan
     return covariance, scale, sum(sharp) / len(sharp) if sharp else math.nan
 

@@ -130,13 +130,13 @@ def problem_of(
     seed: int = 0,
     needs_leaves: bool = True,
 ) -> Problem:
-    """Take the first batches of a loader and the parameters that want a gradient.
+    """Take the first batches of a loader and the parameters that require a gradient.
 
     Args:
         objective: with the model as its attribute.
         loader: iterated afresh, within :func:`~shoal.curvature.preserve.preserve_state`.
         max_batches: how many batches at most.
-        params: which parameters, by name; None for all that want a gradient.
+        params: which parameters, by name; None for all that require a gradient.
         seed: as in :class:`Problem`.
         needs_leaves: whether a model without parameters is an error.
 
@@ -185,7 +185,7 @@ def _first(loader: Any, max_batches: int) -> list[Any]:
 def reseed(seed: int) -> None:
     """Seed the random numbers of the processor and of devices that are in use.
 
-    torch.manual_seed would also queue a seed for devices that are not, which nobody could take
+    torch.manual_seed would also queue a seed for devices that are not, which could not be taken
     back, and formats the whole call stack for it: a millisecond.
     """
     torch.default_generator.manual_seed(seed)

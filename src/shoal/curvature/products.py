@@ -2,7 +2,7 @@
 
 H is the mean over all samples, so H v is the mean of the batches' products, weighted by their sizes
 and summed in float64. By double-backward, the graphs of as many batches as `memory` admits are kept
-between products; the others are made anew each time.
+between products; the others are made again each time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Products:
         curvature: ``"hessian"``, ``"ggn"`` (Gauss-Newton) or ``"fisher"`` (empirical Fisher).
         route: how (:mod:`~shoal.curvature.routes`).
         memory: bytes that graphs which are kept between products may take together, as far as the
-            tensors that they save tell; 0 keeps none.
+            tensors that they save show; 0 keeps none.
 
     Raises:
         InputError: if the curvature or the route is unknown.
@@ -105,7 +105,7 @@ class Products:
         A graph that is not kept is made once for all of them.
 
         Yields:
-            one list a batch.
+            one list per batch.
         """
         split = [self._split(v) for v in vectors]
         for index in range(len(self.problem.batches)):

@@ -70,7 +70,7 @@ class Noise:
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Eigenvalues of an objective's curvature H ``[p, p]``, as far as products with it tell.
+    """Eigenvalues of an objective's curvature H ``[p, p]``, as far as products with it show.
 
     Attributes:
         curvature: which matrix.

@@ -37,7 +37,7 @@ class Estimate:
 
     Attributes:
         value: the estimate.
-        error: its standard error, NaN where there is nothing to tell it from.
+        error: its standard error, NaN where it cannot be estimated.
         products: that it took.
     """
 

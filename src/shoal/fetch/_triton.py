@@ -66,50 +66,46 @@ def copy_rows(
     """Write rows; equivalent to ``out[slots] = table[ids.clamp(0, n - 1)]``.
 
     With copies, ``torch.cat([table, copies.rows])[copies.keys[ids.clamp(0, n - 1)]]``, and the rows
-    that come from copies are added to their hits.
+    that come from copies are added to their hits. Where `out` is of another dtype, rows are written
+    as float32: those of uint8 are packed, d codes q, then float32 scale and bias, and each is
+    ``(q[ids].float() * scale[ids, None]) + bias[ids, None]``.
 
     Args:
-        table: ``[n, ...]``, each row contiguous.
+        table: ``[n, ...]``, each row contiguous; ``[n, d]``, packed ``[n, d + 8]``, to be widened.
         ids: int32 or int64 ``[s]``.
-        out: ``[s, ...]``, contiguous.
+        out: ``[s, ...]``, contiguous, of the table's dtype or float32.
         fault: int64 ``[1]``, overwritten by an id that is outside the table.
         slots: where each row goes; in order if None.
         programs: how many at most run at once; by default as many as keep the bus busy.
-        copies: of some of the rows, in the device's own memory.
+        copies: of some of the rows, in the device's own memory; only of a table's own dtype.
     """
     if programs is None:
-        # with copies, too, so many that as much as ever is asked of the bus at a time
+        # with copies more, so that as many requests as ever are on the bus at a time
         share = 0.0 if copies is None else copies.share
         programs = round(PROGRAMS / max(1 - share, PROGRAMS / MOST_PROGRAMS))
-    size = word_size(table, out) if copies is None else word_size(table, out, copies.rows)
-    laid = words(table, size)
-    _launch_rows(laid, COPY, 1, table, ids, out, fault, slots, programs, copies)
-
-
-def float_rows(
-    table: Tensor,
-    ids: Tensor,
-    out: Tensor,
-    fault: Tensor,
-    slots: Tensor | None = None,
-    programs: int = PROGRAMS,
-) -> None:
-    """Write rows as float32; equivalent to ``out[slots] = table[ids].float()``.
-
-    Rows of uint8 are packed: d codes q, then float32 scale and bias, and row ``q·scale + bias``,
-    ``(q[ids].float() * scale[ids, None]) + bias[ids, None]`` in torch.
-
-    Args:
-        table: float16 or bfloat16 ``[n, d]``, or packed uint8 ``[n, d + 8]``.
-        ids: as for :func:`copy_rows`.
-        out: float32 ``[s, d]``, contiguous.
-        fault: as for :func:`copy_rows`.
-        slots: as for :func:`copy_rows`.
-        programs: as for :func:`copy_rows`.
-    """
-    size, per, tail = _float_words(table)
-    kind = _KINDS[table.dtype]
-    _launch_rows(words(table, size, tail), kind, per, table, ids, out, fault, slots, programs)
+    if out.dtype == table.dtype:
+        size = word_size(table, out, *([] if copies is None else [copies.rows]))
+        kind, per, laid, target = COPY, 1, words(table, size), words(out, size).table
+    else:
+        size, per, tail = _float_words(table)
+        kind, laid, target = _KINDS[table.dtype], words(table, size, tail), out
+    held, keys, hits = laid.table, ids, fault
+    if copies is not None:
+        held, keys, hits = words(copies.rows, size).table, copies.keys, copies.hits
+    rows = max(1, _TILE // (laid.lanes * per))
+    if len(ids) and laid.width:
+        _rows[(min(programs, triton.cdiv(len(ids), rows)),)](
+            *(laid.table, held, keys, hits, ids, ids if slots is None else slots, target, fault),
+            *(len(table), len(ids), laid.width, laid.stride, laid.phase, laid.lines),
+            LANES=laid.lanes,
+            ROWS=rows,
+            PER=per,
+            KIND=kind.value,
+            ALIGN=laid.aligned,
+            SORTED=slots is not None,
+            HELD=copies is not None,
+            **_EXACT,
+        )
 
 
 def sum_bags(
@@ -124,7 +120,7 @@ def sum_bags(
     """Write the weighted sum of each bag, its entries added in order.
 
     Equivalent to ``torch.zeros(b, d).index_add_(0, bag_of_entry, weights[:, None] * rows)`` with
-    ``rows = table[ids].float()`` (dequantized as by :func:`float_rows`; float64 stays float64).
+    ``rows = table[ids].float()`` (dequantized as by :func:`copy_rows`; float64 stays float64).
 
     Args:
         table: float ``[n, d]`` of 16, 32 or 64 bits, or packed uint8 ``[n, d + 8]``.
@@ -167,40 +163,6 @@ def _float_words(table: Tensor) -> tuple[int, int, int]:
     item = table.element_size()
     size = 4 if item < 4 and word_size(table, largest=4) == 4 else item
     return size, size // item, TAIL if table.dtype == torch.uint8 else 0
-
-
-def _launch_rows(
-    laid: Words,
-    kind: tl.constexpr,
-    per: int,
-    table: Tensor,
-    ids: Tensor,
-    out: Tensor,
-    fault: Tensor,
-    slots: Tensor | None,
-    programs: int,
-    copies: CacheView | None = None,
-) -> None:
-    count = len(ids)
-    rows = max(1, _TILE // (laid.lanes * per))
-    size = laid.table.element_size()
-    target = words(out, size).table if kind is COPY else out
-    held, keys, hits = laid.table, ids, fault
-    if copies is not None:
-        held, keys, hits = words(copies.rows, size).table, copies.keys, copies.hits
-    if count and laid.width:
-        _rows[(min(programs, triton.cdiv(count, rows)),)](
-            *(laid.table, held, keys, hits, ids, ids if slots is None else slots, target, fault),
-            *(len(table), count, laid.width, laid.stride, laid.phase, laid.lines),
-            LANES=laid.lanes,
-            ROWS=rows,
-            PER=per,
-            KIND=kind.value,
-            ALIGN=laid.aligned,
-            SORTED=slots is not None,
-            HELD=copies is not None,
-            **_EXACT,
-        )
 
 
 @dataclass(frozen=True)
@@ -255,7 +217,7 @@ def word_size(*tensors: Tensor, largest: int = 8) -> int:
 @triton.jit
 @no_type_check
 def _row(ids, entry, mask, fault, n):
-    """The rows of entries, limited to the table; one that is outside is told to `fault`."""
+    """The rows of entries, limited to the table; one that is outside is written to `fault`."""
     row = tl.load(ids + entry, mask=mask, other=0).to(tl.int64)
     inside = tl.minimum(tl.maximum(row, 0), n - 1)
     tl.store(fault + tl.zeros_like(entry), row, mask=mask & (row != inside))

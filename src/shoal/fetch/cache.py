@@ -36,8 +36,8 @@ def hottest(scores: Real[Tensor, " n"], counts: Sequence[int]) -> list[Int[Tenso
     """Deal rows out to tiers in the order of falling scores.
 
     Args:
-        scores: one a row, at least 0.
-        counts: rows a tier, fastest tier first, together at most n.
+        scores: one per row, at least 0.
+        counts: rows per tier, fastest tier first, together at most n.
 
     Returns:
         ids of each tier, sorted; among equal scores lower ids come first.
@@ -68,7 +68,7 @@ def expect_scores(scores: Real[Tensor, " n"], n: int) -> None:
         InputError: if there is not.
     """
     right = scores.shape == (n,)
-    expect(right, "scores", f"one a row, ({n},)", tuple(scores.shape), "score every row")
+    expect(right, "scores", f"one per row, ({n},)", tuple(scores.shape), "score every row")
     good = bool((scores >= 0).all()) and bool(scores.isfinite().all())
     expect(good, "scores", "finite numbers of at least 0", "others", "clean them")
 

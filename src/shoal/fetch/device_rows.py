@@ -59,7 +59,6 @@ class DeviceRows:
         self._readers: dict[torch.device, InPlace] = {}
         self._autos: dict[torch.device, Auto] = {}
         self._views: dict[torch.device, Tensor] = {}
-        self._faults: dict[torch.device, Tensor] = {}
         self._bounds = Bounds(len(table))
         self._busy = self._wrote = False  # since the last time that the host has waited
 
@@ -114,7 +113,9 @@ class DeviceRows:
         """
         expect_index(ids)
         in_place = self._in_place(ids.device)
-        return as_floats(self._staged.read(ids)) if in_place is None else in_place.read_floats(ids)
+        if in_place is None:
+            return as_floats(self._staged.read(ids))
+        return in_place.read(ids, floats=True)
 
     def gather_mean(
         self,
@@ -147,23 +148,9 @@ class DeviceRows:
         view = self.view(device)
         self._bounds.report()
         if view is not None and device not in self._readers:
-            self._readers[device] = InPlace(view, self._bounds, self._fault(device))
+            fault = _Interface(self._bounds.fault(device), None)  # torch's pinned memory
+            self._readers[device] = InPlace(view, self._bounds, _as_device_tensor(fault, device))
         return None if view is None else self._readers[device]
-
-    def inside(self, ids: Int[Tensor, " s"]) -> Int[Tensor, " s"]:
-        """Return ids that are safe to read a view by; see :class:`~shoal.fetch.inplace.Bounds`.
-
-        Raises:
-            InputError: if an earlier read's ids were out of range.
-        """
-        self._bounds.report()
-        return self._bounds.inside(ids, self._fault(ids.device))
-
-    def _fault(self, device: torch.device) -> Int[Tensor, " 3"]:
-        if device not in self._faults:
-            fault = self._bounds.fault(device)  # of torch's pinned memory, registered already
-            self._faults[device] = _as_device_tensor(_Interface(fault, None), device)
-        return self._faults[device]
 
     def put(self, ids: Int[Tensor, " s"], rows: Shaped[Tensor, "s ..."], add: bool = False) -> bool:
         """Write or add rows from their device into the host's memory; False: it cannot reach it.

@@ -3,14 +3,14 @@
 A batch's ids are sorted; rows on the same page of the file, or less than 32 KiB apart, are read by
 one ``preadv``; and sixteen threads keep as many reads in flight, since a disk answers several in
 the time of one. Runs of rows end at multiples of 128 KiB, so that a dense batch is divided among
-the threads as well. The system is told that reads are random: reading ahead, as it does for a
+the threads as well. The system is advised that reads are random: reading ahead, as it does for a
 mapped file, would fetch megabytes for each row. What was read stays in its page cache.
 
-The file is never mapped, as it is by ``shoal.unified``: a mapped file that is cut short kills
-the process that touches it. And it is never registered with a device, which would pull it into
-memory whole. A file that is cut, changed or replaced while it is open ends in an error that names
-it: size, time of change and identity are compared before and after every batch, so rows that were
-read while somebody wrote are not handed over. (The time of change is as fine as the file system
+The file is never mapped, as it is by ``shoal.unified``: a mapped file that is cut short kills the
+process that touches it. And it is never registered with a device, which would pull it into memory
+whole. A file that is cut, changed or replaced while it is open ends in an error that names it:
+size, time of change and identity are compared before and after every batch, so rows that were read
+while another process wrote are not handed over. (The time of change is as fine as the file system
 keeps it, some milliseconds on Linux; assumption: writers do not set it back.)
 """
 
@@ -173,7 +173,7 @@ class DiskRows:
         while view:
             count = os.preadv(self._file, [view], at)
             if count == 0:
-                remedy = "write it again and open it anew"
+                remedy = "write it again and open it again"
                 fail(str(self.path), "a whole file", f"its end at byte {at}", remedy)
             view, at = view[count:], at + count
 
@@ -186,7 +186,7 @@ class DiskRows:
             for what, was, is_ in zip(_IDENTITY, self._identity, found, strict=True):
                 if was != is_:
                     want, got = f"the file that was opened ({what} {was})", f"{what} {is_}"
-                    fail(str(self.path), want, got, "open it anew when it is whole")
+                    fail(str(self.path), want, got, "open it again when it is whole")
 
 
 _IDENTITY = ("size", "time of change", "device", "inode")
@@ -209,7 +209,7 @@ def runs(rows: np.ndarray, start: int, row_bytes: int) -> np.ndarray:
     Args:
         rows: sorted ids, at least one; repeats allowed.
         start: the first byte of row 0.
-        row_bytes: bytes a row, at least 1.
+        row_bytes: bytes per row, at least 1.
 
     Returns:
         where in `rows` each run begins, 0 first.

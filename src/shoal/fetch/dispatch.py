@@ -2,7 +2,8 @@
 
 Each answer is a tensor, or None, which leaves the call to torch by the rules of
 :mod:`shoal.fetch.placement`. Rows are read where ids are; host ids leave the place open, so those
-of a table with a home are moved there. Rows are written from where they are, and ids follow.
+of a table with a default device are moved there. Rows are written from where they are, and ids
+follow.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def _rows(
     if ids.dtype not in (torch.int32, torch.int64) or dims == 0 or not is_unified(table):
         return None
     on_host = ids.is_cpu
-    if on_host and table.home is not None and reachable(table.home):
-        ids, on_host = device_rows.to_device(ids, table.home), False
+    if on_host and table.default_device is not None and reachable(table.default_device):
+        ids, on_host = device_rows.to_device(ids, table.default_device), False
     grad = table.requires_grad and torch.is_grad_enabled()
     if on_host and grad:
         return None
@@ -69,7 +70,7 @@ def _rows(
 
 
 def _getitem(table: Any, index: Any) -> Tensor | None:
-    if isinstance(index, list) and table.home is not None:
+    if isinstance(index, list) and table.default_device is not None:
         index = torch.as_tensor(index)
     return _rows(table, index, negative=True) if isinstance(index, Tensor) else None
 
@@ -132,7 +133,7 @@ def _torch_writes(table: Any, ids: Tensor, rows: Tensor) -> bool:
 
 
 def _detach(table: Any) -> Tensor | None:
-    return table.face() if is_unified(table) else None
+    return table.alias() if is_unified(table) else None
 
 
 DISPATCH: dict[Callable[..., Any], Callable[..., Tensor | None]] = {

@@ -24,7 +24,7 @@ from torch.nn.functional import embedding_bag
 from shoal.core.errors import expect, expect_ids, fail
 from shoal.fetch.threads import for_each
 
-# glibc maps blocks of more than 32 MB anew each time (half of a gather's time goes into their page
+# glibc maps blocks over 32 MB afresh each time (half of a gather's time goes into their page
 # faults), and those of several threads from about half of that; below it reuses them by itself.
 LENT_BYTES = 16 << 20
 TAIL = 8  # bytes behind the codes of a packed row: scale and bias
@@ -267,7 +267,7 @@ def expect_bags(indices: Tensor, offsets: Tensor, weights: Tensor | None) -> Non
     expect(good, "offsets", f"0 … {len(indices)}, never falling", got, "pass b + 1 offsets")
     same = weights is None or weights.shape == indices.shape
     got = None if weights is None else tuple(weights.shape)
-    expect(same, "weights", f"one an entry, {tuple(indices.shape)}", got, "align them")
+    expect(same, "weights", f"one per entry, {tuple(indices.shape)}", got, "align them")
 
 
 def expect_index(ids: Tensor) -> None:

@@ -62,7 +62,7 @@ class Bounds:
     def fault(self, device: torch.device) -> Int[Tensor, " 3"]:
         """The numbers that `device` writes, in host memory: lowest, highest, and the kernels'.
 
-        All lie in ``[0, n)`` as long as no id was wrong. Who asks shows them to the device.
+        All lie in ``[0, n)`` as long as no id was wrong. The caller shows them to the device.
         """
         if device not in self._faults:
             pinned = device.type == "cuda"
@@ -103,7 +103,7 @@ class CacheView:
         rows: ``[c, ...]``.
         keys: of each of the table's n rows: n and the number of its copy, or itself where it has
             none; what ``torch.cat([table, rows])`` is indexed by.
-        hits: how many reads copies have served, added to by whoever reads.
+        hits: how many reads copies have served, added to by every reader.
         share: of all reads that they should serve, in [0, 1].
     """
 
@@ -134,38 +134,34 @@ class InPlace:
         ids: Int[Tensor, " s"],
         out: Shaped[Tensor, "s ..."] | None = None,
         copies: CacheView | None = None,
+        floats: bool = False,
     ) -> Shaped[Tensor, "s ..."]:
         """Return ``table[ids]`` on the device of the view; in `out` of that shape if given.
 
         Rows that have copies on the device come from them, in the same launch and without a wait
-        for how many those are; where kernels do not run, all rows cross the bus.
+        for how many those are; where kernels do not run, all rows cross the bus. With `floats`,
+        ``as_floats(table[ids])``: packed rows and halves cross the bus as they are.
         """
         ids, slots = self._order(ids, 0.0 if copies is None else copies.share)
         if self.kernels() and (out is None or out.is_contiguous()):
             from shoal.fetch import _triton
 
-            if out is None:
+            if out is None and floats:
+                out = self._floats(len(ids), torch.float32)
+            elif out is None:
                 out = self.view.new_empty((len(ids), *self.view.shape[1:]))
             fault = self.fault[_KERNELS_CELL:]
             with current(self.view.device):
                 _triton.copy_rows(self.view, ids, out, fault, slots, copies=copies)
             return out
-        if slots is None:
+        if slots is None and not floats:
             return torch.index_select(self.view, 0, self._inside(ids), out=out)
-        return _place(torch.index_select(self.view, 0, self._inside(ids)), slots, out)
-
-    def read_floats(self, ids: Int[Tensor, " s"]) -> Float[Tensor, "s d"]:
-        """Return ``as_floats(table[ids])``: packed rows and halves cross the bus as they are."""
-        ids, slots = self._order(ids)
-        if self.kernels():
-            from shoal.fetch import _triton
-
-            out = self._floats(len(ids), torch.float32)
-            with current(self.view.device):
-                _triton.float_rows(self.view, ids, out, self.fault[_KERNELS_CELL:], slots)
-            return out
-        rows = as_floats(torch.index_select(self.view, 0, self._inside(ids)))
-        return rows if slots is None else _place(rows, slots, None)
+        rows = torch.index_select(self.view, 0, self._inside(ids))
+        rows = as_floats(rows) if floats else rows
+        if slots is None:
+            return rows
+        # rows that were read in another order go where they belong
+        return (torch.empty_like(rows) if out is None else out).index_copy_(0, slots, rows)
 
     def mean(
         self,
@@ -211,12 +207,6 @@ class InPlace:
 
     def _floats(self, count: int, dtype: torch.dtype) -> Tensor:
         return self.view.new_empty((count, float_width(self.view)), dtype=dtype)
-
-
-def _place(rows: Tensor, slots: Tensor, out: Tensor | None) -> Tensor:
-    """Put rows that were read in another order where they belong."""
-    out = torch.empty_like(rows) if out is None else out
-    return out.index_copy_(0, slots, rows)
 
 
 def _probe(device: torch.device) -> bool:

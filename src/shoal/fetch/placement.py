@@ -4,7 +4,7 @@ A unified tensor lies in host memory and can be read from everywhere, so it goes
 operands are. :data:`RULES` says it in full; ``docs/placement.md`` prints it and the tests are made
 of it. The rules are those of PyTorch-Direct (Min et al., 2021, arXiv 2101.07956) and its public
 fork's, but for one: operands that leave the place open compute on the host, unless the table was
-given a home, since shoal must work without a device.
+given a default device, since shoal must work without a device.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from shoal.core.batches import map_tensors
 from shoal.core.errors import fail
 from shoal.fetch import device_rows
 
@@ -38,7 +39,7 @@ class Place(StrEnum):
 
     HOST = "host"
     DEVICE = "device"
-    HOME = "home"
+    DEFAULT = "default"
     REFUSED = "refused"
 
 
@@ -60,7 +61,7 @@ RULES = (
     Rule(frozenset({Kind.DEVICE, Kind.HOST}), Place.REFUSED),
     Rule(frozenset({Kind.DEVICE}), Place.DEVICE),
     Rule(frozenset({Kind.HOST}), Place.HOST),
-    Rule(frozenset(), Place.HOME),
+    Rule(frozenset(), Place.DEFAULT),
 )
 # By name, so that every spelling (torch.add, x.add, x + y, y + x) is one entry.
 COMPUTES = frozenset(
@@ -117,7 +118,7 @@ def carry_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         for table in tables:
             table.synchronize(writes=table is target)
         result = func(*args, **kwargs)
-    free = at is Place.HOME and target is None and _computes(name) and isinstance(result, Tensor)
+    free = at is Place.DEFAULT and target is None and _computes(name) and isinstance(result, Tensor)
     lead = next((x for x in tables if x.propagates), None) if free else None
     if lead is None or result.dim() == 0 or result.requires_grad:  # a graph is no table
         return result
@@ -126,9 +127,15 @@ def carry_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 def _device(name: str, at: Place, operands: list[Tensor], tables: list[Any]) -> torch.device | None:
     """The device that computes, or None for the host."""
-    if at is Place.HOME:
-        home = next((x.home for x in tables if x.home is not None), None)
-        return home if home is not None and _computes(name) and reachable(home) else None
+    if at is Place.DEFAULT:
+        default_device = next(
+            (x.default_device for x in tables if x.default_device is not None), None
+        )
+        return (
+            default_device
+            if default_device is not None and _computes(name) and reachable(default_device)
+            else None
+        )
     if at is Place.HOST:
         return None
     if at is Place.REFUSED and name not in ("__getitem__", "__setitem__"):  # whose ids follow
@@ -144,7 +151,7 @@ def _computes(name: str) -> bool:
 
 
 def reachable(device: torch.device) -> bool:
-    """Whether this process may use a table's home: a loader's worker and a forked child may not."""
+    """Whether this process may use `device`: a loader's worker and a forked child may not."""
     if device.type == "cuda" and torch.cuda._is_in_bad_fork():
         return False
     return torch.utils.data.get_worker_info() is None
@@ -162,13 +169,13 @@ def _on_device(
     if host_only or (writes and target.requires_grad):
         # the host computes: what a device cannot write to, and what autograd must see (and refuse)
         target.synchronize(writes=True)
-        to_host = functools.partial(_swapped, change=lambda x: x if is_unified(x) else x.cpu())
+        to_host = functools.partial(map_tensors, change=lambda x: x if is_unified(x) else x.cpu())
         return func(*to_host(args), **to_host(kwargs))
 
     def seen(x: Tensor) -> Tensor:
         return _seen(x, device, writes=x is target) if is_unified(x) else x
 
-    result = func(*_swapped(args, seen), **_swapped(kwargs, seen))
+    result = func(*map_tensors(args, seen), **map_tensors(kwargs, seen))
     return target if writes else result
 
 
@@ -177,7 +184,7 @@ class _Crossing(Function):
 
     @staticmethod
     def forward(ctx: Any, table: Any, device: torch.device) -> Tensor:
-        return _seen(table.face(), device).view(table.shape)
+        return _seen(table.alias(), device).view(table.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -211,14 +218,3 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
             yield x
         elif isinstance(x, tuple | list):
             yield from _tensors(x)
-
-
-def _swapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The arguments with every tensor replaced."""
-    if isinstance(tree, Tensor):
-        return change(tree)
-    if isinstance(tree, dict):
-        return {key: _swapped(value, change) for key, value in tree.items()}
-    if isinstance(tree, tuple | list):
-        return type(tree)(_swapped(x, change) for x in tree)
-    return tree

@@ -145,7 +145,7 @@ def touch(begin: int, end: int) -> None:
     """Let the system back the pages of these bytes with memory now; no byte changes.
 
     On all of torch's threads. Where the system has no such call (before Linux 5.14, elsewhere)
-    nothing happens: whoever needs the pages faults them in.
+    nothing happens: the pages are faulted in when they are read.
     """
     if not sys.platform.startswith("linux"):
         return

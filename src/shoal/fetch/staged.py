@@ -6,7 +6,7 @@ it has ended. Host memory carries each row three times (read, write, copy) again
 in place, but no line is read for less than all of it.
 
 So a device that reads host rows itself beats threads that gather for it where cores are few or
-busy, and may lose where many idle ones gather as fast as the bus carries. No formula knows the
+busy, and may lose where many idle ones gather as fast as the bus carries. No formula predicts the
 machine's load: :class:`Auto` lets all ways run at the first read of each size and keeps the
 fastest.
 
@@ -131,7 +131,7 @@ class Choice:
     Attributes:
         way: the one that reads.
         rows: the choice holds for reads of more than half of this and at most this many rows.
-        row_bytes: bytes a row.
+        row_bytes: bytes per row.
         threads: torch's threads when it was made.
         seconds: the least time of each way, by name; empty where there is only one, or where reads
             are too small to matter.
@@ -147,11 +147,11 @@ class Choice:
 class Auto:
     """Reads by the fastest way, which the first read of each size finds.
 
-    Sizes are told apart by powers of two of their rows and by torch's threads.
+    A size is a power of two of rows, and a number of torch's threads.
 
     Args:
         ways: by name; small reads take the first.
-        row_bytes: bytes a row.
+        row_bytes: bytes per row.
         clock: seconds, once all work of the device of its argument has ended.
 
     Example:

@@ -2,7 +2,8 @@
 
 A batch gives gradients for the rows that it gathered, ``(ids [s], grad [s, d])``, never for a whole
 table ``[n, d]``. :class:`Rows` sums doubles, reads, changes and writes back those s rows of the
-table and of the state; an optimizer itself only says in which direction they go, ``x ← x − lr·u``.
+table and of the state; an optimizer itself only gives the direction in which they go, ``x ← x −
+lr·u``.
 
 Where gradients lie on a device that reaches host memory, the device does it, on rows and state that
 stay in host memory.
@@ -88,7 +89,7 @@ class Rows(ABC):
         Args:
             table: float32, float64 or bfloat16 rows, contiguous; where ids and gradients are.
             ids: each in ``[0, n)``.
-            grad: one gradient an id, of the table's dtype; float32 also for a bfloat16 table.
+            grad: one gradient per id, of the table's dtype; float32 also for a bfloat16 table.
 
         Raises:
             InputError: if ids are out of range, shapes do not fit, the state is another table's, or
@@ -127,13 +128,13 @@ class Rows(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """``{"lr": …}`` and the state's tensors, not copied; no tensors before the first step."""
-        self._settle()
+        self._synchronize()
         rounded = {"rounded": self._rounded} if self._rounded else {}
         return {"lr": self.lr, **rounded, **self.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken; its tensors are used, not copied."""
-        self._settle()
+        self._synchronize()
         self.lr = float(state["lr"])
         self._rounded = int(state.get("rounded", 0))
         self.state = {name: x for name, x in state.items() if isinstance(x, Tensor)}
@@ -141,10 +142,10 @@ class Rows(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: everything but what the devices of this process are shown."""
-        self._settle()
+        self._synchronize()
         return {**self.__dict__, "_shown": {}}
 
-    def _settle(self) -> None:
+    def _synchronize(self) -> None:
         for rows in self._shown.values():
             rows.synchronize(writes=True)
 
@@ -160,7 +161,7 @@ class Rows(ABC):
             remedy = "load the state of this table"
             expect(len(value) == len(rows), name, f"{len(rows)} rows of state", len(value), remedy)
         if rows.is_cpu:
-            self._settle()
+            self._synchronize()
             return self.state
         views = {name: shown.view(rows.device, writes=True) for name, shown in self._shown.items()}
         found = {name: view for name, view in views.items() if view is not None}
@@ -202,7 +203,7 @@ def put(table: Tensor, ids: Tensor, rows: Tensor) -> None:
         table.index_copy_(0, ids, rows)
         return
     # numpy copies a row at once, index_copy_ number by number: 2.5 × slower within the cache
-    if table.dtype is torch.bfloat16:  # of which numpy knows nothing
+    if table.dtype is torch.bfloat16:  # a dtype that numpy lacks
         table, rows = table.view(torch.int16), rows.view(torch.int16)
     table.numpy()[ids.numpy()] = rows.numpy()
 
@@ -246,7 +247,7 @@ def _pieces(
 
 
 def noise_like(x: Float32[Tensor, "c d"], seed: int) -> Int16[Tensor, "c d"]:
-    """Return 16 random bits a number, a function of shape, device and seed (of 32 bits)."""
+    """Return 16 random bits per number, a function of shape, device and seed (of 32 bits)."""
     words = -(-x.numel() // 4)  # four numbers' bits from each draw: a quarter of the time
     generator = torch.Generator(x.device).manual_seed(seed)
     bits = torch.empty(words, dtype=torch.int64, device=x.device)

@@ -44,7 +44,7 @@ def pool(workers: int, name: str, torch_threads: int = 1) -> ThreadPoolExecutor:
     for _ in range(workers):
         executor.submit(int)
     ready.wait()
-    # torch holds one count a thread and one for threads to come; the workers have changed that one
+    # torch holds one count per thread and one for threads to come, which the workers have changed
     torch.set_num_threads(torch.get_num_threads())
     return executor
 
@@ -115,7 +115,7 @@ class ManyOrOne:
 
     @contextmanager
     def many(self) -> Iterator[None]:
-        """Read: not while somebody changes.
+        """Hold it to read: not while another thread changes.
 
         Yields:
             nothing.
@@ -131,7 +131,7 @@ class ManyOrOne:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Change: when all who read are done, and nobody begins.
+        """Hold it to change: once all readers are done; new ones wait.
 
         Yields:
             nothing.

@@ -6,7 +6,7 @@ A batch's ids are looked up once in a map from rows to slots; each tier then giv
 that reads host memory by a kernel does so at once, for both memories, and nothing waits. Where rows
 lie changes nothing but time: neither results nor the order of anything depends on it.
 
-Rows are placed by scores, once; or, without scores, by how often they were asked for, anew between
+Rows are placed by scores, once; or, without scores, by how often they were read, again between
 epochs (:meth:`TieredTable.refresh`). Each tier's predicted share of the rows read stands next to
 the measured one.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import textwrap
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class TieredTable:
         rows: all rows: a tensor, array or unified table in host memory; :class:`DiskRows` or a
             path, for a file.
         scores: how often each row is read, in any unit (``shoal.touch_probability`` of a graph and
-            its sampler, or degrees); None places rows by what is asked for, from the first
+            its sampler, or degrees); None places rows by what is read, from the first
             :meth:`refresh` on. Until then nothing is held.
         device_rows: hot rows to copy to `device`; fewer, with a warning, if it has no room.
         host_rows: the next rows, to copy from a file to host memory.
@@ -132,7 +133,7 @@ class TieredTable:
         return self.shape[0]
 
     def __repr__(self) -> str:
-        """Shape and dtype, and a line a tier."""
+        """Shape and dtype, and a line per tier."""
         lines = Columns({"tier": name, **use.percent()} for name, use in self.use().items())
         title = f"TieredTable of {tuple(self.shape)} {self.dtype}; reads in per cent"
         return f"{title}\n{textwrap.indent(str(lines), '  ')}"
@@ -179,66 +180,45 @@ class TieredTable:
         return rows
 
     def _in_parts(self, ids: Tensor, out: Tensor | None) -> Tensor:
-        """The batch's rows, each tier's by itself."""
+        """The batch's rows in its order, each tier's read by themselves."""
         if not isinstance(ids, Tensor) or not ids.is_cpu:
-            # the device would not say so itself; dividing the batch waits for it anyway
+            # a device would report a bad id late; dividing the batch waits for it anyway
             expect_ids("ids", ids, len(self))
+        if out is not None:
+            expect_out(self.shape, self.dtype, ids, out)
         slots = gather_rows(self._slots_on(ids.device), ids)
-        parts = self._divided(ids, slots)
-        rows = self._joined(ids, parts, out)
+        below = torch.ones_like(slots, dtype=torch.bool)
+        parts: list[tuple[str, Callable[..., Tensor], Tensor, Tensor]] = []
+        for name, cache in self._caches.items():
+            if cache.serves(ids.device):
+                inside = cache.has(slots)
+                at = inside.nonzero().squeeze(1)
+                parts.append((name, cache.read, at, slots[at] - cache.base))
+                below &= ~inside
+        at = below.nonzero().squeeze(1)
+        parts.append((self._last, self._below.gather, at, ids[at]))
+        for _, read, at, local in parts:
+            if len(at) == len(ids):  # one tier has them all: no further copy
+                out = read(local, out)
+            elif len(at):
+                if out is None:
+                    shape = (len(ids), *self.shape[1:])
+                    out = torch.empty(shape, dtype=self.dtype, device=ids.device)
+                out.index_copy_(0, at, read(local, None))
         with self._counting:
-            for name, (at, _) in parts.items():
+            for name, _, at, _ in parts:
                 self._served[name] += len(at)
-        return rows
+        assert out is not None  # each id is some tier's
+        return out
 
     def _observe(self, ids: Tensor) -> None:
-        """Count the rows that were asked for, where their ids are."""
+        """Count reads of each row, on the device of the ids."""
         if ids.device not in self._seen:
             seen = torch.zeros(len(self), dtype=torch.int32, device=ids.device)
             self._seen[ids.device] = seen
         ones = torch.ones(len(ids), dtype=torch.int32, device=ids.device)
         inside = ids.clamp(0, len(self) - 1)  # others are about to be reported
         self._seen[ids.device].index_add_(0, inside, ones)
-
-    def _reads(self) -> dict[str, int]:
-        """How many rows each tier has served; waits for the devices that count them."""
-        reads = dict(self._served)
-        for view in self._views.values():
-            hits = int(view.hits)
-            reads["device"] += hits
-            reads[self._last] -= hits
-        return reads
-
-    def _divided(self, ids: Tensor, slots: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Positions of the batch that each tier serves, and the tier's ids for them; none empty."""
-        parts: dict[str, tuple[Tensor, Tensor]] = {}
-        below = torch.ones_like(slots, dtype=torch.bool)
-        for name, cache in self._caches.items():
-            if cache.serves(ids.device):
-                inside = cache.has(slots)
-                at = inside.nonzero().squeeze(1)
-                parts[name] = at, slots[at] - cache.base
-                below &= ~inside
-        at = below.nonzero().squeeze(1)
-        parts[self._last] = at, ids[at]
-        return {name: part for name, part in parts.items() if len(part[0])}
-
-    def _joined(
-        self, ids: Tensor, parts: dict[str, tuple[Tensor, Tensor]], out: Tensor | None
-    ) -> Tensor:
-        """The batch's rows in its order."""
-        reads = {self._last: self._below.gather}
-        reads |= {name: self._caches[name].read for name in parts if name != self._last}
-        if out is not None:
-            expect_out(self.shape, self.dtype, ids, out)
-        if len(parts) <= 1:  # one tier has them all: no further copy
-            local = next((local for _, local in parts.values()), ids)
-            return reads[next(iter(parts), self._last)](local, out)
-        if out is None:
-            out = torch.empty((len(ids), *self.shape[1:]), dtype=self.dtype, device=ids.device)
-        for name, (at, local) in parts.items():
-            out.index_copy_(0, at, reads[name](local, None))
-        return out
 
     def _slots_on(self, device: torch.device) -> Tensor:
         if device.type == "cpu":
@@ -250,10 +230,10 @@ class TieredTable:
     # -- placing -----------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Place rows anew by how often they were asked for; with scores, leave them where they are.
+        """Place rows again by how often they were read; with scores, leave them where they are.
 
         Between epochs: it waits until no gather is under way, and those that come meanwhile wait
-        for it. Counting of what tiers serve begins anew; counts of rows go on.
+        for it. Counts of what tiers serve start again at zero; counts of rows go on.
         """
         if self._seen:
             with self._gate.one(), self._counting:
@@ -290,7 +270,11 @@ class TieredTable:
             shares = {name: share(self._scores, ids) for name, ids in held.items()}
             shares[self._last] = 1 - share(self._scores, torch.cat([none, *held.values()]))
         with self._counting:
-            reads = self._reads()
+            reads = dict(self._served)
+            for view in self._views.values():  # a device's kernel served and counted these
+                hits = int(view.hits)
+                reads["device"] += hits
+                reads[self._last] -= hits
         total = sum(reads.values())
         return {
             name: TierUse(count, shares.get(name), reads[name] / total if total else None)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def unified(
     optimizer: RowOptimizer | None = None,
     *,
     name: str | None = None,
-    home: Device = None,
+    default_device: Device = None,
     propagates: bool = False,
 ) -> UnifiedTensor:
     """Make a table over the memory of `rows`, without a copy.
@@ -61,8 +62,8 @@ def unified(
             settings is returned as it is.
         optimizer: moves the rows in :meth:`UnifiedTensor.update`.
         name: which array of a file that may hold several; not needed where it holds one.
-        home: a device to compute on where operands leave the place open (host ids, no other
-            operand); the host if None. A loader's workers and forked children stay on the host.
+        default_device: computes where operands leave the place open (host ids, no other operand);
+            the host if None. A loader's workers and forked children stay on the host.
         propagates: whether what is computed from unified operands alone is unified again.
 
     Raises:
@@ -77,11 +78,12 @@ def unified(
         tensor([[4., 5.],
                 [7., 1.]])
     """
-    settings = {"home": None if home is None else torch.device(home), "propagates": propagates}
+    device = None if default_device is None else torch.device(default_device)
+    settings: dict[str, Any] = {"default_device": device, "propagates": propagates}
     if isinstance(rows, UnifiedTensor):
-        if optimizer is None and home is None and not propagates:
+        if optimizer is None and device is None and not propagates:
             return rows
-        return _make(rows._plain, optimizer or rows.optimizer, rows._mapped, **settings)
+        return _make(rows._plain, optimizer or rows.optimizer, mapped=rows._mapped, **settings)
     if isinstance(rows, str | Path):
         return _make(map_rows(rows, name), optimizer, mapped=True, **settings)
     known = isinstance(rows, Tensor | np.ndarray)
@@ -92,13 +94,13 @@ def unified(
         remedy = 'open the map with mode="c" (changes stay in memory) or copy the array'
         expect(rows.flags.writeable, "rows", "a writable array", "a read-only one", remedy)
         mapped = isinstance(rows, np.memmap)
-        return _make(torch.from_numpy(rows), optimizer, mapped, **settings)
+        return _make(torch.from_numpy(rows), optimizer, mapped=mapped, **settings)
     expect(rows.is_leaf, "rows", "a leaf of autograd", "a result of others", "call .detach()")
-    table = _make(rows.detach(), optimizer, mapped=False, **settings)
-    if isinstance(rows, nn.Parameter):
-        table._is_param = True
-    table.requires_grad_(rows.requires_grad)
-    return table
+    settings |= {
+        "requires_grad": rows.requires_grad,
+        "parameter": isinstance(rows, nn.Parameter),
+    }
+    return _make(rows.detach(), optimizer, **settings)
 
 
 class UnifiedTensor(Tensor):
@@ -110,7 +112,7 @@ class UnifiedTensor(Tensor):
 
     Attributes:
         optimizer: what moves the rows in :meth:`update`, or None for a table that does not learn.
-        home: where it computes when its operands leave that open, or None for the host.
+        default_device: where it computes when its operands leave that open, or None for the host.
         propagates: whether results of unified operands alone are unified.
         is_unified: true.
 
@@ -123,7 +125,7 @@ class UnifiedTensor(Tensor):
 
     is_unified = True
     optimizer: RowOptimizer | None
-    home: torch.device | None
+    default_device: torch.device | None
     propagates: bool
     _is_param: bool
     _plain: Tensor
@@ -131,7 +133,7 @@ class UnifiedTensor(Tensor):
     _row_bytes: int
     _buffers: Buffers
     _device_rows: DeviceRows
-    _is_face: bool
+    _is_alias: bool
 
     @staticmethod
     def empty(*shape: int, dtype: torch.dtype = torch.float32, **settings: Any) -> UnifiedTensor:
@@ -175,8 +177,8 @@ class UnifiedTensor(Tensor):
 
         Args:
             ids: int32 or int64, each in ``[0, n)``; repeats allowed.
-            out: where to write, of the result's shape, dtype and device; lent memory if None, which
-                is used again when nobody holds the result any more.
+            out: where to write, of the result's shape, dtype and device; lent memory if None,
+                which is reused once no reference to the result is left.
 
         Raises:
             InputError: if an id is out of range or `out` does not fit. A device's id is looked at
@@ -216,7 +218,7 @@ class UnifiedTensor(Tensor):
 
         Args:
             ids: each in ``[0, n)``, on any device. With `add`, doubles add up; without, one wins.
-            rows: one an id, of the table's dtype.
+            rows: one per id, of the table's dtype.
             add: whether to add to what is there.
 
         Raises:
@@ -252,7 +254,7 @@ class UnifiedTensor(Tensor):
 
         Args:
             ids: rows of the gradients, as they were gathered; on any device.
-            grad: one gradient an id, scaled and clipped already.
+            grad: one gradient per id, scaled and clipped already.
 
         Raises:
             InputError: if the table has no optimizer, or ids or gradients do not fit it.
@@ -299,71 +301,64 @@ class UnifiedTensor(Tensor):
         self._device_rows.synchronize(writes)
 
     def share_memory_(self) -> UnifiedTensor:
-        """Move the rows to memory that other processes see; devices map them anew."""
+        """Move the rows to memory that other processes see; devices map them again."""
         self._device_rows.forget()
         self._plain.share_memory_()
         return self
 
-    def face(self) -> UnifiedTensor:
-        """Another tensor over all that this one is, without its gradient: what detach() gives.
+    def alias(self) -> UnifiedTensor:
+        """Another tensor over the same memory, without a gradient: what detach() gives.
 
         It is pickled as a plain tensor, so that a module's state_dict() can be read without shoal.
         """
         other = torch.Tensor._make_subclass(UnifiedTensor, self._plain)
         vars(other).update(vars(self))
-        vars(other).pop("_is_param", None)
-        other._is_face = True
+        other._is_alias, other._is_param = True, False
         return other
 
     def like(self, rows: Shaped[Tensor, "n ..."]) -> UnifiedTensor:
-        """A table of other rows, from wherever they are, with this one's home and propagation."""
-        return unified(rows.cpu(), home=self.home, propagates=self.propagates)
+        """A table of other rows, from any device, with this one's settings."""
+        return unified(rows.cpu(), default_device=self.default_device, propagates=self.propagates)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UnifiedTensor:
         if id(self) not in memo:
             self.synchronize()
             optimizer = copy.deepcopy(self.optimizer, memo)
-            memo[id(self)] = _rebuilt(self._plain.clone(), optimizer, self._settings(mapped=False))
+            memo[id(self)] = _make(self._plain.clone(), optimizer, **self._settings())
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         self.synchronize()
-        if self._is_face and not getattr(self, "_is_param", False):
+        if self._is_alias and not self._is_param:
             return self._plain.__reduce_ex__(protocol)
-        return _rebuilt, (self._plain, self.optimizer, self._settings(mapped=False))
+        return partial(_make, **self._settings()), (self._plain, self.optimizer)
 
-    def _settings(self, mapped: bool) -> dict[str, Any]:
-        kind = {"requires_grad": self.requires_grad, "parameter": getattr(self, "_is_param", False)}
-        return {"mapped": mapped, "home": self.home, "propagates": self.propagates, **kind}
+    def _settings(self) -> dict[str, Any]:
+        """What makes a table of other memory like this one."""
+        kind = {"requires_grad": self.requires_grad, "parameter": self._is_param}
+        return {"default_device": self.default_device, "propagates": self.propagates, **kind}
 
 
 def _make(
     rows: Tensor,
     optimizer: RowOptimizer | None,
-    mapped: bool,
-    home: torch.device | None,
+    *,
+    default_device: torch.device | None,
     propagates: bool,
+    mapped: bool = False,
+    requires_grad: bool = False,
+    parameter: bool = False,
 ) -> UnifiedTensor:
     expect(rows.is_cpu, "rows", "host memory", rows.device, "move them with .cpu()")
     strided = rows.layout == torch.strided
     expect(strided, "rows", "a dense tensor", rows.layout, "call .to_dense()")
     expect(rows.dim() >= 1, "rows", "at least one axis", "a number", "stack the rows")
     table = torch.Tensor._make_subclass(UnifiedTensor, rows)
-    table.optimizer, table.home, table.propagates = optimizer, home, propagates
-    table._plain, table._is_face = rows, False
-    table._mapped = mapped
+    table.optimizer, table.default_device, table.propagates = optimizer, default_device, propagates
+    table._plain, table._mapped, table._is_alias = rows, mapped, False
+    table._is_param = parameter  # torch takes a tensor with this mark for a parameter
     table._row_bytes = math.prod(rows.shape[1:]) * rows.element_size()
     table._buffers = Buffers()
     table._device_rows = DeviceRows(rows, mapped)
-    return table
-
-
-def _rebuilt(
-    rows: Tensor, optimizer: RowOptimizer | None, settings: dict[str, Any]
-) -> UnifiedTensor:
-    grad, parameter = settings.pop("requires_grad"), settings.pop("parameter")
-    table = _make(rows, optimizer, **settings)
-    if parameter:
-        table._is_param = True
-    table.requires_grad_(grad)
+    table.requires_grad_(requires_grad)
     return table

@@ -14,7 +14,8 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -110,18 +111,29 @@ def resolve_precision(
 
 
 def plain(value: Any) -> Any:
-    """An argument of a model as JSON holds it; an object is named as ``module:name``.
+    """An argument of a model as JSON holds it.
+
+    A function or another object is named as ``module:name``; a dataclass and a partial function are
+    written with their fields and arguments, a trained part as it was begun.
 
     Example:
         >>> plain((15, 10)), plain(json.dumps), plain(None)
         ([15, 10], 'json:dumps', None)
+        >>> plain(partial(json.dumps, indent=1))
+        {'function': 'json:dumps', 'indent': 1}
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
         return [plain(x) for x in value]
-    name = getattr(value, "__qualname__", type(value).__qualname__)
-    return f"{getattr(value, '__module__', type(value).__module__)}:{name}"
+    if isinstance(value, partial):
+        return {"function": plain(value.func), **{k: plain(x) for k, x in value.keywords.items()}}
+    value = getattr(value, "spec", value)
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    if not is_dataclass(value) or isinstance(value, type):
+        return name
+    return {"class": name, **{one.name: plain(getattr(value, one.name)) for one in fields(value)}}
 
 
 def is_plain(value: Any) -> bool:

@@ -234,8 +234,7 @@ class LabelModel:
         return kept, held_out if len(held_out) else None
 
     def _arguments(self) -> dict[str, Any]:
-        parts = {one.name: repr(getattr(self.parts, one.name)) for one in fields(self.parts)}
-        return parts | {"positives": self.parts.positives, "seed": self.parts.seed}
+        return {one.name: getattr(self.parts, one.name) for one in fields(self.parts)}
 
     # -- using ---------------------------------------------------------------------------------
 
@@ -305,7 +304,7 @@ class LabelModel:
         """Which texts hold no word that the model knows, as a boolean tensor ``[n]``."""
         return self.encoder.known(as_texts(texts)[0].all()).degrees() == 0
 
-    def encode(self, texts: Any) -> Float[Tensor, "n d"]:
+    def encode(self, texts: Any) -> Float[Tensor, "*n d"]:
         """Unit vectors of texts; of one text one vector, ``[d]``.
 
         Raises:
@@ -320,8 +319,8 @@ class LabelModel:
 
         Args:
             data: texts, with `labels`: all of them are judged; or a data set as `fit` takes it: its
-                test split, or all of it where it has none of its own. Examples that the model was
-                trained on are left out where the source has no split of its own.
+                test split, or where it has none of its own, all examples but those that the model
+                was trained on.
             labels: as for `fit`; matched with the model's by name. Labels that the model does not
                 have count as missed.
 
@@ -341,21 +340,21 @@ class LabelModel:
         found = data if isinstance(data, LabelData) else load(data)
         if not isinstance(found, LabelData):
             fail("data", "texts with labels", type(found).__name__, "evaluate on data like its own")
-        test = self._onto_own(found.test if len(found.test) else found.train, found.labels)
+        test = found.test if len(found.test) else found.train
+        if not found.own_split:  # what load held out is a fifth, which says nothing here
+            test = found.train.stack(found.test)
         seen = torch.isin(digests(test.texts), self._trained_on)
-        if bool(seen.any()):
-            count = int(seen.sum())
-            if found.own_split:
-                _log.warning(
-                    "%s: %d of %d test examples were trained on", found.name, count, len(test)
-                )
-            else:
-                _log.warning("%s: %d examples left out, which were trained on", found.name, count)
-                test = test.subset((~seen).nonzero().squeeze(1))
+        count = int(seen.sum())
+        if count and found.own_split:
+            told = "%s: %d of %d test examples were trained on"
+            _log.warning(told, found.name, count, len(test))
+        elif count:
+            _log.info("%s: %d examples left out, which were trained on", found.name, count)
+            test = test.subset((~seen).nonzero().squeeze(1))
         expect(
             len(test) > 0, found.name, "examples to evaluate on", "none", "name a file of others"
         )
-        return test
+        return _over(test, found.labels, self.labels)
 
     def _evaluated(self, test: Examples, run: Any = None) -> dict[str, float]:
         truth = self.predictor.truth
@@ -381,9 +380,6 @@ class LabelModel:
             return label_data(*given, label_names=labels.uids).train
         data = label_data(*given)
         return _over(data.train, data.labels, labels)
-
-    def _onto_own(self, examples: Examples, labels: Texts) -> Examples:
-        return _over(examples, labels, self.labels)
 
     # -- extending -----------------------------------------------------------------------------
 
@@ -507,7 +503,7 @@ def _over(examples: Examples, names: Texts, labels: Texts) -> Examples:
 
     Where names are numbers of lines and mean nothing, labels are matched by their texts.
     """
-    if names.uids == labels.uids:
+    if names.uids == labels.uids and names.all() == labels.all():
         return examples
     by_text = not set(names.uids) & set(labels.uids) or _numbered(names.uids, labels.uids)
     key = Texts.all if by_text and any(labels.all()) else (lambda texts: texts.uids)

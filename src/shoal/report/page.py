@@ -10,7 +10,6 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from shoal.core.columns import OF_GRAPHS, metric_table
 from shoal.report import charts
@@ -70,7 +69,7 @@ def page(name: str, history: History, stages: dict[str, History]) -> str:
     ks, rows = metric_table(history.last("test"))
     return template("page.html").render(
         name=name,
-        style=Markup(files("shoal.report").joinpath("page.css").read_text(encoding="utf-8")),
+        style=files("shoal.report").joinpath("page.css").read_text(encoding="utf-8"),
         facts=_facts(history),
         tiles=_tiles(history, list(stages.values())),
         sections=sections,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from shoal.sample.counter import GAMMA, MIX_1, MIX_2, signed
 
-_LANES = 512  # slots that a program holds: four a thread
+_LANES = 512  # slots that a program holds: four per thread
 _EXACT: dict[str, bool] = {"enable_fp_fusion": False}  # each product is rounded, as in torch
 _GAMMA, _MIX_1, _MIX_2 = tl.constexpr(GAMMA), tl.constexpr(MIX_1), tl.constexpr(MIX_2)
 

@@ -1,13 +1,13 @@
-"""Balanced clusters of directions: which points are hard for one another.
+"""Balanced clusters of directions: which examples are hard for one another.
 
 Recursive 2-means on the sphere whose halves have prescribed sizes, as NGAME, section 4.2 (Dahiya et
-al., WSDM 2023) asks: a set of m points that must hold k = ceil(m / size) clusters is cut into
-size * floor(k / 2) points on the left and the others on the right, until every set is one cluster.
-A cut maximizes the mean cosine of unit rows u to the center of their half,
+al., WSDM 2023) has it: a set of m examples that must hold k = ceil(m / size) clusters is cut into
+size * floor(k / 2) examples on the left and the others on the right, until every set is one
+cluster. A cut maximizes the mean cosine of unit rows u to the center of their half,
 
     (|sum of left u| + |sum of right u|) / m,
 
-by turns: the points with the highest u . delta go left, delta = center left - center right; each
+by turns: the examples with the highest u . delta go left, delta = center left - center right; each
 center becomes the normalized sum of its half. It ends when the mean cosine gains less than `tol`,
 the rule of NGAME's authors.
 
@@ -42,23 +42,23 @@ def balanced_clusters(
     tol: float = 1e-4,
     sample: int = 8192,
 ) -> Int[Tensor, " n"]:
-    """Order the points so that consecutive runs of `size` are clusters of like direction.
+    """Order the examples so that consecutive runs of `size` are clusters of like direction.
 
     Cluster c is ``order[c * size : (c + 1) * size]``; there are ceil(n / size) of them, all full
     but at most the last one. The same arguments, device and thread count give the same order.
 
     Args:
-        rows: one embedding a point, of any floating type and any length (a zero row has no
+        rows: one embedding per example, of any floating type and any length (a zero row has no
             direction and falls anywhere), on any device.
-        size: points in a full cluster, at least 1.
-        seed: of the points that cuts start from.
-        max_iter: iterations a cut at most; 16 gain 1 % of mean cosine over 6.
+        size: examples in a full cluster, at least 1.
+        seed: of the examples that cuts start from.
+        max_iter: iterations per cut at most; 16 gain 1 % of mean cosine over 6.
         tol: a cut ends when the mean cosine, 0 … 1, gains less; 1e-4 is that of NGAME's authors.
-        sample: a set of more points chooses its centers on at most so many, evenly spread along its
-            parent's u . delta; all points are then cut by them. Costs 0.5 % of mean cosine.
+        sample: a set of more examples chooses its centers on at most so many, evenly spread along
+            its parent's u . delta; all examples are then cut by them. Costs 0.5 % of mean cosine.
 
     Returns:
-        A permutation of the n point ids, on the device of the rows.
+        A permutation of the n example ids, on the device of the rows.
 
     Raises:
         InputError: if rows are not a finite floating matrix or a count is not positive.
@@ -73,7 +73,7 @@ def balanced_clusters(
         expect_positive(name, value)
     matrix = rows.dim() == 2 and rows.is_floating_point()
     kind = f"{rows.dtype} {tuple(rows.shape)}"
-    expect(matrix, "rows", "a floating matrix [n, d]", kind, "pass one embedding a point")
+    expect(matrix, "rows", "a floating matrix [n, d]", kind, "pass one embedding per example")
     take = _taker(rows)
     chunk = max(1, (2**28 if rows.is_cuda else 2**20) // max(1, rows.shape[1]))  # 1 GiB; a cache
     generator = torch.Generator().manual_seed(seed)
@@ -94,7 +94,7 @@ def balanced_clusters(
 
 
 def _taker(rows: Float[Tensor, "n d"]) -> _Take:
-    """Read sets of points: rows ``[s, m, d]`` in float32 and what makes each a unit row."""
+    """Read sets of examples: rows ``[s, m, d]`` in float32 and what makes each a unit row."""
     norms = torch.cat([part.float().norm(dim=1) for part in rows.split(2**16)])
     expect_finite("rows", norms)
     scale = torch.where(norms > 0, 1 / norms, 0)
@@ -122,7 +122,7 @@ def _cut(
     max_iter: int,
     tol: float,
 ) -> Float[Tensor, "s d"]:
-    """The delta that sends `share` of each set to the left, starting from a random point a set."""
+    """The delta that sends `share` of each set to the left, from a random example per set."""
     s, m, _ = x.shape
     left = round(share * m)
     each, start = torch.arange(s), torch.randint(m, (s,), generator=generator)
@@ -131,7 +131,7 @@ def _cut(
     value = 0.0
     for turn in range(max_iter):
         # topk and not a threshold: of equal scores exactly as many go left as there is room for,
-        # which also tells copies of different points apart that a cut has not separated yet.
+        # which also tells copies of different examples apart that a cut has not separated yet.
         highest = _score(x, w, delta).topk(left, dim=1, sorted=False).indices
         on_left = torch.zeros_like(w).scatter_(1, highest, w.gather(1, highest))
         above = torch.bmm(on_left.unsqueeze(1), x).squeeze(1)

@@ -11,7 +11,7 @@ blocks, input hop first:
   2023): zeros of the block are in-batch negatives, ones are all known positives.
 - :class:`Hop`: one hop as it is, such as from documents to their tokens.
 - :class:`Chain`: one after the other, where the labels or nodes of a shortlist have texts or
-  neighborhoods of their own; :class:`Both`: side by side.
+  neighborhoods of their own.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def expand(
     Args:
         csr: rows to read; square if `dst_in_src`.
         dst: row ids ``[b]``; repeats allowed unless `dst_in_src`.
-        fanout: entries drawn a row, at least 0; None takes all. This and the three arguments that
+        fanout: entries drawn per row, at least 0; None takes all. This and the three arguments that
             follow are those of :func:`~shoal.sample.fanout.draw`.
         generator: where randomness comes from; needed unless all are taken.
         replace: draw with replacement.
@@ -129,15 +129,16 @@ class Hop:
 
 @dataclass(frozen=True, eq=False)
 class ShortlistSampler:
-    """The labels that a batch of points scores, with every known positive marked.
+    """The labels that a batch of examples scores, with every known positive marked.
 
-    The shortlist is the union of `positives` labels a point and `extra` random ones; each label
-    stands once. Ones of the block are positives, its zeros negatives. A point without labels is a
-    legal seed: its row is empty, the whole shortlist is its negatives.
+    The shortlist is the union of `positives` labels per example and `extra` random ones; each label
+    stands once. Ones of the block are positives, its zeros negatives. An example without labels is
+    a legal seed: its row is empty, the whole shortlist is its negatives.
 
     Attributes:
-        labels: points x labels.
-        positives: labels drawn a point, without replacement, at least 1; None takes all of them.
+        labels: examples x labels.
+        positives: labels drawn per example, without replacement, at least 1; None takes all of
+            them.
         extra: further draws, uniform over all labels; a label drawn again is not added again.
         weighted: draw positives in proportion to ``labels.values`` (inverse propensities, say).
         dst_in_src: for a graph, whose labels are nodes: the seeds lead the shortlist, so that one
@@ -192,7 +193,7 @@ class NeighborSampler:
 
     Attributes:
         graph: row v lists the nodes that v reads from, its in-neighbors.
-        fanouts: entries drawn a node, one number a hop, the seeds' own hop first (as in PyG's
+        fanouts: entries drawn per node, one number per hop, the seeds' own hop first (as in PyG's
             ``num_neighbors``); None takes all.
         replace: draw with replacement.
         weighted: draw in proportion to ``graph.values``.
@@ -216,10 +217,10 @@ class NeighborSampler:
         Raises:
             InputError: if there is no hop.
         """
-        expect(len(self.fanouts) > 0, "fanouts", "a number a hop", "none", "pass [15, 10], say")
+        expect(len(self.fanouts) > 0, "fanouts", "a number per hop", "none", "pass [15, 10], say")
 
     def __call__(self, seeds: Int[Tensor, " b"], generator: Generator) -> list[Block]:
-        """Return one block a hop, input hop first: ``blocks[i].dst`` is ``blocks[i + 1].src``.
+        """Return one block per hop, input hop first: ``blocks[i].dst`` is ``blocks[i + 1].src``.
 
         Raises:
             InputError: if a seed is out of range or stands twice.
@@ -282,34 +283,6 @@ class Chain:
         name = "src" if rows == Chain.rows else getattr(rows, "__name__", repr(rows))
         steps = [repr(x).removeprefix("seeds -> ") for x in (self.outer, self.inner)]
         return f"seeds -> {steps[0]}\n  -> {name} -> {steps[1]}"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Both:
-    """The blocks of two block samplers for the same seeds, one after the other.
-
-    Attributes:
-        first: draws first, as if it were alone.
-        second: its blocks come last.
-
-    Example:
-        >>> labels = Csr.from_lists([[0, 3], [3]], n_cols=4)
-        >>> every = ShortlistSampler(labels, positives=None)
-        >>> one, both = Both(Hop(labels, 1), every)(torch.arange(2), torch.Generator())
-        >>> one.indptr.tolist(), both.src.tolist()
-        ([0, 1, 2], [0, 3])
-    """
-
-    first: BlockSampler
-    second: BlockSampler
-
-    def __call__(self, seeds: Int[Tensor, " b"], generator: Generator) -> list[Block]:
-        """Return the blocks of the first, then those of the second."""
-        return [*self.first(seeds, generator), *self.second(seeds, generator)]
-
-    def __repr__(self) -> str:
-        """Both, side by side."""
-        return f"({self.first!r}, beside {self.second!r})"
 
 
 def dst_then_src(block: Block, offset: int) -> Int[Tensor, " b_plus_s"]:

@@ -49,8 +49,8 @@ def draw(
 
     Args:
         csr: the rows; with `weighted`, its values are the weights.
-        rows: which rows, ``[b]``; one that is repeated is drawn anew.
-        fanout: entries a row, at least 0; None takes every entry, of whatever weight.
+        rows: which rows, ``[b]``; one that is repeated is drawn again.
+        fanout: entries per row, at least 0; None takes every entry, of whatever weight.
         generator: where randomness comes from, best a CPU's, whatever the device of `csr`, since
             others are waited for; needed unless all are taken.
         replace: take `fanout` independent draws from every row that is not empty. Without it, a row
@@ -160,7 +160,7 @@ def by_columns(
         start: position of each row's first entry.
         degrees: entries of each row; those with at most `fanout` give all of them, in order.
         offsets: where in the result each row's entries begin.
-        fanout: entries a row.
+        fanout: entries per row.
         random: where randomness comes from; row i reads it from ``fanout·i``.
     """
     counts = offsets.diff()
@@ -246,9 +246,9 @@ def _probe(device: torch.device) -> bool:
     """Whether a tiny draw by the kernel gives what torch gives."""
     from shoal.sample import _triton
 
-    parts = [torch.tensor(x, device=device) for x in ([0, 9], [9, 1], [0, 3, 4])]
-    drawn = _triton.subsets(*parts, fanout=3, key=1)
-    return torch.equal(drawn, by_columns(*parts, 3, CounterRandom(1)))
+    start, degrees, offsets = (torch.tensor(x, device=device) for x in ([0, 9], [9, 1], [0, 3, 4]))
+    drawn = _triton.subsets(start, degrees, offsets, 3, key=1)
+    return torch.equal(drawn, by_columns(start, degrees, offsets, 3, CounterRandom(1)))
 
 
 def _offsets(counts: Int[Tensor, " b"]) -> Int[Tensor, " b_plus_1"]:

@@ -1,9 +1,9 @@
-"""How hard the batches' negatives are: the recall of each point's true hardest negatives.
+"""How hard the batches' negatives are: the recall of each example's true hardest negatives.
 
-The k hardest negatives of point i are the k labels of largest inner product with it, over *all*
-labels that are not its positives. A batch offers point i the labels of its shortlist, so
+The k hardest negatives of example i are the k labels of largest inner product with it, over *all*
+labels that are not its positives. A batch offers example i the labels of its shortlist, so
 
-    recall@k = mean over points of |hardest k of i  ∩  shortlist of i's batch| / k,
+    recall@k = mean over examples of |hardest k of i  ∩  shortlist of i's batch| / k,
 
 the share of what exhaustive negative mining would find that in-batch negatives hold for nothing
 (NGAME, section 4, Dahiya et al., WSDM 2023, argues by it that clustered batches suffice). It needs
@@ -25,7 +25,7 @@ from shoal.core.search import top_k
 
 
 def hard_negative_recall(
-    points: Float[Tensor, "n d"],
+    examples: Float[Tensor, "n d"],
     labels: Float[Tensor, "l d"],
     truth: Csr,
     batches: Iterable[Tensor],
@@ -34,29 +34,29 @@ def hard_negative_recall(
     sample: int = 2000,
     seed: int = 0,
 ) -> dict[int, float]:
-    """Measure which share of each point's k hardest negatives its batch holds.
+    """Measure which share of each example's k hardest negatives its batch holds.
 
     Args:
-        points: an embedding a point.
-        labels: an embedding a label; the inner product with a point is their score.
+        examples: an embedding per example.
+        labels: an embedding per label; the inner product with an example is their score.
         truth: ``[n, l]``, all known positives.
         batches: seeds ``[b]`` of each batch, as a batch sampler yields them.
         shortlist: a block sampler; `src` of its last block are the labels that a batch scores.
-        ks: how many negatives count as the hardest; a point with fewer negatives counts them all,
-            one with none does not count.
-        sample: so many points are looked at, drawn without replacement from all n; 2,000 leave a
+        ks: how many negatives count as the hardest; an example with fewer negatives counts them
+            all, one with none does not count.
+        sample: so many examples are looked at, drawn without replacement from all n; 2,000 leave a
             standard error of at most 1.1 points.
         seed: of the sample and of the shortlists.
 
     Returns:
-        For each k the mean share, 0 … 1, over the sampled points that occur in a batch.
+        For each k the mean share, 0 … 1, over the sampled examples that occur in a batch.
 
     Raises:
-        InputError: if shapes disagree, a k is not positive, or no sampled point is in a batch.
+        InputError: if shapes disagree, a k is not positive, or no sampled example is in a batch.
 
     Example:
         >>> from shoal.sample.expand import ShortlistSampler
-        >>> truth = Csr.from_lists([[0], [1], [2], [3]], n_cols=4)  # labels are the points
+        >>> truth = Csr.from_lists([[0], [1], [2], [3]], n_cols=4)  # labels are the examples
         >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         >>> for batches in ([[0, 1], [2, 3]], [[0, 2], [1, 3]]):
         ...     seeds = torch.tensor(batches).unbind()
@@ -64,18 +64,18 @@ def hard_negative_recall(
         {1: 1.0}
         {1: 0.0}
     """
-    shape = len(points), len(labels)
-    expect(truth.shape == shape, "truth", f"points x labels, {shape}", truth.shape, "align them")
+    shape = len(examples), len(labels)
+    expect(truth.shape == shape, "truth", f"examples x labels, {shape}", truth.shape, "align them")
     for name, value in (("sample", sample), *(("ks", k) for k in ks)):
         expect_positive(name, value)
     generator = Generator().manual_seed(seed)
-    picked = torch.randperm(len(points), generator=generator)[:sample].to(points.device)
-    row = torch.full((len(points),), -1, device=points.device).scatter_(
-        0, picked, torch.arange(len(picked), device=points.device)
+    picked = torch.randperm(len(examples), generator=generator)[:sample].to(examples.device)
+    row = torch.full((len(examples),), -1, device=examples.device).scatter_(
+        0, picked, torch.arange(len(picked), device=examples.device)
     )
-    _, hardest = top_k(points[picked], labels, min(max(ks), len(labels)), truth.rows(picked))
+    _, hardest = top_k(examples[picked], labels, min(max(ks), len(labels)), truth.rows(picked))
     held, seen = _held(hardest, row, len(labels), batches, shortlist, generator)
-    expect(len(seen) > 0, "batches", "some of the sampled points", "none", "raise sample")
+    expect(len(seen) > 0, "batches", "some of the sampled examples", "none", "raise sample")
     return {k: _mean_share(held[:, :k], hardest[seen, :k] >= 0) for k in ks}
 
 
@@ -84,17 +84,17 @@ def batch_hardness(
 ) -> dict[str, float]:
     """How near a batch's hardest negatives come to its positives, from what the step computed.
 
-    Cheap enough to watch while training runs: 128 points against 2,000 labels of width 256 are a
+    Cheap enough to watch while training runs: 128 examples against 2,000 labels of width 256 are a
     hundredth of a step's arithmetic.
 
     Args:
         outputs: embeddings of the shortlist's `dst`, then of its `src`.
         shortlist: all known positives between the two.
-        sample: at most so many points are looked at, evenly spread over the batch.
+        sample: at most so many examples are looked at, evenly spread over the batch.
 
     Returns:
-        mean inner products: ``hardest_negative``, each point's highest over the labels that are not
-        its positives, and ``positive``, over its positives. Empty if no point has both.
+        mean inner products: ``hardest_negative``, each example's highest over the labels that are
+        not its positives, and ``positive``, over its positives. Empty if no example has both.
 
     Example:
         >>> ids = torch.tensor([0])
@@ -102,11 +102,11 @@ def batch_hardness(
         >>> batch_hardness(torch.tensor([[1.0, 0.0], [0.75, 0.0], [0.5, 0.0]]), one)
         {'hardest_negative': 0.5, 'positive': 0.75}
     """
-    points, labels = outputs.detach().split([len(shortlist.dst), len(shortlist.src)])
-    picked = torch.arange(0, len(points), -(-len(points) // sample), device=points.device)
+    examples, labels = outputs.detach().split([len(shortlist.dst), len(shortlist.src)])
+    picked = torch.arange(0, len(examples), -(-len(examples) // sample), device=examples.device)
     known = shortlist.csr.rows(picked)
     row, column = known.row_ids(), known.indices.long()
-    scores = (points[picked] @ labels.T).float()
+    scores = (examples[picked] @ labels.T).float()
     positive = scores[row, column]
     scores[row, column] = -torch.inf
     hardest = scores.amax(dim=1)[known.degrees() > 0]
@@ -131,7 +131,7 @@ def _held(
         visits = row[seeds.to(row.device)]
         visits = visits[visits >= 0]
         src = shortlist(seeds, generator)[-1].src
-        # One place more than labels: -1, where a point has too few negatives, is never held.
+        # One place more than labels: -1, where an example has too few negatives, is never held.
         inside = torch.zeros(n_labels + 1, dtype=torch.bool, device=row.device)
         inside[src.to(row.device).long()] = True
         held.append(inside[hardest[visits]])

@@ -33,8 +33,9 @@ class PairSampler:
 
     Attributes:
         links: ``[n, n]``, rows sorted; row u lists the nodes that u is linked with.
-        positives: links drawn a seed, without replacement, at least 1.
-        negatives: uniform nodes a link, at least 1; the seed itself is left out where it is drawn.
+        positives: links drawn per seed, without replacement, at least 1.
+        negatives: uniform nodes per link, at least 1; the seed itself is left out where it is
+            drawn.
         loss: the kind of loss that reads such a block: each listed pair is scored by itself.
 
     Example:

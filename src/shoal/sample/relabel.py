@@ -19,7 +19,7 @@ from shoal.core.csr import Csr
 
 
 class Scratch(threading.local):
-    """One reusable int32 map over columns for each thread that expands: 4 bytes a column.
+    """One reusable int32 map over columns for each thread that expands: 4 bytes per column.
 
     A fresh map would cost a page fault for nearly every column it touches, more than the hop itself
     from some millions of columns on. Its content is never cleared (see :func:`distinct`).

@@ -7,7 +7,7 @@ attribute ``sampling`` says how the seeds of a batch are drawn, ``"independent"`
 state, so a run that is resumed by ``load_state_dict`` and ``itertools.islice(sampler, k, None)``
 sees the batches that the uninterrupted run would have seen.
 
-:class:`ClusterBatchSampler` packs batches from whole clusters of similar points, whose positives
+:class:`ClusterBatchSampler` packs batches from whole clusters of similar examples, whose positives
 are one another's hard negatives (NGAME, section 4.2: Dahiya et al., WSDM 2023);
 :class:`EmbeddingBank` holds the embeddings that the training step computes anyway, for the next
 refresh.
@@ -54,11 +54,11 @@ class Subset:
 
 
 class RandomBatchSampler:
-    """Every point once an epoch, in a new uniformly random order.
+    """Every example once an epoch, in a new uniformly random order.
 
     Args:
-        n: how many points there are; seeds lie in ``[0, n)``.
-        batch_size: points a batch.
+        n: how many examples there are; seeds lie in ``[0, n)``.
+        batch_size: examples per batch.
         seed: of all orders; at least 0.
         drop_last: leave the last batch out if it is short.
 
@@ -102,24 +102,25 @@ class RandomBatchSampler:
         return {"epoch": self.epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that :meth:`state_dict` of a like sampler returned."""
+        """Load the state that :meth:`state_dict` of a like sampler returned."""
         self.epoch = int(state["epoch"])
 
 
 class ClusterBatchSampler(RandomBatchSampler):
-    """Every point once an epoch, in batches of whole clusters of similar points.
+    """Every example once an epoch, in batches of whole clusters of similar examples.
 
-    Until the first :meth:`refresh` every point is a cluster of its own, so batches are random.
-    Clusters stay until the next refresh; each epoch shuffles them anew. The one cluster that may be
-    short comes last, so that none straddles two batches.
+    Until the first :meth:`refresh` every example is a cluster of its own, so batches are random.
+    Clusters stay until the next refresh; each epoch shuffles them again. The one that may be short
+    comes last, so that none straddles two batches.
 
     Args:
-        n: how many points there are; seeds lie in ``[0, n)``.
-        batch_size: points a batch, a multiple of every cluster size.
-        cluster_size: points a cluster, or a curriculum: (epoch, size) pairs by rising epoch, each
-            size in force from its epoch on, 1 before the first (NGAME doubles the size over time).
+        n: how many examples there are; seeds lie in ``[0, n)``.
+        batch_size: examples per batch, a multiple of every cluster size.
+        cluster_size: examples per cluster, or a curriculum: (epoch, size) pairs by rising epoch,
+            each size in force from its epoch on, 1 before the first (NGAME doubles the size over
+            time).
         seed: of clusters and orders; at least 0.
-        drop_last: leave the last batch out if it is short; points of the short cluster then wait
+        drop_last: leave the last batch out if it is short; examples of the short cluster then wait
             for the next refresh.
 
     Raises:
@@ -156,19 +157,19 @@ class ClusterBatchSampler(RandomBatchSampler):
         return next((size for start, size in reversed(self.curriculum) if start <= epoch), 1)
 
     def refresh(self, embeddings: Float[Tensor, "n d"]) -> None:
-        """Cluster anew, with the current epoch's size; the next iteration uses the clusters.
+        """Cluster again, with the current epoch's size; the next iteration uses the clusters.
 
         Call it between epochs: an iteration that has begun keeps its batches.
 
         Args:
-            embeddings: one row a point, stale or fresh, of any floating type, on any device.
+            embeddings: one row per example, stale or fresh, of any floating type, on any device.
 
         Raises:
-            InputError: if there is not one finite row a point.
+            InputError: if there is not one finite row per example.
         """
         fits = embeddings.dim() == 2 and len(embeddings) == self.n
         got = tuple(embeddings.shape)
-        expect(fits, "embeddings", f"one row a point, [{self.n}, d]", got, "embed all points")
+        expect(fits, "embeddings", f"one row per example, [{self.n}, d]", got, "embed all examples")
         self.size = self.size_at(self.epoch)
         if self.size == 1:
             self.order = torch.arange(self.n, dtype=torch.int32)
@@ -189,26 +190,26 @@ class ClusterBatchSampler(RandomBatchSampler):
         return {"epoch": self.epoch, "size": self.size, "order": self.order.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that :meth:`state_dict` of a like sampler returned.
+        """Load the state that :meth:`state_dict` of a like sampler returned.
 
         Raises:
-            InputError: if it is the state of a sampler over another number of points.
+            InputError: if it is the state of a sampler over another number of examples.
         """
         order, size = state["order"], int(state["size"])
         same = len(order) == self.n
-        expect(same, "state", f"clusters of {self.n} points", len(order), "load its own state")
+        expect(same, "state", f"clusters of {self.n} examples", len(order), "load its own state")
         expect_ids("state", order, self.n)
         self.epoch, self.size, self.order = int(state["epoch"]), size, order.int().clone()
 
 
 class EmbeddingBank:
-    """The latest embedding of every point, at most one epoch stale, filled by the training step.
+    """The latest embedding of every example, at most one epoch stale, filled by the training step.
 
     Rows are stored at unit length, since clusters read directions only; so half precision neither
     overflows nor loses small rows. The bank takes 2 n d bytes in float16; so does its state.
 
     Args:
-        n: points.
+        n: examples.
         d: width of an embedding.
         dtype: in which rows are kept; half precision by default, a thousandth of a cosine.
         device: where they are kept.
@@ -234,7 +235,7 @@ class EmbeddingBank:
 
     @property
     def filled(self) -> float:
-        """Share of the points that have a row, 0 … 1."""
+        """Share of the examples that have a row, 0 … 1."""
         return float(self.written.float().mean())
 
     def write(self, ids: Int[Tensor, " b"], rows: Float[Tensor, "b d"]) -> None:
@@ -254,7 +255,7 @@ class EmbeddingBank:
         return {"rows": self.rows.clone(), "written": self.written.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the state that :meth:`state_dict` of a like bank returned.
+        """Load the state that :meth:`state_dict` of a like bank returned.
 
         Raises:
             InputError: if it is the state of a bank of another shape.

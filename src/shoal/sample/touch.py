@@ -35,8 +35,8 @@ def touch_probability(
     Args:
         graph: row v lists the nodes that v reads, as in ``NeighborSampler``.
         seeds: the nodes that batches are made of, each once.
-        fanouts: entries drawn a node, the seeds' own hop first; None takes all.
-        batch_size: seeds a batch.
+        fanouts: entries drawn per node, the seeds' own hop first; None takes all.
+        batch_size: seeds per batch.
 
     Returns:
         float64 in [0, 1].

@@ -14,14 +14,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import shoal
 from shoal.tasks import named, task
 from shoal.tasks.settings import File, Int, Table, Text, Training
-
-if TYPE_CHECKING:
-    from shoal.models.labels import LabelModel
 
 _log = logging.getLogger("shoal")
 
@@ -162,7 +159,7 @@ def train(
     watchers = callbacks("encoder")
     progress = shoal.fit(job, limits, run, resume=resume, step=step, callbacks=watchers)
     encoder = encoder.load_trained(run.load_model())
-    # what is known decides propensities, whichever rankers there are
+    # known labels say how rare each is, which PSP needs of an encoder that ranks alone, too
     predictor = shoal.Predictor(encoder, data.labels, label_tokens, alone, truth=data.train.labels)
     enough = held_out is not None and len(held_out) >= FEWEST
     combines = parts.combiner is not None and enough
@@ -172,7 +169,7 @@ def train(
         told = "%d held-out examples are too few to combine rankers (%d are enough): the encoder "
         told += "ranks alone, and scores are cosines, no probabilities"
         _log.warning(told, 0 if held_out is None else len(held_out), FEWEST)
-        return shoal.with_known(predictor, alone, data.train), progress
+        return predictor, progress
 
     weights = None
     if parts.classifiers is not None:
@@ -263,7 +260,7 @@ class LabelSettings(Training):
 
 
 @task("labels", LabelSettings, model="shoal.models.labels:LabelModel")
-def model_of(settings: LabelSettings) -> LabelModel:
+def model_of(settings: LabelSettings) -> shoal.LabelModel:
     """The model that the command's settings describe.
 
     Raises:
@@ -313,10 +310,11 @@ def encoder_of(settings: LabelSettings) -> Any:
 
 def batches_of(settings: LabelSettings, usual: int) -> Any:
     """The batches that are asked for; `usual` is the batch size of the encoder."""
-    asked, size = settings.batches, settings.batch_size or usual
+    asked, size = settings.batches, settings.batch_size
+    size = usual if size is None else size
     if asked.batches == "ngame":
         # a smaller batch than one cluster is one cluster
-        cluster = asked.cluster_size or min(64, size)
+        cluster = min(64, max(size, 1)) if asked.cluster_size is None else asked.cluster_size
         return shoal.Clustered(size, cluster)
     _belongs(asked.cluster_size is None, "cluster_size", "--batches ngame", asked.batches)
     return shoal.Random(size) if asked.batches == "random" else named(asked.batches, "batches")
