@@ -329,7 +329,7 @@ def test_all_rows_of_a_test_file_are_judged(tmp_path: Path) -> None:
     """A file of other rows has no training part: wrong labels count, in whichever fifth."""
     texts = [f"{color} thing {i}" for i in range(12) for color in ("red", "blue")]
     model = by_encoder(batches=shoal.Clustered(8, 4))
-    model.fit(texts, [text.split()[0] for text in texts], valid=0.0, epochs=6)
+    model.fit(texts, [text.split()[0] for text in texts], valid=0.0, epochs=20)
     rows = [f"a {color} one {i}" for i in range(10) for color in ("red", "blue")]
     wrong = {"red": "blue", "blue": "red"}
     lines = [f"{x},{x.split()[1] if i < 5 else wrong[x.split()[1]]}" for i, x in enumerate(rows)]
