@@ -19,9 +19,7 @@ from typing import Any
 
 import shoal
 from shoal.tasks import named, task
-from shoal.tasks.settings import File, Int, Table, Text, Training
-
-_log = logging.getLogger("shoal")
+from shoal.tasks.settings import From, Int, Table, Text, Training
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
@@ -167,9 +165,9 @@ def train(
     if progress.stopped == "interrupt":
         return predictor, progress
     if not combines and parts.combiner is not None:
-        told = "%d held-out examples are too few to combine rankers (%d are enough): the encoder "
-        told += "ranks alone, and scores are cosines, no probabilities"
-        _log.warning(told, 0 if held_out is None else len(held_out), FEWEST)
+        said = "%d held-out examples, %d are needed to weigh rankers: the encoder ranks alone, "
+        said += "and scores are cosines, no probabilities"
+        logging.getLogger("shoal").warning(said, len(held_out or ()), FEWEST)
         return predictor, progress
 
     weights = None
@@ -222,7 +220,7 @@ class EncoderSettings:
     """Tokens of a text that a transformer reads; 128 by default."""
     lora: Int = None
     """Train low-rank adapters of this rank in place of a transformer's weights."""
-    from_: File = None
+    from_: From = None
     """Start with the weights and vocabulary of this trained run or export."""
 
 
