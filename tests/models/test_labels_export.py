@@ -1,4 +1,4 @@
-"""An export answers like its model, in a fresh process and by others, and is whole or not at all."""
+"""An export answers like its model, by shoal and by others, and is whole or not at all."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         given = {"batches": shoal.Clustered(60, 6), "device": "cpu"} | parts(bert)
         model = shoal.LabelModel(**given)
         valid = 0.5 if name == "ensemble" else 0.0
-        model.fit(DATA, valid=valid, steps=3, out=folder / "runs" / name)
+        model.fit(DATA, valid=valid, steps=8, out=folder / "runs" / name)
         model.export(folder / f"{name}-out", documents=DATA.test.texts)
     return folder
 
@@ -129,7 +129,7 @@ def test_what_is_lost_is_said(world: Path) -> None:
     """Of a title with content a plain string makes a neighbor; how near is told."""
     about = json.loads((world / "ensemble-out" / "model.json").read_text())
     mine, long, _ = about["exported"]
-    assert mine["reads"] == "document title" and -1 < mine["least"] <= mine["mean"] < 1
+    assert mine["reads"] == "document title" and -1 < mine["least"] < mine["mean"] < 1
     assert 0.5 < mine["mean"] < long["mean"] < 1 and "title and content" in long["reads"]
     assert mine["sample"] == "documents"
     (plain,) = json.loads((world / "plain-out" / "model.json").read_text())["exported"]

@@ -1,4 +1,4 @@
-"""Runs of label models: stopped and resumed, finished, gone on with, and what their folders hold."""
+"""Runs of label models: stopped and resumed, finished, gone on with; what their folders hold."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_an_interrupted_model_predicts_by_its_encoder(tmp_path: Path) -> None:
     model = small()
     fit(tmp_path / "run", model, callbacks=[Interrupt(5)])
     assert len(model.predict("w1 w2", k=3)) == 3 and not model.probabilities
-    with pytest.raises(InputError, match="expected a whole model.*resume the run"):
+    with pytest.raises(InputError, match=r"expected a whole model.*resume the run"):
         shoal.open(tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""Classifiers: loss-skip in chunks moves classifiers and embeddings as autograd over all logits does."""
+"""Classifiers: loss-skip in chunks moves them as autograd over all logits does."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.core.losses import decoupled_softmax
 from shoal.fetch.unified import unified
-from shoal.fetch.update import RowAdagrad, RowAdam, RowSGD
+from shoal.fetch.update import RowAdam, RowSGD
 from shoal.rank.classifiers import (
     AllLabels,
-    Classifiers,
     NoGather,
     classifier_job,
     with_label_examples,
@@ -190,7 +189,9 @@ def test_an_encoder_behind_them_is_trained() -> None:
     features = torch.randn(40, 8, generator=generator)
     y = torch.eye(40, dtype=torch.bool)
     encoder = torch.nn.Linear(8, 16)
-    classifiers = OneVsAll.of(torch.randn(40, 16, generator=generator), RowAdam(0.05), temperature=1.0)
+    classifiers = OneVsAll.of(
+        torch.randn(40, 16, generator=generator), RowAdam(0.05), temperature=1.0
+    )
     adam = torch.optim.Adam(encoder.parameters(), 0.05)
     losses = []
     for _ in range(30):
@@ -211,7 +212,9 @@ def fixed(mode: str) -> tuple[OneVsAll, Job]:
     x = torch.randn(30, 4, generator=generator)
     classifiers = OneVsAll.of(torch.randn(12, 4, generator=generator), RowAdam(0.05), chunk=5)
     blocks = AllLabels(labels) if mode == "all" else ShortlistSampler(labels, 2)
-    return classifiers, classifier_job(classifiers, x, RandomBatchSampler(30, 8, seed=1), blocks, warmup=2)
+    return classifiers, classifier_job(
+        classifiers, x, RandomBatchSampler(30, 8, seed=1), blocks, warmup=2
+    )
 
 
 def interrupted(job: Job, step: int) -> Job:
@@ -250,7 +253,9 @@ def test_the_loader_gathers_nothing() -> None:
     batch = next(iter(job.loader))
     assert batch.src.shape == (0, 4) and len(batch.blocks) == 2
     assert len(batch.seeds) == 8 and len(batch.blocks[-1].src) == 12
-    empty, block = NoGather(AllLabels(Csr.from_lists([[1]], 2)))(torch.tensor([0]), torch.Generator())
+    empty, block = NoGather(AllLabels(Csr.from_lists([[1]], 2)))(
+        torch.tensor([0]), torch.Generator()
+    )
     assert empty.src.numel() == 0 and block.mask().tolist() == [[False, True]]
 
 
@@ -276,9 +281,13 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match="label_rows: expected finite rows"):
         OneVsAll.of(w * torch.nan, RowSGD(1.0))
     classifiers = OneVsAll.of(w, RowSGD(1.0))
-    with pytest.raises(InputError, match=r"x: expected one embedding per point of the block, \(1, 2"):
+    with pytest.raises(
+        InputError, match=r"x: expected one embedding per point of the block, \(1, 2"
+    ):
         one_vs_all_loss(classifiers, torch.ones(2, 2), block_of(torch.ones(1, 3) > 0))
     with pytest.raises(InputError, match=r"x: expected rows of 2, got \(4, 3\)"):
         classifier_job(classifiers, torch.ones(4, 3), [[0]], AllLabels(Csr.from_lists([[0]], 3)))
     with pytest.raises(InputError, match="dropout: expected a share"):
-        classifier_job(classifiers, torch.ones(1, 2), [[0]], AllLabels(Csr.from_lists([[0]], 3)), dropout=1.0)
+        classifier_job(
+            classifiers, torch.ones(1, 2), [[0]], AllLabels(Csr.from_lists([[0]], 3)), dropout=1.0
+        )

@@ -1,4 +1,4 @@
-"""Ensembles: features against a literal version, and what the network learns on planted evidence."""
+"""Ensembles: features against a literal version; what the network learns from planted ones."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_bad_input_is_named() -> None:
         join([random_ranking(1, 5, 2, 0), random_ranking(2, 5, 2, 0)], torch.zeros(5))
     candidates, _ = planted(10, seed=0)
     nothing = Csr(torch.zeros(11, dtype=torch.long), torch.zeros(0, dtype=torch.long), 40)
-    with pytest.raises(InputError, match="rare: expected a power of at least 0, got -1.0"):
+    with pytest.raises(InputError, match=r"rare: expected a power of at least 0, got -1.0"):
         NetworkCombiner(rare=-1.0)
     with pytest.raises(InputError, match="candidates: expected some true ones"):
         fitted(candidates, nothing)

@@ -31,9 +31,7 @@ def ensemble(alone: Predictor) -> Predictor:
     """The same with all rankers, classifiers of twice the length of embeddings."""
     train, held_out = validation_split(DATA, 0.6, seed=0)
     combiner, classifiers = shoal.NetworkCombiner(), 2 * alone.label_embeddings
-    return fit_ensemble(
-        alone, shoal.RANKERS, combiner, train, held_out, train, classifiers, seed=0
-    )
+    return fit_ensemble(alone, shoal.RANKERS, combiner, train, held_out, train, classifiers, seed=0)
 
 
 def test_old_labels_keep_scores_and_order(alone: Predictor) -> None:

@@ -39,9 +39,7 @@ def classifiers() -> torch.Tensor:
 def ensemble(alone: Predictor, classifiers: torch.Tensor) -> Predictor:
     """All rankers, combined on the held-out half."""
     combiner = shoal.NetworkCombiner()
-    return fit_ensemble(
-        alone, shoal.RANKERS, combiner, TRAIN, HELD_OUT, TRAIN, classifiers, seed=0
-    )
+    return fit_ensemble(alone, shoal.RANKERS, combiner, TRAIN, HELD_OUT, TRAIN, classifiers, seed=0)
 
 
 def hits(top: torch.Tensor) -> float:
@@ -156,9 +154,9 @@ def test_bad_input_is_named(ensemble: Predictor, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="k: expected at most the 30 labels, got 31"):
         ensemble.rank(Texts.of(["a"]), 31)
     about, state = ensemble.save(tmp_path)
-    with pytest.raises(InputError, match="expected one of classifiers, encoder, .* got mine"):
+    with pytest.raises(InputError, match=r"expected one of classifiers, encoder, .* got mine"):
         Predictor.open(tmp_path, about | {"rankers": ["mine"] * 6}, state)
-    with pytest.raises(InputError, match="expected an encoder of kind bag, .*got mine"):
+    with pytest.raises(InputError, match=r"expected an encoder of kind bag, .*got mine"):
         Predictor.open(tmp_path, about | {"encoder": {"kind": "mine"}}, state)
     with pytest.raises(InputError, match="expected the parts of a label model, got KeyError"):
         Predictor.open(tmp_path, about, {})

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 # registered when they are imported: encoders and combiners that a folder may name
-import shoal.rank.tree
+import shoal.rank.tree  # noqa: F401
 import shoal.text.transformer  # noqa: F401
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive, fail
