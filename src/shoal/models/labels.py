@@ -128,7 +128,7 @@ class LabelModel:
         data: Any,
         labels: Any = None,
         *,
-        valid: float | tuple[Any, Any] | Examples = 0.1,
+        valid: float | int | tuple[Any, Any] | Examples = 0.1,
         test: tuple[Any, Any] | Examples | None = None,
         out: str | Path | None = None,
         resume: bool = False,
