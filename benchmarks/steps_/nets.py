@@ -227,24 +227,22 @@ class _Rows(nn.Module):
 
 def labels(data: Path | None, quick: bool) -> list[Net]:
     """Label job: unit vectors of bags, the in-batch softmax, on a part of WordNet."""
-    from dataclasses import replace
     from functools import partial
-
-    from shoal.tasks.prepared import prepare
 
     from shoal.core.losses import decoupled_softmax
     from shoal.core.objectives import in_batch
     from shoal.data import load
     from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
     from shoal.sample.seeds import RandomBatchSampler
+    from shoal.text.bag import BagEncoder
 
     whole = load("wordnet")
     n = 1024 if quick else 8192
     order = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(0))
-    prepared = prepare(replace(whole, train=whole.train.subset(order[:n])), 0.0, 0)
-    side = prepared.side("point")
-    rows = prepared.lexicon.vocabulary.first_rows(prepared.tokens, 32, 0)  # pyright: ignore
-    blocks = Chain(ShortlistSampler(side.truth), Hop(side.tokens), partial(dst_then_src, offset=n))
+    train, spec = whole.train.subset(order[:n]), BagEncoder(dim=32)
+    bag, tokens = spec.begin(train.texts, whole.labels, seed=0, device="cpu", folder=None)
+    rows = bag.rows
+    blocks = Chain(ShortlistSampler(train.labels), Hop(tokens), partial(dst_then_src, offset=n))
     criterion = in_batch(decoupled_softmax)
 
     def loader(b: int, seed: int) -> Any:
