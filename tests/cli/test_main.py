@@ -309,7 +309,6 @@ def test_config_of_another_task_is_refused() -> None:
 TOY = """
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import shoal
 from shoal.tasks.settings import Training
@@ -327,8 +326,7 @@ class Toy:
         Path(out).mkdir(parents=True)
         for callback in callbacks:
             callback.begin(None, None)
-        return SimpleNamespace(stopped="steps", steps=steps, seconds=0.0, loss=1.0 * self.size,
-                               size=0, test={"P@1": 50.0})
+        return shoal.Result(Path(out), "steps", steps, 0.0, 1.0 * self.size, test={"P@1": 50.0})
 
 @shoal.task("toy", ToySettings, model="toy_task:Toy")
 def task(asked):
