@@ -19,12 +19,12 @@ from statistics import median
 
 import numpy as np
 import torch
+from labels_ import Begun
 from torch import Tensor
 
-from shoal.data import load
-from shoal.rank.predictor import embed
-from shoal.sample.clusters import balanced_clusters
-from shoal.tasks.labels import prepare
+import shoal
+from shoal.tasks.labels import Parts
+from shoal.text.bag import embed
 from shoal.text.vocabulary import random_rows
 
 SIZE = 64
@@ -32,8 +32,9 @@ SIZE = 64
 
 def untrained_rows(source: str) -> Tensor:
     """Embeddings of a data set's training points before any training: tf-idf, projected."""
-    prepared = prepare(load(source), 0.0, seed=0)
-    return embed(prepared.bags, random_rows(prepared.bags, 256, seed=0))
+    data = shoal.load(source)
+    bags = Begun.of(Parts(), data.train, data.labels).documents
+    return embed(bags, random_rows(bags, 256, seed=0))
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -69,7 +70,7 @@ def cosine(rows: Tensor, clusters: Sequence[np.ndarray]) -> float:
 
 
 def ours(rows: Tensor, size: int, seed: int) -> list[np.ndarray]:
-    return [ids.numpy() for ids in balanced_clusters(rows, size, seed).split(size)]
+    return [ids.numpy() for ids in shoal.balanced_clusters(rows, size, seed).split(size)]
 
 
 def timed(make: Callable[[int], list[np.ndarray]], rows: Tensor, seed: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A head over all labels: memory, and share of the machine's matrix-product peak.
+"""Classifiers over all labels: memory, and share of the machine's matrix-product peak.
 
 memory    peak resident memory of a process that trains all labels for two steps, above that of the
           same imports alone, as a multiple of the weights; a process of its own for each optimizer.
@@ -7,7 +7,7 @@ speed     floating-point operations a second of a step over all labels, relative
           own products in the same tiles, and of the same step with materialised logits, autograd
           and torch's own optimizer, A B A B.
 
-How accurate heads are: benchmarks/planted.py.
+How accurate classifiers are: benchmarks/planted.py.
 
     python benchmarks/head.py
 """
@@ -31,8 +31,8 @@ from shoal.core.block import Block
 from shoal.core.losses import decoupled_softmax
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam
-from shoal.rank.head import Head
-from shoal.rank.loss_skip import head_step
+from shoal.rank.loss_skip import one_vs_all_loss
+from shoal.rank.one_vs_all import OneVsAll
 
 OPTIMIZERS = {"RowAdagrad": RowAdagrad, "RowAdam": RowAdam}
 
@@ -60,10 +60,10 @@ def memory_child(optimizer: str, n_labels: int, dim: int) -> None:
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # the product's own buffers
     bare = status("VmRSS")
     rows = torch.empty(n_labels, dim).uniform_(-0.05, 0.05)
-    head = Head(unified(rows, OPTIMIZERS[optimizer](1e-3)))
+    head = OneVsAll(unified(rows, OPTIMIZERS[optimizer](1e-3)))
     block = every_label(64, n_labels)
     for _ in range(2):
-        head_step(head, torch.randn(64, dim), block)
+        step(head, torch.randn(64, dim, requires_grad=True), block)
     weights = rows.numel() * rows.element_size()
     print(json.dumps({"peak": status("VmHWM") - bare, "weights": weights}))
 
@@ -88,6 +88,11 @@ def seconds(job: Callable[[], Any]) -> float:
     begin = time.process_time()
     job()
     return (time.process_time() - begin) / torch.get_num_threads()
+
+
+def step(head: OneVsAll, x: Tensor, block: Block) -> None:
+    """Loss, gradient of x, and one step of the classifiers."""
+    one_vs_all_loss(head, x, block).backward()
 
 
 def dense_step(x: Tensor, rows: Tensor, block: Block, adagrad: torch.optim.Optimizer) -> None:
@@ -116,20 +121,20 @@ def speed(b: int, n_labels: int, dim: int, repeats: int) -> dict[str, Any]:
     square = torch.randn(2048, 2048, generator=generator)
     x, rows = (torch.randn(n, dim, generator=generator) / 16 for n in (b, n_labels))
     block, times = every_label(b, n_labels), {}
-    heads = {kind: Head.of(rows, RowAdagrad(1e-3), kind) for kind in ("binary", "decoupled")}
+    heads = {kind: OneVsAll.of(rows, RowAdagrad(1e-3), kind) for kind in ("binary", "decoupled")}
     leaf, dense = x.clone().requires_grad_(), rows.clone().requires_grad_()
     jobs: dict[str, Callable[[], Any]] = {
         "peak": lambda: square @ square,
         "dense": partial(dense_step, leaf, dense, block, torch.optim.Adagrad([dense], 1e-3)),
-        **{kind: partial(head_step, head, x, block) for kind, head in heads.items()},
+        **{kind: partial(step, head, leaf, block) for kind, head in heads.items()},
         "products": partial(products_alone, x, rows, 2**23 // (4 * b), passes=2),
     }
     for _ in range(repeats):
         for name, job in jobs.items():
             times[name] = min(times.get(name, torch.inf), seconds(job))
     peak = 2 * 2048**3 / times["peak"]
-    products = {"binary": 3, "decoupled": 4}  # of b x labels x dim multiplications and additions
-    rate = {kind: count * 2 * b * n_labels * dim / times[kind] for kind, count in products.items()}
+    # four products of b x labels x dim multiplications and additions: the logits twice
+    rate = {kind: 4 * 2 * b * n_labels * dim / times[kind] for kind in heads}
     found = {
         "batch": b,
         "labels": n_labels,

@@ -10,7 +10,6 @@ random batches reach with all of them. Curves are measured on the test points, w
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
@@ -23,16 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from labels_ import Begun, metrics_of
 
-from shoal.cli.settings import Train
-from shoal.core.block import Batch
-from shoal.data import load
-from shoal.data.texts import LabelData
-from shoal.rank.predictor import BagRows, Labeler
-from shoal.tasks.labels import judge, make_job, prepare
-from shoal.training.job import Budget
-from shoal.training.loop import fit
+import shoal
+from shoal.tasks.labels import Parts
 
 COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5", "R@5")
 
@@ -49,15 +42,16 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick:
         asked.steps, asked.points, asked.seeds = 60, 1, [0]
-    data = load(asked.source)
+    data = shoal.load(asked.source)
+    batches = {"random": shoal.Random(1024), "ngame": shoal.Clustered(1024, cluster=64)}
     finals: dict[str, list[dict[str, float]]] = {}
     for seed in asked.seeds:
         systems = [("random", "random", asked.steps), ("ngame", "ngame", asked.steps)]
         if asked.half:
             systems.append(("ngame, half the steps", "ngame", asked.steps // 2))
-        for system, batches, steps in systems:
+        for system, name, steps in systems:
             row: dict[str, Any] = {}
-            for row in curve(data, asked, batches, steps, seed):
+            for row in curve(data, batches[name], asked.points, steps, seed):
                 row = {"system": system, **row}
                 report(row, asked.out)
             finals.setdefault(system, []).append(row["metrics"])
@@ -65,47 +59,44 @@ def main() -> None:
 
 
 def curve(
-    data: LabelData, asked: argparse.Namespace, batches: Any, steps: int, seed: int
+    data: shoal.LabelData, batches: Any, points: int, steps: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Train once; yield the test metrics at evenly spaced steps, and at the end."""
-    settings = Train(source=asked.source, batches=batches, seed=seed, valid=0.0)
-    prepared = prepare(data, settings.valid, seed)
-    job = make_job(prepared, settings)
-    rows: list[dict[str, Any]] = []
-    every = max(steps // asked.points, 1)
-    start = {"wall": time.perf_counter(), "cpu": time.process_time()}
+    begun = Begun.of(Parts(batches=batches, seed=seed), data.train, data.labels)
+    curve = Curve(begun, data, steps, max(steps // points, 1))
+    shoal.fit(begun.job(), shoal.Budget(steps=steps), callbacks=[curve])
+    curve.measure(steps)
+    for row in curve.rows:
+        yield {"data": data.name, "seed": seed, **row}
 
-    table = job.table
-    assert table is not None  # the label job trains its rows
 
-    def measure(step: int) -> None:
+class Curve(shoal.Callback):
+    """Test metrics against seconds of training, those of evaluation left out."""
+
+    def __init__(self, begun: Begun, data: shoal.LabelData, steps: int, every: int) -> None:
+        self.begun, self.data, self.steps, self.every = begun, data, steps, every
+        self.rows: list[dict[str, Any]] = []
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def step(self, progress: Any, metrics: dict[str, Any]) -> None:
+        """Measure every so many steps."""
+        if progress.step % self.every == 0 and progress.step < self.steps:
+            self.measure(progress.step)
+
+    def measure(self, step: int) -> None:
+        """Take one row."""
         wall, cpu = time.perf_counter(), time.process_time()
-        metrics = judge(Labeler(prepared.lexicon, BagRows(table.as_subclass(Tensor))), data)
-        rows.append(
-            {
-                "data": data.name,
-                "seed": seed,
-                "step": step,
-                "of": steps,
-                "train_seconds": round(wall - start["wall"], 1),
-                "train_cpu_seconds": round(cpu - start["cpu"], 1),
-                "metrics": {name: round(metrics[name], 2) for name in COLUMNS},
-            }
-        )
-        start["wall"] += time.perf_counter() - wall
-        start["cpu"] += time.process_time() - cpu
-
-    taken = 0
-
-    def observe(batch: Batch, outputs: Tensor) -> None:
-        nonlocal taken
-        taken += 1
-        if taken % every == 0 and taken < steps:
-            measure(taken)
-
-    fit(dataclasses.replace(job, observe=observe), Budget(steps=steps))
-    measure(steps)
-    yield from rows
+        found = metrics_of(self.begun.predictor, self.data.test, self.data.train.labels)
+        row = {
+            "step": step,
+            "of": self.steps,
+            "train_seconds": round(wall - self.wall, 1),
+            "train_cpu_seconds": round(cpu - self.cpu, 1),
+            "metrics": {name: round(found[name], 2) for name in COLUMNS},
+        }
+        self.rows.append(row)
+        self.wall += time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
 
 
 def report(row: dict[str, Any], out: Path | None) -> None:

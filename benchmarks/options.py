@@ -1,10 +1,10 @@
-"""What each option of the label job is worth, on points held out from training, not on test ones.
+"""What each part of a label model is worth, on examples held out from training, not on test ones.
 
-A fifth of the training points is held out: 4,000 of them fit the fusion, 5,000 others judge. Each
-variant differs from the default in the options that it names, at equal steps. Variants of the head
-share one encoder, whose seconds are not theirs.
+A fifth of the training examples is held out: 4,000 of them teach the combiner, 5,000 others are
+evaluated on. Each variant differs from the default in the parts that it names, at equal steps.
+Variants of what comes after the encoder share one encoder, whose seconds are not theirs.
 
-    python benchmarks/options.py --variants default symmetric --out options.jsonl
+    python benchmarks/options.py --variants default "random batches" --out options.jsonl
 """
 
 from __future__ import annotations
@@ -18,57 +18,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from labels_ import Begun, metrics_of
 
-from shoal.cli.settings import Train
-from shoal.core.csr import Csr
-from shoal.core.metrics import evaluate, inverse_propensity
-from shoal.data import load
-from shoal.data.texts import Examples, Texts
-from shoal.rank.fused import FusedLabeler, Memory, Words, fuse
-from shoal.rank.predictor import BagRows, Labeler
-from shoal.rank.ranking import Ranking
-from shoal.tasks.heads import frozen_job
-from shoal.tasks.labels import make_job
-from shoal.tasks.prepared import Prepared, prepare
-from shoal.text.fields import FieldVocabulary
-from shoal.text.vocabulary import Vocabulary
-from shoal.training.job import Budget
-from shoal.training.loop import fit
+import shoal
+from shoal.data.splits import validation_split
+from shoal.tasks.labels import Parts
 
+TUNED = shoal.Classifiers()
+WITHOUT_WORDS = tuple(ranker for ranker in shoal.RANKERS if not ranker.lexical)
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "no head": {"head": "none"},
-    "joint": {"head": "joint"},
-    "joint, no dropout": {"head": "joint", "head_dropout": 0.0},
-    "joint, 0.1": {"head": "joint", "head_lr": 0.1},
-    "head, points alone": {"head_texts": False},
-    "head, 3 epochs": {"head_epochs": 3},
-    "head, 10 epochs": {"head_epochs": 10},
-    "head, 20 epochs": {"head_epochs": 20},
-    "head 0.003": {"head_lr": 0.003},
-    "head 0.03": {"head_lr": 0.03},
-    "head, no dropout": {"head_dropout": 0.0},
-    "head, dropout 0.3": {"head_dropout": 0.3},
-    "head, mined": {"head_negatives": "mined"},
-    "random batches": {"batches": "random"},
+    "no classifiers": {"classifiers": None},
+    "classifiers, texts alone": {"classifiers": replace(TUNED, label_texts=False)},
+    "classifiers, 3 epochs": {"classifiers": replace(TUNED, epochs=3)},
+    "classifiers, 10 epochs": {"classifiers": replace(TUNED, epochs=10)},
+    "classifiers 0.003": {"classifiers": replace(TUNED, lr=0.003)},
+    "classifiers 0.03": {"classifiers": replace(TUNED, lr=0.03)},
+    "classifiers, no dropout": {"classifiers": replace(TUNED, dropout=0.0)},
+    "no words": {"rankers": WITHOUT_WORDS},
+    "rare": {"combiner": shoal.NetworkCombiner(rare=1.0)},
+    "tree": {"combiner": shoal.TreeCombiner()},
+    "no fields": {"encoder": shoal.BagEncoder(fields=False)},
+    "random batches": {"batches": shoal.Random(1024)},
+    "clusters of 256": {"batches": shoal.Clustered(1024, cluster=256)},
     "one positive": {"positives": 1},
-    "symmetric": {"symmetric": True},
-    "propensity": {"positives_by": "propensity"},
-    "text+labels": {"cluster_by": "text+labels"},
-    "label side": {"side": "label"},
-    "curriculum": {"curriculum": True},
-    "triplet": {"loss": "triplet"},
+    "triplets": {"loss": shoal.hardest_triplets},
 }
 COLUMNS = ("P@1", "P@5", "PSP@1", "R@5")
 
 
 def main() -> None:
     asked = parse()
-    data = load(asked.source)
-    prepared = prepare(data, 0.2, asked.seed)
-    bench = Bench(prepared, asked)
+    data = shoal.load(asked.source)
+    train, held_out = validation_split(data, 0.2, asked.seed)
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
+    taught, judged = (held_out.subset(part) for part in (order[:4000], order[4000:9000]))
+    if not len(judged):  # little data
+        taught, judged = held_out, held_out
+    bench = Bench(data.labels, train, taught, judged, asked)
     rows = []
     for name in asked.variants:
         row = {"variant": name, "steps": asked.steps, "seed": asked.seed, **bench.measure(name)}
@@ -87,111 +74,76 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--fuse", action="store_true", help="judge all evidence fused as well")
+    parser.add_argument("--ensemble", action="store_true", help="evaluate the ensemble as well")
     parser.add_argument("--out", type=Path, help="also append every row to this file")
     parser.add_argument("--quick", action="store_true", help="20 steps, three variants")
     asked = parser.parse_args()
     if asked.quick:
-        asked.steps, asked.variants = 20, ["default", "no head", "joint"]
+        asked.steps, asked.variants = 20, ["default", "no classifiers", "triplets"]
     return asked
 
 
 @dataclass
 class Bench:
-    """The data, and the default's encoder, on which variants of the head are trained."""
+    """The examples, and the encoders that were trained: variants of later stages share them."""
 
-    prepared: Prepared
+    labels: shoal.Texts
+    train: shoal.Examples
+    taught: shoal.Examples
+    judged: shoal.Examples
     asked: argparse.Namespace
-    labeler: Labeler | None = None
-    lexical: Words | None = None
+    encoders: dict[str, Begun] = field(default_factory=dict)
 
     def measure(self, name: str) -> dict[str, Any]:
-        """Train one variant; judge encoder, head and all evidence fused."""
-        default = Train(source=self.asked.source, seed=self.asked.seed, steps=self.asked.steps)
-        options = VARIANTS[name]
-        settings, begin = replace(default, **options), time.perf_counter()
-        shared = settings.head != "joint" and all(option.startswith("head") for option in options)
-        if not shared:
-            labeler, head = self.encoder(settings)
-        else:
-            self.labeler = self.labeler or self.encoder(replace(default, head="none"))[0]
-            labeler, head, begin = self.labeler, None, time.perf_counter()
-        if settings.head == "frozen":
-            head = self.frozen(labeler, settings)
+        """Train one variant; evaluate encoder, classifiers and the ensemble."""
+        parts = Parts(**VARIANTS[name], seed=self.asked.seed)
+        begin = time.perf_counter()
+        begun, new = self.encoder(parts, name)
+        begin = begin if new else time.perf_counter()
+        base, weights = begun.predictor, None
+        if parts.classifiers is not None:
+            weights, _ = parts.classifiers.fit(
+                begun.encoder.embed(begun.documents),
+                base.label_embeddings,
+                self.train.labels,
+                parts.batch_sampler(),
+                warmup=parts.encoder.warmup,
+                seed=parts.seed,
+            )
         seconds = round(time.perf_counter() - begin, 1)
-        result = {"seconds": seconds, "encoder": self.judge(labeler)}
-        if head is not None:
-            result["head"] = self.judge(replace(labeler, classifiers=head))
-        if self.asked.fuse:
-            result["fused"] = self.judge(self.fused(labeler, head))
+        result = {"seconds": seconds, "encoder": self.evaluate(base)}
+        if weights is not None:
+            alone = shoal.with_known(base, (shoal.ClassifierRanker(),), self.train, weights)
+            result["classifiers"] = self.evaluate(alone)
+        if self.asked.ensemble and parts.combiner is not None:
+            learned = self.train, self.taught, self.train
+            ensemble = shoal.fit_ensemble(
+                base, parts.rankers, parts.combiner, *learned, weights, parts.seed
+            )
+            result["ensemble"] = self.evaluate(ensemble)
         return result
 
-    def encoder(self, settings: Train) -> tuple[Labeler, Float[Tensor, "l d"] | None]:
-        """A trained encoder, and the head that was trained with it."""
-        job = make_job(replace(self.prepared, valid=None), settings)
-        fit(job, Budget(steps=self.asked.steps))
-        assert job.table is not None  # bags
-        labeler = Labeler(self.prepared.lexicon, BagRows(job.table.as_subclass(Tensor)))
-        head = job.tables.get("head")
-        return labeler, None if head is None else head.as_subclass(Tensor)
+    def encoder(self, parts: Parts, name: str) -> tuple[Begun, bool]:
+        """A trained encoder, and whether it was trained for this variant."""
+        own = {"encoder", "batches", "loss", "positives"} & set(VARIANTS[name])
+        key = name if own else "default"
+        new = key not in self.encoders
+        if new:
+            begun = Begun.of(parts, self.train, self.labels)
+            shoal.fit(begun.job(), shoal.Budget(steps=self.asked.steps))
+            self.encoders[key] = begun
+        return self.encoders[key], new and key == name
 
-    def frozen(self, labeler: Labeler, settings: Train) -> Float[Tensor, "l d"]:
-        """A head trained on a finished encoder."""
-        x = labeler.encoder.embed(self.prepared.bags)
-        job = frozen_job(labeler, x, replace(self.prepared, valid=None), settings)
-        fit(job, Budget(epochs=settings.head_epochs))
-        assert job.table is not None
-        return job.table.as_subclass(Tensor)
-
-    def fused(self, labeler: Labeler, head: Float[Tensor, "l d"] | None) -> FusedLabeler:
-        """All evidence, weighed on held-out points that do not judge."""
-        train = self.prepared.train
-        memory = Memory(labeler.encode(train.texts), train.labels, self.words(), head)
-        return FusedLabeler(labeler, memory, fuse(labeler, memory, self.held_out(0, 4000)))
-
-    def judge(self, labeler: Labeler | FusedLabeler) -> dict[str, float]:
-        """Metrics on points that were held out, in per cent."""
-        points = self.held_out(4000, 9000)
-        _, top = labeler.rank(points.texts, 5, points.drop)
-        found = evaluate(top, points.labels, inverse_propensity(self.prepared.train.labels), (1, 5))
+    def evaluate(self, predictor: shoal.Predictor) -> dict[str, float]:
+        """Metrics of examples that neither encoder nor combiner has seen, in per cent."""
+        found = metrics_of(predictor, self.judged, self.train.labels, ks=(1, 5))
         return {name: round(found[name], 2) for name in COLUMNS}
-
-    def held_out(self, first: int, last: int) -> Examples:
-        """Some of the points held out, in random order."""
-        valid = self.prepared.valid
-        assert valid is not None
-        order = torch.randperm(len(valid), generator=torch.Generator().manual_seed(0))
-        return valid.subset(order[first:last].sort().values)
-
-    def words(self) -> Words:
-        """The lexical side, made once."""
-        if self.lexical is None:
-            vocabulary = self.prepared.lexicon.vocabulary
-            assert isinstance(vocabulary, FieldVocabulary | Vocabulary)
-            words = vocabulary.words if isinstance(vocabulary, FieldVocabulary) else vocabulary
-            labels, points = self.prepared.lexicon.labels, self.prepared.train.texts
-            self.lexical = Remembered(**vars(Words.of(words, labels, points)))
-        return self.lexical
-
-
-@dataclass(frozen=True, eq=False)
-class Remembered(Words):
-    """Words that rank the same texts once: they are the same for every encoder."""
-
-    ranked: dict[Any, list[Ranking]] = field(default_factory=dict)
-
-    def rankings(self, texts: Texts, labels_of_points: Csr, k: int) -> list[Ranking]:
-        """Rank texts, or say what came of it before."""
-        key = tuple(texts.uids)
-        if key not in self.ranked:
-            self.ranked[key] = super().rankings(texts, labels_of_points, k)
-        return self.ranked[key]
 
 
 def line(row: dict[str, Any]) -> str:
     """One variant to read."""
     parts = [f"{row['variant']:<24} {row['seconds']:>6} s"]
-    for part in ("encoder", "head", "fused"):
+    for part in ("encoder", "classifiers", "ensemble"):
         found = row.get(part)
         cells = "".join(f"{found[x]:>7.2f}" for x in COLUMNS) if found else " " * 28
         parts.append(f"{part} {cells}")

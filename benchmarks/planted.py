@@ -29,12 +29,11 @@ from shoal.core.objectives import Objective, in_batch
 from shoal.core.search import top_k
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdagrad, RowAdam
-from shoal.rank.head import Head
-from shoal.rank.head_job import head_job
-from shoal.rank.predictor import embed
+from shoal.rank.classifiers import classifier_job
+from shoal.rank.one_vs_all import OneVsAll
 from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
 from shoal.sample.seeds import RandomBatchSampler
-from shoal.text.bag import BagSum
+from shoal.text.bag import BagSum, embed
 from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
 from shoal.training.loop import fit
@@ -163,10 +162,10 @@ def planted(world: World) -> dict[str, Any]:
     found["encoder"] = hits(top_k(queries, embed(data.labels, rows), 1)[1], data)
     for name in world.optimizers:
         optimizer = OPTIMIZERS[name](RATES[name])
-        head = Head(unified(embed(data.labels, rows), optimizer), temperature=0.05)
+        head = OneVsAll(unified(embed(data.labels, rows), optimizer), temperature=0.05)
         seeds = RandomBatchSampler(n, min(2048, n), 0)
         blocks = ShortlistSampler(data.train_labels, extra=2048 if n_labels < 10**6 else 0)
-        fit(head_job(head, points, seeds, blocks, dropout=0.0), Budget(epochs=world.epochs))
+        fit(classifier_job(head, points, seeds, blocks, dropout=0.0), Budget(epochs=world.epochs))
         found[f"head, {name}"] = hits(head.rank(queries, 1)[1], data)
         found[f"head, {name}, share of best"] = round(
             found[f"head, {name}"] / found["best_rule"], 4

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shoal.tasks.rows import feature_rows
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch_geometric.data import Data  # pyright: ignore[reportMissingImports]
@@ -48,9 +47,10 @@ from shoal import (
 )
 from shoal.data import graphs
 from shoal.data.graphs import load_nodes
+from shoal.graph.features import feature_rows
 from shoal.graph.layers import ConvLayer, Layered, full_graph
 from shoal.integrations.pyg import NeighborLoader
-from shoal.tasks.graphs import Picked
+from shoal.sample.seeds import Subset
 
 FANOUTS, HIDDEN, WIDTH, HEADS = [15, 10], 256, 256, 4
 BETWEEN = {"sage": nn.ReLU(), "gat": nn.ELU()}
@@ -191,7 +191,7 @@ def shoals(
     sampler = NeighborSampler(task.graph, FANOUTS)
     prefetch = 2 if asked.ahead else 0
     loader = Loader(
-        Picked(task.train, positions), sampler, task.rows, task.target, seed=seed, prefetch=prefetch
+        Subset(task.train, positions), sampler, task.rows, task.target, seed=seed, prefetch=prefetch
     )
 
     def losses() -> Iterator[Step]:

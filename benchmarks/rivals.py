@@ -31,10 +31,11 @@ import torch
 from rivals_.common import TOP, Asked, Outcome, Skipped, threads
 from rivals_.full import full_softmax
 from rivals_.mnrl import mnrl
-from rivals_.trained import explicit, ngame, ngame_literal, shoal
+from rivals_.trained import ENCODER, WORDLESS, by_shoal, explicit, ngame, ngame_literal
 from rivals_.untrained import pecos, tfidf
 from torch import Tensor
 
+from shoal import NetworkCombiner
 from shoal.core.memory import peak_mib
 from shoal.core.metrics import deciles, evaluate, inverse_propensity
 from shoal.data import load
@@ -43,10 +44,10 @@ from shoal.data.texts import Examples, LabelData
 
 # In this order: explicit mining is given the time that shoal-encoder took.
 SYSTEMS: dict[str, Callable[[Asked], Outcome]] = {
-    "shoal": shoal,
-    "shoal-nowords": partial(shoal, words=False),
-    "shoal-rare": partial(shoal, rare=1.0),
-    "shoal-encoder": partial(shoal, rank="encoder"),
+    "shoal": by_shoal,
+    "shoal-nowords": partial(by_shoal, rankers=WORDLESS),
+    "shoal-rare": partial(by_shoal, combiner=NetworkCombiner(rare=1.0)),
+    "shoal-encoder": partial(by_shoal, **ENCODER),
     "pecos": pecos,
     "tfidf": tfidf,
     "mnrl": mnrl,

@@ -1,7 +1,7 @@
 """GraphSAGE on the WordNet graph: sampled neighborhoods against full-graph training.
 
 Both train the same model on the same features and nodes, choose their best round by validation, and
-are judged by exact layer-wise inference on all test nodes. The full graph takes one step an epoch,
+are evaluated by exact layer-wise inference on all test nodes. The full graph takes one step per epoch,
 as in full-batch training; it gets as many epochs as `--full-epochs` says and a learning rate of its
 own, `--full-lr`, so that it is no weakened rival.
 
@@ -15,25 +15,19 @@ import json
 import statistics
 import sys
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shoal.cli.settings import Train
 from shoal.core.block import Block
 from shoal.data.graphs import load_nodes
 from shoal.data.nodes import NodeData
+from shoal.graph.features import feature_rows
 from shoal.graph.layers import full_graph
 from shoal.graph.sage import Sage
-from shoal.tasks import nodes
-from shoal.tasks.rows import feature_rows
-from shoal.training.job import Budget
-from shoal.training.loop import fit
-from shoal.training.run import Run
+from shoal.models.nodes import NodeModel
 
 
 def main() -> None:
@@ -72,25 +66,16 @@ def main() -> None:
 
 
 def sampled(data: NodeData, features: Tensor, asked: argparse.Namespace, seed: int) -> float:
-    """Shoal's node job, its best validated round."""
-    settings = Train(source=asked.source, seed=seed, valid_every=1)
-    with TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", {})
-        job = nodes.make_job(data, features, settings)
-        fit(job, Budget(epochs=asked.epochs), run)
-        model = job.objective.model
-        model.load_state_dict(run.load_model()["model"])
-        assert isinstance(model, Sage)
-        return accuracy(model, data, features, data.test)
+    """Shoal's node model, its best validated round."""
+    model = NodeModel(seed=seed, device="cpu")
+    return model.fit(data, epochs=asked.epochs, valid_every=1).test["accuracy"]
 
 
 def full(data: NodeData, features: Tensor, asked: argparse.Namespace, seed: int) -> float:
     """Every step sees the whole graph and all training nodes; the best validated round counts."""
     torch.manual_seed(seed)
-    defaults = Train(source=asked.source)
-    layers = len(defaults.fanouts)
-    classes = len(data.class_names)
-    model = Sage(features.shape[1], defaults.hidden, classes, layers, nodes.DROPOUT)
+    layers, classes = len(NodeModel.fanouts), len(data.class_names)
+    model = Sage(features.shape[1], NodeModel.hidden, classes, layers, NodeModel.dropout)
     optimizer = torch.optim.Adam(model.parameters(), lr=asked.full_lr)
     everyone = torch.arange(len(features))
     graph = data.graph

@@ -23,14 +23,13 @@ from pathlib import Path
 
 import torch
 
-from shoal.serve.limits import Limits
+import shoal
 from shoal.core.search import top_k
 from shoal.rank.predictor import Prediction
 from shoal.serve.app import make_app
 from shoal.serve.batching import Predictor
+from shoal.serve.limits import Limits
 from shoal.serve.server import bound_socket, make_server
-from shoal.tasks.fusing import predictor_of
-from shoal.training.run import Run
 
 CLIENTS = (1, 8, 64)
 
@@ -48,7 +47,7 @@ class Product:
         scores, found = top_k(self.keys[ids], self.keys, k)
         rows = zip(found.tolist(), scores.tolist(), strict=True)
         return [
-            [Prediction(i, str(i), f"label {i}", s) for i, s in zip(*row, strict=True)]
+            [Prediction(str(i), f"label {i}", s, i) for i, s in zip(*row, strict=True)]
             for row in rows
         ]
 
@@ -130,7 +129,7 @@ def compare(ports: dict[str, int], clients: int, requests: int, repeats: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="48 requests a load, 2 repeats")
-    parser.add_argument("--run", type=Path, help="a run on labels instead of the bare product")
+    parser.add_argument("--run", type=Path, help="a label model in place of the bare product")
     parser.add_argument("--requests", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--wait-ms", type=float, default=Limits.max_wait_ms)
@@ -140,8 +139,8 @@ def main() -> None:
     requests, repeats = (48, 2) if args.quick else (args.requests, args.repeats)
     predictor, labels = Product(100_000, 256), 100_000
     if args.run is not None:
-        predictor = predictor_of(Run.open(args.run))
-        labels = len(predictor.lexicon.labels)
+        predictor = shoal.open(args.run)
+        labels = len(predictor.labels)
     predictor.predict(["warm"], 5)
     with ExitStack() as stack:
         ports = {

@@ -16,12 +16,10 @@ import sys
 import time
 
 import torch
+from labels_ import Begun
 
-from shoal.cli.settings import Train
-from shoal.data import load
-from shoal.tasks.labels import make_job, prepare
-from shoal.training.job import Budget
-from shoal.training.loop import fit
+import shoal
+from shoal.tasks.labels import Parts
 
 
 def main() -> None:
@@ -34,14 +32,15 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick:
         asked.rounds, asked.steps = 1, 10
-    settings = Train(source=asked.source, valid=0.0, positives=asked.positives)
-    job = make_job(prepare(load(asked.source), 0.0, seed=0), settings)
+    data = shoal.load(asked.source)
+    parts = Parts(batches=shoal.Clustered(1024, warm_epochs=0), positives=asked.positives)
+    job = Begun.of(parts, data.train, data.labels).job()
     assert job.refresh is not None
     begin = time.perf_counter()
-    job.refresh(settings.warm_epochs)
+    job.refresh(0)
     refresh = time.perf_counter() - begin
     training = dataclasses.replace(job, refresh=None)
-    fit(training, Budget(steps=5))
+    shoal.fit(training, shoal.Budget(steps=5))
     rounds = [measure(training, asked.steps) for _ in range(asked.rounds)]
     wall, cpu = (statistics.median(r[i] for r in rounds) for i in (0, 1))
     batch = next(iter(job.loader.batch_sampler))
@@ -63,7 +62,7 @@ def main() -> None:
 def measure(job, steps: int) -> tuple[float, float]:
     """Wall and CPU seconds of a step."""
     wall, cpu = time.perf_counter(), time.process_time()
-    fit(job, Budget(steps=steps))
+    shoal.fit(job, shoal.Budget(steps=steps))
     return (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
 
 

@@ -26,18 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from labels_ import Begun, metrics_of
 from torch import Tensor
 
-from shoal.cli.settings import Train
-from shoal.data import load
-from shoal.rank.predictor import Labeler
-from shoal.sample.seeds import ClusterBatchSampler
-from shoal.tasks.encoders import tokenize_of
-from shoal.tasks.labels import judge, make_job
-from shoal.tasks.prepared import Prepared, prepare
-from shoal.text.transformer import TokenTransformer
-from shoal.training.job import Budget, Job
-from shoal.training.loop import fit
+import shoal
+from shoal.models.base import resolve_precision
+from shoal.tasks.labels import Parts
 
 COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5", "nDCG@5", "R@5")
 
@@ -95,24 +89,26 @@ class Bench:
 
     asked: argparse.Namespace
 
-    @cached_property
-    def settings(self) -> Train:
-        """Those of a run, but for its seed."""
-        encoder = folder_of(self.asked.encoder)
-        common = {"valid": 0.0, "positives": 1, "device": self.asked.device}
-        settings = Train(source=self.asked.data, encoder=encoder, **common)
-        sizes = {name: getattr(self.asked, name) for name in ("batch_size", "cluster_size")}
-        return replace(settings, max_length=self.asked.max_length, **sizes)
-
-    @cached_property
-    def prepared(self) -> Prepared:
-        """All training points; nothing is chosen here, so nothing is held out."""
-        return prepare(self.data, 0.0, 0, tokenize_of(self.settings))
+    def begun(self, seed: int = 0) -> Begun:
+        """The encoder before training; nothing is chosen here, so nothing is held out."""
+        asked = self.asked
+        encoder = shoal.TransformerEncoder(
+            folder_of(asked.encoder), asked.max_length, warmup=asked.warmup
+        )
+        precision = resolve_precision(device=asked.device)
+        parts = Parts(
+            encoder=encoder,
+            batches=shoal.Clustered(asked.batch_size, asked.cluster_size),
+            positives=1,
+            gradients=shoal.Gradients(precision=precision),
+            seed=seed,
+        )
+        return Begun.of(parts, self.data.train, self.data.labels, asked.device)
 
     @cached_property
     def data(self) -> Any:
         """The data set, or a little of it."""
-        data = load(self.asked.data)
+        data = shoal.load(self.asked.data)
         if not self.asked.quick:
             return data
         few = torch.arange(200)
@@ -122,25 +118,21 @@ class Bench:
     def embeddings(self) -> tuple[Tensor, float]:
         """Of the training points before training, and the seconds that they took."""
         begin = time.perf_counter()
-        job = make_job(self.prepared, self.settings)
-        model = job.objective.model
-        assert isinstance(model, TokenTransformer)
-        rows = model.embed(self.prepared.bags)
+        begun = self.begun()
+        rows = begun.encoder.embed(begun.documents)
         return rows, time.perf_counter() - begin
 
     def measure(self, system: str, seed: int) -> dict[str, Any]:
-        """Train once and judge on all test points."""
-        job = replace(make_job(self.prepared, replace(self.settings, seed=seed)))
+        """Train once and evaluate on all test examples."""
+        begun = self.begun(seed)
+        job = begun.job()
         refresh, seconds = self.refresh_of(job, system)
-        model = job.objective.model
-        assert isinstance(model, TokenTransformer)
-        job = replace(job, refresh=refresh, warmup=self.asked.warmup)
         wall, cpu = time.perf_counter(), time.process_time()
-        progress = fit(job, Budget(steps=self.asked.steps))
+        budget = shoal.Budget(steps=self.asked.steps)
+        progress = shoal.fit(replace(job, refresh=refresh), budget)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        model.eval()
         begin = time.perf_counter(), time.process_time()
-        found = judge(Labeler(self.prepared.lexicon, model), self.data)
+        found = metrics_of(begun.predictor, self.data.test, self.data.train.labels)
         after = time.perf_counter() - begin[0], time.process_time() - begin[1]
         return {
             "system": system,
@@ -158,10 +150,11 @@ class Bench:
             "predict_cpu": round(after[1], 1),
         }
 
-    def refresh_of(self, job: Job, system: str) -> tuple[Callable[[int], dict[str, Any]], float]:
+    def refresh_of(
+        self, job: shoal.Job, system: str
+    ) -> tuple[Callable[[int], dict[str, Any]], float]:
         """Batches stay random, or are of clusters from the first one on."""
-        sampler = job.loader.batch_sampler
-        assert isinstance(sampler, ClusterBatchSampler)
+        sampler: Any = job.loader.batch_sampler
         rows, seconds = self.embeddings if system == "ngame" else (None, 0.0)
 
         def refresh(epoch: int) -> dict[str, Any]:

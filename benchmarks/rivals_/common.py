@@ -15,7 +15,7 @@ from torch import Tensor
 from shoal.core.csr import Csr
 from shoal.data.splits import validation_split
 from shoal.data.texts import LabelData
-from shoal.rank.fusion import member
+from shoal.rank.ranking import member
 
 # Share of the training points that choices are judged by, and how many others at most learn then.
 VALID, TUNED = 0.05, 100_000

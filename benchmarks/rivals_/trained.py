@@ -1,8 +1,8 @@
 """Systems that train shoal's bag encoder: shoal itself, the literal NGAME, explicit mining.
 
-NGAME as its authors publish it, scaled from their 300 epochs to those asked for: one positive a
-point, hardest triplets, clusters whose size doubles; its head and fusion (stage M4) are left out,
-so that its row says what the encoder alone is worth.
+NGAME as its authors publish it, scaled from their 300 epochs to those asked for, is
+examples/ngame.py; of the literal one classifiers and tree are left out, so that its row says what
+the encoder alone is worth: one positive a point, hardest triplets, clusters whose size doubles.
 
 Explicit mining as ANCE has it (Xiong et al., ICLR 2021): random batches, and for each point its
 hardest negatives in a global index of all labels that is made anew every epoch. The index is
@@ -12,34 +12,24 @@ steps.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
+from labels_ import ALONE, Begun, precision
 from torch import Generator, Tensor
 
+import shoal
 from rivals_.common import TOP, VALID, Asked, Clock, Outcome, Skipped, without
-from shoal.cli.recipes import recipe
-from shoal.cli.settings import Train
-from shoal.core.block import Block
-from shoal.core.csr import Csr
-from shoal.core.metrics import evaluate
-from shoal.data.texts import Examples
-from shoal.rank.predictor import BagRows, Labeler
-from shoal.sample.expand import Chain, Hop, dst_then_src, expand
-from shoal.sample.seeds import ClusterBatchSampler
-from shoal.tasks.fusing import predictor_of
-from shoal.tasks.labels import make_job
-from shoal.tasks.labels import train as shoal_train
-from shoal.tasks.prepared import Prepared, prepare
-from shoal.training.job import Budget, Job
-from shoal.training.loader import Loader
-from shoal.training.loop import fit
-from shoal.training.run import Run
+from shoal.data.splits import validation_split
+from shoal.tasks.labels import Parts
 
 # Negatives mined a point, and positives a point as shoal's own recipe has them.
 MINED, POSITIVES = 10, 2
@@ -49,56 +39,57 @@ LRS = (0.03, 0.1, 0.3)
 # Epochs of 300 at which NGAME's clusters double.
 DOUBLINGS = (10, 20, 25, 50, 75, 100, 125, 150, 200)
 
-Make = Callable[..., Job]
+Make = Callable[[Begun], shoal.Job]
+WORDLESS = tuple(ranker for ranker in shoal.RANKERS if not ranker.lexical)
+ENCODER: dict[str, Any] = {"classifiers": None, "rankers": ALONE, "combiner": None}
 
 
-def shoal(asked: Asked, named: str = "shoal", **options: Any) -> Outcome:
-    """``shoal train`` by a recipe but for `options`; reading data and judging are not counted."""
+def by_shoal(asked: Asked, **parts: Any) -> Outcome:
+    """A default label model but for `parts`; reading data and evaluation are not counted."""
     clock, out = Clock(), asked.folder / "run"
-    settings = recipe(named, asked.source, out=out, seed=asked.seed, **options)
-    if asked.quick:
-        settings = replace(settings, epochs=asked.epochs)
-    begin = time.perf_counter(), time.process_time()
-    told = shoal_train(settings)
-    wall, cpu = time.perf_counter() - begin[0], time.process_time() - begin[1]
-    judged = told["test_seconds"]  # wall alone is told: its share of CPU is that of the whole
-    clock.add("train", wall - judged, cpu * (1 - judged / wall))
-    with clock.stage("predict"):
-        test = asked.data.test
-        _, top = predictor_of(Run.open(out)).rank(test.texts, TOP, test.drop)
-    rounds = [event for event in Run.open(out).log() if event["event"] == "validate"]
-    curve = [(event["seconds"], round(event["valid_P@1"], 2)) for event in rounds]
-    return Outcome(top, clock, {"steps": told["steps"], "curve": curve})
+    model = shoal.LabelModel(seed=asked.seed, **parts)
+    none = asked.data.test.subset(torch.arange(0))
+    with clock.stage("train"):
+        epochs = asked.epochs if asked.quick else None
+        result = model.fit(replace(asked.data, test=none), out=out, epochs=epochs)
+    return _outcome(asked, clock, model.predictor, shoal.Run.open(out), {"steps": result.steps})
 
 
 def ngame(asked: Asked) -> Outcome:
-    """``shoal train --recipe ngame``: all of its stages, for as many epochs as the others."""
-    return shoal(asked, "ngame", epochs=asked.epochs)
+    """The published recipe with all of its stages, for as many epochs as the others."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+    recipe = import_module("ngame")
+    clock, run = Clock(), shoal.Run.create(asked.folder / "run", {})
+    with clock.stage("train"):
+        learned, held_out = validation_split(asked.data, 0.1, asked.seed)
+        options: dict[str, Any] = {"classifier_epochs": asked.epochs} if asked.quick else {}
+        numbers = recipe.Recipe(epochs=asked.epochs, seed=asked.seed, **options)
+        predictor = recipe.train(asked.data, learned, held_out, run, numbers)
+    return _outcome(asked, clock, predictor, run, {})
+
+
+def _outcome(
+    asked: Asked, clock: Clock, predictor: shoal.Predictor, run: shoal.Run, facts: dict[str, Any]
+) -> Outcome:
+    """Rank the test points, and draw the curve of the run's validations."""
+    with clock.stage("predict"):
+        test = asked.data.test
+        _, top = predictor.rank(test.texts, TOP, test.drop)
+    rounds = [event for event in run.log() if event["event"] == "validate"]
+    curve = [(event["seconds"], round(event["valid_P@1"], 2)) for event in rounds]
+    return Outcome(top, clock, facts | {"curve": curve})
 
 
 def ngame_literal(asked: Asked) -> Outcome:
     """NGAME's encoder as published."""
-    make = partial(_literal_job, epochs=asked.epochs)
-    settings = Train(source=asked.source, seed=asked.seed, loss="triplet", positives=1)
-    settings = replace(settings, batch_size=asked.batch_size)
-    return _encoder(asked, make, settings)
-
-
-def _literal_job(prepared: Prepared, settings: Train, epochs: int) -> Job:
-    job = make_job(prepared, replace(settings, batches="random"))
-    batch = settings.batch_size or 1024
-    sizes = curriculum(epochs, batch)
-    sampler = ClusterBatchSampler(len(prepared.train), batch, sizes, settings.seed)
-    job.loader.batch_sampler = sampler
-    rows = _rows(job)
-
-    def refresh(epoch: int) -> dict[str, Any]:
-        sampler.set_epoch(epoch)
-        if sampler.size_at(epoch) > 1:
-            sampler.refresh(rows.embed(prepared.bags))
-        return {"cluster_size": sampler.size}
-
-    return replace(job, refresh=refresh, state={"batch_sampler": sampler})
+    sizes = tuple(curriculum(asked.epochs, asked.batch_size))
+    parts = Parts(
+        batches=shoal.Clustered(asked.batch_size, sizes, warm_epochs=0),
+        loss=shoal.hardest_triplets,
+        positives=1,
+        seed=asked.seed,
+    )
+    return _encoder(asked, Begun.job, parts)
 
 
 def curriculum(epochs: int, batch: int) -> list[tuple[int, int]]:
@@ -120,8 +111,8 @@ def explicit(asked: Asked, equal_memory: bool = False) -> Outcome:
     batch = asked.batch_size
     if equal_memory:
         batch = max(batch * (1 + POSITIVES) // (1 + POSITIVES + MINED), 1)
-    settings = Train(source=asked.source, seed=asked.seed, batches="random", batch_size=batch)
-    return _encoder(asked, _explicit_job, settings, asked.minutes)
+    parts = Parts(batches=shoal.Random(batch), seed=asked.seed)
+    return _encoder(asked, _explicit_job, parts, asked.minutes)
 
 
 @dataclass
@@ -133,40 +124,44 @@ class Mined:
         negatives: ``[n, k]``; -1 where there is none. Empty before the first search.
     """
 
-    labels: Csr
+    labels: shoal.Csr
     negatives: Tensor
 
-    def __call__(self, seeds: Tensor, generator: Generator) -> list[Block]:
+    def __call__(self, seeds: Tensor, generator: Generator) -> list[shoal.Block]:
         """One induced block."""
         extra = self.negatives[seeds].flatten()
         extra = extra[extra >= 0]
-        return [expand(self.labels, seeds, POSITIVES, generator, induced=True, extra=extra)]
+        return [shoal.expand(self.labels, seeds, POSITIVES, generator, induced=True, extra=extra)]
 
 
-def _explicit_job(prepared: Prepared, settings: Train, first: int = 1) -> Job:
+def mining(begun: Begun) -> tuple[shoal.Job, Mined]:
+    """The encoder's job with mined negatives in its shortlists, which are still to be found."""
+    job, n = begun.job(), len(begun.train)
+    mined = Mined(begun.train.labels, torch.zeros(n, 0, dtype=torch.int64))
+    blocks = shoal.Chain(mined, shoal.Hop(begun.tokens), partial(shoal.dst_then_src, offset=n))
+    batches, seed = job.loader.batch_sampler, begun.parts.seed
+    return replace(job, loader=shoal.Loader(batches, blocks, job.loader.table, seed=seed)), mined
+
+
+def _explicit_job(begun: Begun, first: int = 1) -> shoal.Job:
     """Mine anew at the beginning of every epoch from the `first` on."""
-    job = make_job(prepared, settings)
-    points, n = prepared.train, len(prepared.train)
-    mined = Mined(points.labels, torch.zeros(n, 0, dtype=torch.int64))
-    blocks = Chain(mined, Hop(prepared.tokens), partial(dst_then_src, offset=n))
-    batches = job.loader.batch_sampler
-    loader = Loader(batches, blocks, job.loader.table, seed=settings.seed)
+    job, mined = mining(begun)
+    points, n, batches = begun.train, len(begun.train), job.loader.batch_sampler
     bare = points.labels.with_values(None)
     known = bare.stack(points.drop.with_values(None))
-    known = Csr.from_coo(known.row_ids() % n, known.indices.long(), bare.shape).coalesce()
-    rows = _rows(job)
+    known = shoal.Csr.from_coo(known.row_ids() % n, known.indices.long(), bare.shape).coalesce()
 
     def refresh(epoch: int) -> dict[str, Any]:
         batches.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
         if epoch >= first:
-            names = rows.embed(prepared.lexicon.label_bags)
-            mined.negatives = mine(rows.embed(prepared.bags), names, known)
+            names = begun.encoder.embed(begun.names)
+            mined.negatives = mine(begun.encoder.embed(begun.documents), names, known)
         return {"mined": mined.negatives.shape[1]}
 
-    return replace(job, loader=loader, refresh=refresh)
+    return replace(job, refresh=refresh)
 
 
-def mine(points: Tensor, names: Tensor, known: Csr) -> Tensor:
+def mine(points: Tensor, names: Tensor, known: shoal.Csr) -> Tensor:
     """The labels nearest to each point that are none of its own, by an approximate index."""
     import faiss  # pyright: ignore[reportMissingImports]
 
@@ -181,55 +176,46 @@ def mine(points: Tensor, names: Tensor, known: Csr) -> Tensor:
     return without(found, known, MINED)
 
 
-def _encoder(asked: Asked, make: Make, settings: Train, minutes: float | None = None) -> Outcome:
+def _encoder(asked: Asked, make: Make, parts: Parts, minutes: float | None = None) -> Outcome:
     """Choose the learning rate on validation, train on all points, rank by the encoder.
 
     How long is told by CPU minutes, at the rate of a short run that mines from its start, or else
     by epochs.
     """
-    clock = Clock()
+    clock, data = Clock(), asked.data
+
+    def with_rate(lr: float) -> Parts:
+        return replace(parts, encoder=replace(parts.encoder, lr=lr))
+
     with clock.stage("tune"):
-        held = prepare(asked.data, VALID, 0)
-        tried = {lr: _try(held, asked, make, replace(settings, lr=lr)) for lr in LRS}
+        split = validation_split(data, VALID, 0)
+        tried = {lr: _try(split, asked, make, with_rate(lr)) for lr in LRS}
         lr = max(tried, key=lambda option: tried[option][0])
-    budget = Budget(epochs=asked.epochs)
+    budget = shoal.Budget(epochs=asked.epochs)
     if minutes is not None:
-        mining = partial(make, first=0)
-        rate = _try(held, asked, mining, replace(settings, lr=lr))[1]
-        budget = Budget(steps=max(round(60 * minutes / rate), 1))
+        rate = _try(split, asked, partial(_explicit_job, first=0), with_rate(lr))[1]
+        budget = shoal.Budget(steps=max(round(60 * minutes / rate), 1))
     with clock.stage("train"):
-        prepared = prepare(asked.data, 0.0, asked.seed)
-        job = make(prepared, replace(settings, lr=lr, valid=0.0))
-        progress = fit(job, budget)
+        begun = Begun.of(with_rate(lr), data.train, data.labels)
+        progress = shoal.fit(make(begun), budget)
     with clock.stage("predict"):
-        test = asked.data.test
-        _, top = _labeler(prepared, job).rank(test.texts, TOP, test.drop)
-    found = {lr: round(precision, 2) for lr, (precision, _) in tried.items()}
-    facts = {"steps": progress.step, "batch_size": settings.batch_size, "lr": lr}
+        _, top = begun.predictor.rank(data.test.texts, TOP, data.test.drop)
+    found = {lr: round(value, 2) for lr, (value, _) in tried.items()}
+    facts = {"steps": progress.step, "batches": repr(parts.batches), "lr": lr}
     return Outcome(top, clock, facts | {"validation_P@1": found})
 
 
-def _try(prepared: Prepared, asked: Asked, make: Make, settings: Train) -> tuple[float, float]:
+def _try(
+    split: tuple[shoal.Examples, shoal.Examples], asked: Asked, make: Make, parts: Parts
+) -> tuple[float, float]:
     """P@1 on validation after a short run, and CPU seconds a step."""
-    job = make(prepared, settings)
+    learned, held_out = split
+    begun = Begun.of(parts, learned, asked.data.labels)
+    job = make(begun)
     begin = time.process_time()
     # within an epoch, so that what its beginning costs is counted once
     steps = min(asked.sweep_steps, len(job.loader.batch_sampler))
-    fit(job, Budget(steps=steps))
+    shoal.fit(job, shoal.Budget(steps=steps))
     seconds = (time.process_time() - begin) / steps
-    assert prepared.valid is not None  # a share of the points is held out
-    return _precision(_labeler(prepared, job), prepared.valid), seconds
-
-
-def _precision(labeler: Labeler, points: Examples) -> float:
-    _, top = labeler.rank(points.texts, 1, points.drop)
-    return evaluate(top, points.labels, torch.ones(points.labels.n_cols), ks=(1,))["P@1"]
-
-
-def _labeler(prepared: Prepared, job: Job) -> Labeler:
-    return Labeler(prepared.lexicon, _rows(job))
-
-
-def _rows(job: Job) -> BagRows:
-    assert job.table is not None  # a bag's rows learn
-    return BagRows(job.table.as_subclass(Tensor))
+    _, top = begun.predictor.rank(held_out.texts, 1, held_out.drop)
+    return precision(top, held_out), seconds

@@ -19,8 +19,7 @@ from shoal.core.metrics import evaluate
 from shoal.data.formats.npz import write_pecos
 from shoal.data.texts import Examples, LabelData
 from shoal.rank.lexical import LexicalIndex
-from shoal.rank.neighbors import votes
-from shoal.rank.ranking import Ranking
+from shoal.rank.ranking import Ranking, votes
 
 # What the untrained sum chooses from, on validation.
 CHARACTERS = (0.5, 1.0, 2.0)

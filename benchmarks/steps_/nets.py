@@ -227,7 +227,6 @@ class _Rows(nn.Module):
 
 def labels(data: Path | None, quick: bool) -> list[Net]:
     """Label job: unit vectors of bags, the in-batch softmax, on a part of WordNet."""
-    from dataclasses import replace
     from functools import partial
 
     from shoal.core.losses import decoupled_softmax
@@ -235,15 +234,15 @@ def labels(data: Path | None, quick: bool) -> list[Net]:
     from shoal.data import load
     from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
     from shoal.sample.seeds import RandomBatchSampler
-    from shoal.tasks.prepared import prepare
+    from shoal.text.bag import BagEncoder
 
     whole = load("wordnet")
     n = 1024 if quick else 8192
     order = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(0))
-    prepared = prepare(replace(whole, train=whole.train.subset(order[:n])), 0.0, 0)
-    side = prepared.side("point")
-    rows = prepared.lexicon.vocabulary.first_rows(prepared.tokens, 32, 0)  # pyright: ignore
-    blocks = Chain(ShortlistSampler(side.truth), Hop(side.tokens), partial(dst_then_src, offset=n))
+    train, spec = whole.train.subset(order[:n]), BagEncoder(dim=32)
+    bag, tokens = spec.begin(train.texts, whole.labels, seed=0, device="cpu", folder=None)
+    rows = bag.rows
+    blocks = Chain(ShortlistSampler(train.labels), Hop(tokens), partial(dst_then_src, offset=n))
     criterion = in_batch(decoupled_softmax)
 
     def loader(b: int, seed: int) -> Any:
@@ -269,12 +268,11 @@ def nodes(data: Path | None, quick: bool) -> list[Net]:
     from shoal.core.objectives import node_cross_entropy
     from shoal.data.graphs import load_nodes
     from shoal.fetch.unified import unified
+    from shoal.graph.features import feature_rows
     from shoal.graph.layers import full_graph
     from shoal.graph.sage import Sage
     from shoal.sample.expand import NeighborSampler
-    from shoal.sample.seeds import RandomBatchSampler
-    from shoal.tasks.graphs import Picked
-    from shoal.tasks.rows import feature_rows
+    from shoal.sample.seeds import RandomBatchSampler, Subset
     from shoal.training.loader import Loader
 
     graph = load_nodes("wordnet-graph")
@@ -283,7 +281,7 @@ def nodes(data: Path | None, quick: bool) -> list[Net]:
     train = graph.train[order[: 1024 if quick else 8192]]
 
     def loader(b: int, seed: int) -> Any:
-        seeds = Picked(train, RandomBatchSampler(len(train), b, seed))
+        seeds = Subset(train, RandomBatchSampler(len(train), b, seed))
         hops = NeighborSampler(graph.graph, (5, 3))
         return Loader(seeds, hops, rows, graph.target, seed=seed, prefetch=0)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shoal.core.graph_metrics import node_metrics as node_metrics
     from shoal.core.losses import decoupled_softmax as decoupled_softmax
     from shoal.core.losses import hardest_triplets as hardest_triplets
+    from shoal.core.losses import lowest_triplets as lowest_triplets
     from shoal.core.objectives import Objective as Objective
     from shoal.core.objectives import in_batch as in_batch
     from shoal.core.objectives import link_binary_cross_entropy as link_binary_cross_entropy
@@ -230,6 +231,7 @@ _HOMES = {
     "link_ranks": "core.graph_metrics",
     "decoupled_softmax": "core.losses",
     "hardest_triplets": "core.losses",
+    "lowest_triplets": "core.losses",
     "Job": "training.job",
     "Gradients": "training.gradients",
     "Budget": "training.job",

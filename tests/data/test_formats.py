@@ -196,6 +196,8 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     """--to of no format: the known ones are listed."""
     with pytest.raises(InputError, match=r"to: expected one of annif, attentionxml.*, got xml"):
         convert("wordnet", tmp_path / "out", "xml")
+    with pytest.raises(InputError, match="expected texts with labels, got a graph"):
+        convert("wordnet-graph", tmp_path / "out", "xc")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import shoal
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.data import is_graph, links, matrix
+from shoal.data import graphs, is_graph, links, matrix
+from shoal.data.graph import FORMATS, GraphData, graph_format
 from shoal.data.graphs import arrays as files
 from shoal.data.graphs import load_links, load_nodes, planetoid
+from shoal.data.links import LinkData
 from shoal.data.nodes import NodeData, node_data
+from tests.planted import planted_graph
 
 
 def arrays(**changes: Tensor | None) -> dict[str, Tensor]:
@@ -406,3 +411,78 @@ def test_large_arrays_of_an_archive_are_mapped(
     np.savez(tmp_path / "c.npz", x=np.array([{}], dtype=object))
     with pytest.raises(InputError, match=r"c\.npz: expected a whole \.npz of plain arrays"):
         files.read_arrays_of(tmp_path / "c.npz")
+
+
+# -- edges alone -----------------------------------------------------------------------------------
+
+
+def test_edges_are_read_from_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blanks, tabs, commas, comments and a head: node v reads u of the edge u v."""
+    for name, text in (
+        ("a.txt", "# from to\n0 1\n2\t1\n\n1 0\n"),
+        ("a.csv", "source,target\n0,1\n2,1\n1,0\n"),
+        ("a.tsv", "0\t1\t0.5\n2\t1\t1\n1\t0\t2\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        graph = graphs.read(tmp_path / name).graph
+        assert graph.to_dense().tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
+    shipped = planted_graph(n=20, classes=2)
+    monkeypatch.setattr("shoal.data.wordnet.graph", lambda: shipped)
+    assert load_nodes("wordnet-graph").graph is shipped.graph
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "0 1\n2\n", "a.txt:2: expected two node numbers, got '2'"),
+        ("a.txt", "0 1\n2 -1\n", "a.txt:2: expected two node numbers, got '2 -1'"),
+        ("a.txt", "0 1\n2 x\n", "a.txt:2: expected two node numbers, got '2 x'"),
+        ("a.txt", "# nothing\n", "a.txt: expected edges, got none"),
+        ("a.txt", "0 99999999999\n", "a.txt: expected nodes numbered from 0, got 100000000000"),
+        ("a.mtx", "0 1\n", "a.mtx: expected a graph: .* got something else"),
+        ("a.npz", "no archive", "a.npz: expected a whole .npz"),
+    ],
+)
+def test_bad_graphs_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """File and line, or file."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        graphs.read(tmp_path / name)
+    with pytest.raises(
+        InputError, match=r"none: expected a graph: wordnet-graph, or a file .* check the path"
+    ):
+        graphs.read(tmp_path / "none")
+
+
+def test_a_saved_csr_must_be_a_graph(tmp_path: Path) -> None:
+    """Labels of points are none."""
+    Csr.from_lists([[2], [0]], n_cols=3).save(tmp_path / "labels")
+    with pytest.raises(InputError, match="labels: expected as many rows as columns"):
+        graphs.read(tmp_path / "labels")
+
+
+def test_a_format_of_ones_own_is_one_function(tmp_path: Path, request) -> None:
+    """A reader that is registered is found by every function that reads graphs, and trains."""
+    request.addfinalizer(lambda: FORMATS.pop("ring"))
+
+    @graph_format("ring", lambda source: str(source).endswith(".ring"))
+    def read(source: Any) -> GraphData:
+        n = torch.arange(int(Path(source).read_text()))
+        ring = Csr.from_edge_index(torch.stack([n, (n + 1) % len(n)]), len(n))
+        return GraphData("ring", ring, torch.eye(2)[n % 2], n % 2)
+
+    path = tmp_path / "a.ring"
+    path.write_text("30")
+    assert is_graph(path) and graphs.describe(path)["classes"] == {"0": 15, "1": 15}
+    assert shoal.NodeModel(hidden=4, device="cpu").fit(path, steps=1).steps == 1
+    assert shoal.LinkModel(hidden=4, device="cpu").fit(path, steps=1).steps == 1
+
+
+def test_load_decides_by_what_a_source_holds(tmp_path: Path) -> None:
+    """Classes make nodes; without them, or with a split of links, links are to be predicted."""
+    assert isinstance(graphs.load(save(tmp_path / "a.npz", arrays())), NodeData)
+    assert isinstance(graphs.load(save(tmp_path / "b.npz", arrays(y=None))), LinkData)
+    assert isinstance(graphs.load(ogb_links(tmp_path / "c", "arrays")), LinkData)
+    assert isinstance(graphs.load(SimpleNamespace(**arrays())), NodeData)
+    with pytest.raises(InputError, match="data: expected a graph, or its path, got int"):
+        graphs.load(3)

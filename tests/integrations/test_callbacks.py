@@ -140,7 +140,8 @@ def test_transformers_learn_their_step(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="needs the extra text")
     model = torch.nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    # warm-up begins at a rate of zero
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 if step else 0.0)
     args = SimpleNamespace(output_dir=str(tmp_path), gradient_accumulation_steps=1)
     loader = [{"x": torch.ones(8, 1), "labels": torch.zeros(8, 1)}] * 8
     tools = {"model": model, "optimizer": optimizer, "lr_scheduler": schedule}

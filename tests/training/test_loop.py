@@ -27,10 +27,9 @@ from shoal.tasks import labels, nodes
 from shoal.text.bag import BagSum
 from shoal.training.callbacks import EarlyStopping
 from shoal.training.gradients import Gradients
-from shoal.training.interrupts import interrupts
 from shoal.training.job import Budget, Job
 from shoal.training.loader import Loader
-from shoal.training.loop import fit
+from shoal.training.loop import fit, interrupts
 from shoal.training.run import Run
 from tests.planted import planted_graph, planted_labels
 

@@ -12,13 +12,12 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
 from shoal.core.errors import expect, fail
 
-_S = TypeVar("_S")
 FLAGS = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 
 
@@ -49,7 +48,7 @@ def read(path: Path) -> dict[str, Any]:
     return {key.replace("-", "_").strip("_"): value for key, value in found.items()}
 
 
-def settings_from(settings: type[_S], values: dict[str, Any], path: Path) -> _S:
+def settings_from(settings: Any, values: dict[str, Any], path: Path) -> Any:
     """Settings of a file; what it leaves out has its default, or is still required as a word.
 
     Args:
@@ -72,6 +71,21 @@ def settings_from(settings: type[_S], values: dict[str, Any], path: Path) -> _S:
         got = repr(values.get(name))
         expect(good, f"{path}: {_flag(name)}", _spelled(kind), got, "correct the value")
     return _filled(settings, None, values)
+
+
+def settings_of_run(settings: Any, values: dict[str, Any]) -> Any:
+    """Settings as a run wrote them down; what today's do not have, or have otherwise, is left out.
+
+    Args:
+        settings: a dataclass.
+        values: of ``settings.json``, of any version.
+    """
+    known = {
+        name: values[name]
+        for name, kind in _kinds(settings)
+        if name in values and _is_a(values[name], kind)
+    }
+    return _filled(settings, None, known)
 
 
 def _filled(settings: Any, default: Any, values: dict[str, Any]) -> Any:

@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shoal.cli import config
+from shoal.core.distribution import DISTRIBUTION, install
 from shoal.tasks.settings import Common
-
-DISTRIBUTION = "shoal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ def _presence(extra: str, needs: list[str]) -> str:
     """The versions of what an extra needs, or how to install it."""
     versions = {name: version_of(name) for name in needs}
     if None in versions.values():
-        return f"missing: pip install '{DISTRIBUTION}[{extra}]'"
+        return f"missing: {install(extra)}"
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 

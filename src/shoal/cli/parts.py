@@ -86,7 +86,7 @@ class Spectrum(Common):
     """A rate that trains at the loader's batch size; the optimizer's own by default."""
     batch_sizes: tuple[int, ...] = ()
     """Batch sizes to advise on; powers of two around the loader's by default."""
-    began: Float = None
+    initial_loss: Float = None
     """The loss at which training began; without it noise may hold half of the present one."""
     curvature: Literal["ggn", "hessian", "fisher"] = "ggn"
     """Gauss-Newton, which advice needs, the Hessian, or the empirical Fisher matrix."""

@@ -31,9 +31,7 @@ from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
 from shoal.core.memory import available_bytes
-from shoal.data import is_graph
-from shoal.data.graphs import read
-from shoal.data.nodes import node_data
+from shoal.data.graphs import labeled_nodes, read
 from shoal.graph.features import row_width
 from shoal.models.nodes import NodeModel
 from shoal.sample.touch import touch_probability
@@ -75,10 +73,10 @@ def plan(asked: Plan) -> dict[str, Any]:
     """
     _expect_numbers(asked)
     if asked.source:
-        asked, graph, seeds = _known(asked.source, asked)
+        task, asked, graph, seeds = _known(asked.source, asked)
         reads = reads_of_graph(graph, seeds, asked)
     else:
-        reads = zipf_reads(asked)
+        task, reads = None, zipf_reads(asked)
     width = WIDTH if asked.width is None else asked.width
     row = width * getattr(torch, asked.dtype).itemsize
     device, host = _room(asked)
@@ -103,7 +101,7 @@ def plan(asked: Plan) -> dict[str, Any]:
             }
         )
     last = "host" if in_memory else "disk"
-    command = _command(asked, counts, in_memory)
+    command = None if task is None else _command(task, asked, counts, in_memory)
     return {
         "rows": reads.n,
         "row_bytes": row,
@@ -118,18 +116,17 @@ def plan(asked: Plan) -> dict[str, Any]:
     }
 
 
-def _known(source: str, asked: Plan) -> tuple[Plan, Csr, Tensor]:
-    """A graph, its seeds, and the settings with all that was left open filled in.
+def _known(source: str, asked: Plan) -> tuple[str, Plan, Csr, Tensor]:
+    """The task that trains on a graph, the completed settings, the graph and its seeds.
 
     Raises:
         InputError: if the graph cannot be read.
     """
-    found, seeds = read(source), None
+    found = read(source)
     graph, features = found.graph, found.features
     n, width = graph.n_rows, None if features is None else row_width(features)
-    if found.y is not None and found.links is None:
-        blank = torch.empty(n, 0)
-        seeds = node_data(replace(found, features=blank if features is None else features)).train
+    classes = found.y is not None and found.links is None
+    seeds = labeled_nodes(found).train if classes else None
     if seeds is None or asked.train is not None:
         generator = torch.Generator().manual_seed(asked.seed)
         share = TRAIN if asked.train is None else asked.train
@@ -137,7 +134,8 @@ def _known(source: str, asked: Plan) -> tuple[Plan, Csr, Tensor]:
     size = asked.batch_size or min(BATCH_SIZE, len(seeds))
     width = width if asked.width is None else asked.width
     share = round(len(seeds) / max(n, 1), 4)
-    return replace(asked, train=share, batch_size=size, width=width), graph, seeds
+    task = "nodes" if classes and features is not None else "links"
+    return task, replace(asked, train=share, batch_size=size, width=width), graph, seeds
 
 
 def reads_of_graph(graph: Csr, seeds: Int[Tensor, " m"], asked: Plan) -> Reads:
@@ -264,12 +262,10 @@ def _assumed(asked: Plan) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in (*names, *_RATES)}
 
 
-def _command(asked: Plan, counts: dict[str, int], in_memory: bool) -> str | None:
-    """``shoal train`` with rows where they are planned; None if it cannot read the source."""
-    if asked.source is None or not is_graph(asked.source):
-        return None
+def _command(task: str, asked: Plan, counts: dict[str, int], in_memory: bool) -> str:
+    """``shoal train`` with rows where they are planned."""
     fanouts = " ".join(map(str, asked.fanouts))
-    words = ["shoal train", shlex.quote(asked.source)]
+    words = [f"shoal train {task}", shlex.quote(str(asked.source))]
     words.append(f"--batch-size {asked.batch_size} --fanouts {fanouts}")
     if counts["device"]:
         words.append(f"--device {_device(asked)} --device-rows {counts['device']}")

@@ -15,22 +15,29 @@ import torch
 from torch import Tensor, nn
 
 import shoal
+from shoal.cli.config import settings_of_run
 from shoal.cli.parts import Spectrum as Asked
-from shoal.cli.use import source_of
+from shoal.cli.use import on_graph, source_of
 from shoal.core.columns import Columns
 from shoal.core.errors import InputError, expect, fail
 from shoal.core.objectives import Objective
 from shoal.core.optimizers import OptimizerInfo, optimizer_info
 from shoal.curvature.measure import spectrum
 from shoal.curvature.spectrum import Spectrum
+from shoal.data import load_labels
+from shoal.data.splits import validation_split
 from shoal.step.job import info_of
 from shoal.step.rules import Rates, rates
 from shoal.step.size import StepSize, learning_rate
 from shoal.step.trial_runs import TrialRuns, trial_runs
+from shoal.tasks import TASKS, labels
 from shoal.tasks.settings import Table, named
 from shoal.training.checkpoints import restore
 from shoal.training.job import Job
 from shoal.training.run import Run
+
+# What of a run of the first layout, whose options were others, decides its batches.
+_OF_BATCHES = {"batch_size", "cluster_size", "batches", "positives", "valid", "seed"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +78,9 @@ def measure(asked: Asked) -> dict[str, Any]:
         precondition=mine.optimizer if inside else None,
     )
     sizes, notes = _sizes(asked, found), []
-    plans = _plans(found, mine, asked.began, sizes, notes)
+    if mine.info.kind == "adam" and not begun:
+        notes.append("Adam's metric needs its state: train the run with --keep-resume")
+    plans = _plans(found, mine, asked.initial_loss, sizes, notes)
     known = _known(asked, found, mine, sizes, notes)
     tried = _tried(asked, found, mine) if asked.evidence else None
     home = Path(asked.source) if Path(asked.source).is_dir() else Path(asked.source).parent
@@ -99,11 +108,25 @@ def job_of(run: Path, device: str = "auto") -> tuple[Job, OptimizerInfo]:
     expect(not opened.exported, str(run), "a run to measure", "an export", "name its run")
     model = shoal.open(run, device=device)
     source, columns = source_of(run, None, Table())
-    job = model.job(shoal.load(source, **columns) if columns else source)
+    job = model.job(source) if on_graph(model) else _label_job(model, opened, source, columns)
     info = info_of(job)  # before the schedule's last rate comes back
     if opened.last.exists():
         restore(job, opened)
     return job, info
+
+
+def _label_job(model: Any, run: Run, source: str, columns: dict[str, Any]) -> Job:
+    """The encoder's job of a run on labels: its batches and loss around the trained encoder."""
+    task = TASKS["labels"]
+    first = {name: x for name, x in run.settings.items() if name in _OF_BATCHES}
+    asked = settings_of_run(task.settings, run.settings.get("command") or first)
+    parts, valid = task.model_of(asked).parts, asked.fit_arguments()["valid"]
+    data = load_labels(source, **columns)
+    kept = validation_split(data, valid, asked.seed)[0] if valid else data.train
+    about = {"seed": asked.seed, "device": model.device, "folder": None}
+    encoder, tokens = model.encoder.begin(kept.texts, data.labels, **about)
+    device = None if model.device == "cpu" else model.device
+    return labels.build(parts, encoder, tokens, kept.labels, device=device)
 
 
 def _own(asked: Asked) -> _Measured:
@@ -131,12 +154,12 @@ def _sizes(asked: Asked, found: Spectrum) -> list[int]:
 
 
 def _plans(
-    found: Spectrum, mine: _Measured, began: float | None, sizes: list[int], notes: list[str]
+    found: Spectrum, mine: _Measured, initial_loss: float | None, sizes: list[int], notes: list[str]
 ) -> list[StepSize]:
     """Absolute advice, or a note why there is none."""
     try:
         optimizer = mine.optimizer or mine.info
-        return [learning_rate(found, b, optimizer, initial_loss=began) for b in sizes]
+        return [learning_rate(found, b, optimizer, initial_loss=initial_loss) for b in sizes]
     except InputError as error:
         notes.append(f"no absolute advice: {error}")
         return []
@@ -151,7 +174,9 @@ def _known(
         return []
     try:
         now = found.batch_size
-        return [(b, rates(found, lr, now, b, mine.info, initial_loss=asked.began)) for b in sizes]
+        return [
+            (b, rates(found, lr, now, b, mine.info, initial_loss=asked.initial_loss)) for b in sizes
+        ]
     except InputError as error:
         notes.append(f"no rules: {error}")
         return []
@@ -163,7 +188,7 @@ def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> TrialRuns:
     optimizer = mine.optimizer
     if optimizer is None:
         fail("evidence", "an optimizer of dense parameters", "none", remedy)
-    plan = learning_rate(found, found.batch_size, optimizer, initial_loss=asked.began)
+    plan = learning_rate(found, found.batch_size, optimizer, initial_loss=asked.initial_loss)
     model, loss_fn, forward = mine.model, mine.loss_fn, mine.forward
     if isinstance(model, Objective):
         learns = getattr(mine.loader.table, "trainable", False)
@@ -181,7 +206,7 @@ def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> TrialRuns:
         plan,
         steps=asked.evidence,
         forward=forward,
-        initial_loss=asked.began,
+        initial_loss=asked.initial_loss,
         seed=asked.seed,
     )
 

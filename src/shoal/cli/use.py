@@ -191,6 +191,9 @@ def evaluate(asked: Evaluate) -> dict[str, Any]:
     model = opened(asked.run, asked)
     source, columns = source_of(asked.run, asked.source, asked.table)
     data = source if on_graph(model) else shoal.load(source, **columns)
+    if not (on_graph(model) or data.own_split or (asked.run / "model.json").exists()):
+        said = "%s: a run of the first layout, whose test rows were others: some were trained on"
+        _log.warning(said, asked.run)
     return {"run": str(asked.run), "data": source, "test": model.evaluate(data)}
 
 

@@ -8,6 +8,7 @@ the rows gathered for the first block's ``src``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,10 +86,14 @@ class Block:
         assert there.values is not None
         return Block(self.src, self.dst, there.indptr, there.indices, there.values)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Block:
+        """The same block with every tensor changed."""
+        parts = (self.dst, self.src, self.indptr, self.indices, self.edges)
+        return Block(*(change(x) for x in parts), dst_in_src=self.dst_in_src)
+
     def to(self, device: torch.device | str) -> Block:
         """The same block on `device`."""
-        parts = (self.dst, self.src, self.indptr, self.indices, self.edges)
-        return Block(*(x.to(device, non_blocking=True) for x in parts), dst_in_src=self.dst_in_src)
+        return self.map(lambda x: x.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +112,12 @@ class Batch:
     src: Shaped[Tensor, "s ..."]
     target: Shaped[Tensor, "b ..."] | None = None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with every tensor changed."""
+        target = None if self.target is None else change(self.target)
+        blocks = tuple(block.map(change) for block in self.blocks)
+        return Batch(change(self.seeds), blocks, change(self.src), target)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
-        target = None if self.target is None else self.target.to(device, non_blocking=True)
-        return Batch(
-            self.seeds.to(device, non_blocking=True),
-            tuple(block.to(device) for block in self.blocks),
-            self.src.to(device, non_blocking=True),
-            target,
-        )
+        return self.map(lambda x: x.to(device, non_blocking=True))

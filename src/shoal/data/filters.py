@@ -1,4 +1,4 @@
-"""Filter files: pairs (row, label) that predictions are not judged by.
+"""Filter files: pairs (row, label) that predictions are not evaluated on.
 
 Published under two names, ``filter_labels_{train,test}.txt`` and ``{trn,tst}_filter_labels.txt``,
 beside the other files or in ``raw/``; a missing or an empty file means that there are no pairs. A

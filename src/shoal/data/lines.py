@@ -58,7 +58,7 @@ def lines(path: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]
         remedy = 'save the file as UTF-8, or pass encoding="latin-1" (shoal convert --encoding)'
         fail(f"{path}:{number}", f"{encoding} text", bad, remedy)
     except LookupError as error:
-        fail("encoding", "a text encoding that Python knows", error, 'use "utf-8" or "latin-1"')
+        fail("encoding", "a text encoding of Python's", error, 'use "utf-8" or "latin-1"')
     except (EOFError, OSError, zlib.error) as error:
         got = f"{error} (after line {number})"
         fail(str(path), "a whole, readable file", got, "copy or download it again")

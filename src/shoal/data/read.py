@@ -42,7 +42,7 @@ def read(
     """
     columns = columns or Columns()
     if _is_frame(source):
-        return data_of(table_of_frame(source), columns)
+        return data_of(table_of_frame(source, columns))
     if is_graph(source):
         from shoal.data import graphs
 
@@ -92,13 +92,13 @@ def read_texts_to_predict(
     """
     columns = columns or Columns()
     if _is_frame(source):
-        return texts_of(table_of_frame(source), columns)
+        return texts_of(table_of_frame(source, columns))
     if not isinstance(source, str | Path):
         _expect_no_columns("texts", columns)
         return as_texts(source)[0]
     path, suffix = Path(source), suffix_of(Path(source))
     if suffix in TABLES and (suffix != ".tsv" or format_of(path).columns):
-        return texts_of(table_of_file(path, encoding), columns)
+        return texts_of(table_of_file(path, encoding, columns))
     _expect_no_columns(source, columns)
     if suffix == ".json":
         return read_texts(path, encoding)

@@ -136,7 +136,7 @@ def uri_labels(data: LabelData) -> tuple[LabelData, str]:
 
 
 def unique_examples(data: LabelData) -> tuple[LabelData, str]:
-    """The step for cells that tell all examples apart: else they are named by split and number."""
+    """The step for uids that must be unique: else examples are named by split and number."""
     uids = data.train.texts.uids + data.test.texts.uids
     if _all_differ(uids):
         return data, ""
@@ -148,7 +148,7 @@ def unique_examples(data: LabelData) -> tuple[LabelData, str]:
 
 
 def unique_labels(data: LabelData) -> tuple[LabelData, str]:
-    """The step for cells that tell all labels apart: else they are numbered."""
+    """The step for uids that must be unique: else labels are numbered."""
     return (data, "") if _all_differ(data.labels.uids) else number_labels(data)
 
 

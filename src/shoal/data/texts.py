@@ -227,7 +227,7 @@ def matrix_of(rows: Iterable[Iterable[str]], names: Sequence[str]) -> Csr:
     return Csr.from_lists([[ids[name] for name in row] for row in rows], len(ids)).coalesce()
 
 
-def names_of(labels: Csr, names: Sequence[str]) -> Iterator[list[str]]:
+def names_of(labels: Csr, names: list[str]) -> Iterator[list[str]]:
     """The names of the labels of each example.
 
     Yields:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError, expect, expect_ids, fail
+from shoal.data.graph import GraphData
 from shoal.data.links import LinkData
 from shoal.data.nodes import NodeData
 from shoal.fetch.disk import DiskRows
@@ -317,7 +318,7 @@ class GraphModel(OnHub):
             return None
         return own if own.dtype == torch.float32 else None
 
-    def _rows_for(self, data: NodeData | LinkData) -> Float[Tensor, "n d"] | DiskRows:
+    def _rows_for(self, data: GraphData | NodeData | LinkData) -> Float[Tensor, "n d"] | DiskRows:
         """Rows of a graph as the fitted model reads them: of its features, or trained.
 
         Raises:
@@ -404,7 +405,12 @@ class GraphModel(OnHub):
         Raises:
             InputError: if the folder is damaged, or a layer of the user's is missing.
         """
-        model = cls(**base.expect_arguments(str(folder), about, objects, needed=("layer",)))
+        given = base.expect_arguments(str(folder), about, objects, needed=("layer",))
+        try:
+            model = cls(**given)
+        except TypeError as error:
+            remedy = "restore model.json or train again"
+            fail(str(folder), f"the arguments of a {cls.__name__}", error, remedy)
         facts = {name: x for name, x in about.items() if name not in base.header("", {})}
         model.fill(folder, facts, base.read_state(folder))
         return model

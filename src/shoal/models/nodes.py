@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect_positive
+from shoal.core.errors import expect, expect_positive
 from shoal.data.graphs import load_nodes, read
 from shoal.data.nodes import NodeData
 from shoal.graph.features import row_width
@@ -41,7 +41,7 @@ class NodeModel(GraphModel):
     """Classes of nodes, from their features and those of their neighbors.
 
     Example:
-        Two groups of nodes, each linked among themselves, told by one feature:
+        Two groups of nodes, each linked among themselves, told apart by one feature:
 
         >>> from types import SimpleNamespace
         >>> n = torch.arange(40)
@@ -112,12 +112,15 @@ class NodeModel(GraphModel):
         layers = list(network.layers)[:-1]  # pyright: ignore[reportArgumentType, reportCallIssue]
         if not layers:
             return rows[ids] if isinstance(rows, Tensor) else rows.gather(ids)
-        between: Any = network.between
-        network.eval()  # as full_graph does
-        with torch.no_grad():
-            device = next(network.parameters()).device
-            hidden = full_graph(Layered(layers, between), graph, rows, ids)
-            return between(hidden.to(device)).to(hidden.device)
+        # of the network's own modules, in eval mode meanwhile as full_graph has them
+        training, between = network.training, network.between
+        try:
+            below = Layered(layers, between).eval()  # pyright: ignore[reportArgumentType]
+            with torch.no_grad():
+                hidden = full_graph(below, graph, rows, ids)
+                return between(hidden.to(next(network.parameters()).device)).to(hidden.device)  # pyright: ignore
+        finally:
+            network.train(training)
 
     def _graph(self, data: Any) -> tuple[Csr, Any]:
         """A graph to predict on, which needs no classes, and its rows."""
@@ -145,4 +148,6 @@ class NodeModel(GraphModel):
 
     def _metrics(self, data: NodeData) -> dict[str, float]:
         network, rows = self._fitted(), self._rows_for(data)
+        want, got = len(self._about["classes"]), len(data.class_names)
+        expect(got == want, data.name, f"the model's {want} classes", got, "use data of its kind")
         return nodes.metrics(network, data, rows, data.test)  # pyright: ignore[reportArgumentType]

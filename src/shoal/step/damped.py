@@ -18,8 +18,6 @@ from torch import Tensor
 from shoal.core.errors import expect, expect_positive
 from shoal.core.optimizers import OptimizerInfo
 from shoal.curvature.products import Products
-from shoal.curvature.stability import largest_rate
-from shoal.step.estimator import Measurement
 
 
 class DampedDiagonal(torch.optim.Optimizer):
@@ -31,7 +29,7 @@ class DampedDiagonal(torch.optim.Optimizer):
     Args:
         params: as torch's optimizers take them.
         lr: a, the share of a Newton step; 1 is all of it.
-        damping: δ, above 0; :func:`least_damping` finds the least.
+        damping: δ, above 0; the least is in the advice of :func:`~shoal.step.size.learning_rate`.
         decay: of the running mean, in [0, 1).
         weight_decay: added to the gradient.
 
@@ -58,7 +56,7 @@ class DampedDiagonal(torch.optim.Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         expect(lr >= 0, "lr", "a learning rate of at least 0", lr, "raise it")
-        expect(damping > 0, "damping", "a number above 0", damping, "see least_damping")
+        expect(damping > 0, "damping", "a number above 0", damping, "see learning_rate")
         expect(0 <= decay < 1, "decay", "a number in [0, 1)", decay, "try 0.9")
         expect(weight_decay >= 0, "weight_decay", "at least 0", weight_decay, "raise it")
         defaults = {"lr": lr, "damping": damping, "decay": decay, "weight_decay": weight_decay}
@@ -130,40 +128,3 @@ def diagonal_of(products: Products, probes: int = 4, seed: int = 0) -> dict[str,
         name: x.view_as(leaf).to(leaf)
         for (name, leaf), x in zip(leaves.items(), parts, strict=True)
     }
-
-
-def least_damping(
-    measure: Callable[[float], Measurement], lr: float, *, most: float = 1e6
-) -> float:
-    """Find the least δ at which steps of `lr` are stable, measured in the metric D + δ.
-
-    The law's largest rate in the metric grows with δ; bisect its logarithm to five per cent.
-
-    Args:
-        measure: measures λ₁ and noise of (D + δ)^−½ G (D + δ)^−½ at a δ.
-        lr: the share of a Newton step that is to be taken.
-        most: where the search gives up.
-
-    Raises:
-        InputError: if `most` does not hold it.
-
-    Example:
-        >>> one = lambda damping: Measurement(1 / damping, 3 / damping, 0.0, 0.0, 0.0)
-        >>> round(least_damping(one, 0.5), 1)  # 0.5 (1 + 3)/δ ≤ 2
-        1.0
-    """
-    expect(lr > 0, "lr", "a learning rate above 0", lr, "raise it")
-
-    def holds(damping: float) -> bool:
-        found = measure(damping)
-        return largest_rate(found.lam, found.noise, 1.0) >= lr
-
-    expect(holds(most), "lr", f"a rate that a damping of {most:g} holds", lr, "lower it")
-    high, low = most, most
-    while low > 1e-12 * most and holds(low / 10):
-        high = low = low / 10
-    low = high / 10
-    while high > 1.05 * low:
-        middle = (high * low) ** 0.5
-        high, low = (middle, low) if holds(middle) else (high, middle)
-    return high

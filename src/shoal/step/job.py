@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
+from shoal.core.batches import map_tensors
 from shoal.core.block import Batch, Block
 from shoal.core.optimizers import OptimizerInfo, optimizer_info
 from shoal.step.estimator import CurvatureEstimator
@@ -64,12 +63,8 @@ def info_of(job: Job) -> OptimizerInfo:
     return optimizer_info(job.table.optimizer if job.optimizer is None else job.optimizer)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def _copied(node: Any) -> Any:
-    if isinstance(node, Tensor):
-        return node.detach().clone()
-    if isinstance(node, Mapping):
-        return {key: _copied(x) for key, x in node.items()}
-    return [_copied(x) for x in node] if isinstance(node, list) else node
+def _copied(tree: Any) -> Any:
+    return map_tensors(tree, lambda x: x.detach().clone())
 
 
 def _packed(batch: Batch) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Copy this page to bend it: everything it uses is public.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -181,6 +182,8 @@ def train(
             resume=resume,
             callbacks=callbacks("classifiers"),
         )
+        progress.seconds += stage.seconds
+        run.write("classifiers", {"classifier_seconds": round(stage.seconds, 3)})
         if stage.stopped == "interrupt":
             progress.stopped = "interrupt"
             return predictor, progress
@@ -188,9 +191,13 @@ def train(
         known = shoal.with_known(predictor, parts.rankers, data.train, weights)
         return known, progress
     assert held_out is not None and parts.combiner is not None
+    begin = time.monotonic()
     predictor = shoal.fit_ensemble(
         predictor, parts.rankers, parts.combiner, train, held_out, data.train, weights, parts.seed
     )
+    seconds = time.monotonic() - begin
+    progress.seconds += seconds
+    run.write("ensemble", {"held_out": len(held_out), "ensemble_seconds": round(seconds, 3)})
     return predictor, progress
 
 

@@ -207,7 +207,7 @@ class ShowProgress(Callback):
             left = f", {_clock(progress.seconds_left)} left" if progress.share < 1 else ""
             line = f"{self.name}: epoch {epoch}, loss {loss:.3f}{self._validation}{left}"
             print(line, file=sys.stderr, flush=True)
-            self._losses = []
+            self._losses, self._validation = [], ""
 
 
 def _clock(seconds: float) -> str:

@@ -18,7 +18,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -32,13 +32,18 @@ from shoal.fetch.gather import gather_rows
 from shoal.fetch.threads import pool
 from shoal.fetch.unified import unified
 
+_Event = torch.cuda.Event | torch.Event
+# a batch, and on a device the event that says it has arrived
+_Made = tuple[Batch, _Event | None]
+
 
 @runtime_checkable
 class BatchSampler(Protocol):
     """Who is in the batch: yields the current epoch's seeds, batch by batch.
 
-    Its ``set_epoch(epoch)``, where it has one, is called before each epoch. torch's samplers of
-    lists of integers will do.
+    Its ``set_epoch(epoch)``, where it has one, is called before each epoch; its attribute
+    ``sampling``, where it has one, says how a batch's examples are drawn, ``"independent"`` or
+    ``"clustered"``. torch's samplers of lists of integers will do.
     """
 
     def __iter__(self) -> Iterator[Tensor | Sequence[int]]:
@@ -46,7 +51,7 @@ class BatchSampler(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         ...
 
 
@@ -175,7 +180,7 @@ class Loader:
         epoch = self.epoch
         with contextlib.closing(self._ahead(epoch)) as ahead:
             for index, made in ahead:
-                batch = self._hand_over(made)
+                batch = self._hand_over(*made)
                 self.position = index + 1
                 yield batch
         self.epoch, self.position = epoch + 1, 0
@@ -221,28 +226,28 @@ class Loader:
             threads.shutdown(wait=True, cancel_futures=True)
 
     def _make(self, epoch: int, index: int, seeds: Tensor) -> _Made:
-        """Build a batch, but for rows that learn; with prefetch, in a worker's thread."""
+        """Build a batch, but for trainable rows; with prefetch, in a worker's thread."""
         blocks = tuple(self.block_sampler(seeds, batch_generator(self.seed, epoch, index)))
         target = None if self.target is None else gather_rows(self.target, seeds)
         rows = len(blocks[0].src if blocks else seeds)
         batch = Batch(seeds, blocks, torch.empty(rows, 0), target)
-        if self._learns and blocks and self._stream is None:
+        if self._trainable and blocks and self._stream is None:
             _ = blocks[0].back  # kept by the block: the rows' gradient will need it
         if self._stream is None:
-            return _Made(self._with_rows(batch) if not self._learns else batch, None)
+            return batch if self._trainable else self._with_rows(batch), None
         with torch.cuda.stream(self._stream):
-            batch = _each(batch, _pinned).to(self._stream.device)
-            batch = self._with_rows(batch) if not self._learns else batch
-            return _Made(batch, self._stream.record_event())
+            batch = batch.map(_pinned).to(self._stream.device)
+            batch = batch if self._trainable else self._with_rows(batch)
+            return batch, self._stream.record_event()
 
-    def _hand_over(self, made: _Made) -> Batch:
+    def _hand_over(self, batch: Batch, arrived: _Event | None) -> Batch:
         """Finish a batch on the consumer's thread and, on a device, on the consumer's stream."""
-        if made.event is not None and self._stream is not None:
+        if arrived is not None and self._stream is not None:
             current = torch.cuda.current_stream(self._stream.device)
-            current.wait_event(made.event)
+            current.wait_event(arrived)
             # the side stream's allocator may reuse this memory only when the step is done with it
-            _each(made.batch, lambda tensor: _recorded(tensor, current))
-        return self._with_rows(made.batch) if self._learns else made.batch
+            batch.map(lambda tensor: _recorded(tensor, current))
+        return self._with_rows(batch) if self._trainable else batch
 
     def _with_rows(self, batch: Batch) -> Batch:
         """Gather rows; they arrive where the ids are."""
@@ -251,32 +256,12 @@ class Loader:
         return replace(batch, src=self.table.gather(_source(batch)))
 
     @property
-    def _learns(self) -> bool:
+    def _trainable(self) -> bool:
         return getattr(self.table, "trainable", False)
-
-
-@dataclass(frozen=True, eq=False)
-class _Made:
-    """A batch, and on a device the event that says it has arrived."""
-
-    batch: Batch
-    event: torch.cuda.Event | torch.Event | None
 
 
 def _source(batch: Batch) -> Tensor:
     return batch.blocks[0].src if batch.blocks else batch.seeds
-
-
-def _each(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
-    """The batch with every tensor replaced."""
-
-    def block(old: Block) -> Block:
-        parts = (old.dst, old.src, old.indptr, old.indices, old.edges)
-        return Block(*(function(x) for x in parts), dst_in_src=old.dst_in_src)
-
-    target = None if batch.target is None else function(batch.target)
-    blocks = tuple(block(old) for old in batch.blocks)
-    return Batch(function(batch.seeds), blocks, function(batch.src), target)
 
 
 def _pinned(tensor: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,7 +31,6 @@ from shoal.core.errors import expect, fail
 from shoal.training.callbacks import Callback, RunLog, log_due
 from shoal.training.checkpoints import load_last, weights_of, whole_state
 from shoal.training.gradients import gradient_of, trained
-from shoal.training.interrupts import interrupts
 from shoal.training.job import Budget, Job, Progress, StepRule
 from shoal.training.run import Run
 
@@ -245,3 +246,31 @@ class _Loop:
 def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
     while chunk := list(itertools.islice(batches, size)):
         yield chunk
+
+
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """Catch the first interrupt (Ctrl-C, or a termination signal) so that a step can be finished.
+
+    Signals reach the main thread only; elsewhere the event is never set.
+
+    Yields:
+        an event that the first signal sets; a second one acts as it did before.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before: dict[int, Any] = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

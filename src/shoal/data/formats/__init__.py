@@ -57,7 +57,7 @@ def convert(source: str, out: Path, to: str, encoding: str = "utf-8", **columns:
     Everything is written to the side and then renamed: `out` is there whole or not at all.
 
     Args:
-        source: what :func:`shoal.data.load` takes.
+        source: what :func:`shoal.data.load_labels` takes.
         out: a file or folder that is not there yet.
         to: a name of `FORMATS`.
         encoding: of the source's texts.
@@ -78,7 +78,7 @@ def convert(source: str, out: Path, to: str, encoding: str = "utf-8", **columns:
         ...     sorted(path.name for path in out.iterdir()), done["labels"], done["lost"]
         (['corpus.jsonl', 'qrels', 'queries.jsonl'], 2, [])
     """
-    from shoal.data import load
+    from shoal.data import load_labels
 
     if to not in FORMATS:
         fail("to", f"one of {', '.join(sorted(FORMATS))}", to, "choose one")
@@ -87,7 +87,7 @@ def convert(source: str, out: Path, to: str, encoding: str = "utf-8", **columns:
     want = f"a name that ends in {suffix}" if suffix else "the name of a folder"
     expect(good, "out", want, out, "rename it or change --to")
     expect(not out.exists(), str(out), "nothing there yet", "a file or folder", "remove it first")
-    data, side = load(source, encoding=encoding, **columns), ""
+    data, side = load_labels(source, encoding=encoding, **columns), ""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as side:

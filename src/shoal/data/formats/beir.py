@@ -4,7 +4,7 @@
 ``{"_id", "text"}`` per example, ``qrels/{train,test}.tsv`` a header and
 ``query<TAB>document<TAB>score`` per pair. A query is an example of the split whose qrels name it,
 in the order of the queries; queries that neither names are left out, as is ``qrels/dev.tsv``. A
-score of 0 or less says that the document was judged and found irrelevant: such a pair is none, and
+score of 0 or less says that the document was found irrelevant: such a pair is none, and
 a query with no other pairs is an example without labels.
 """
 

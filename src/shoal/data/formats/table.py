@@ -22,6 +22,8 @@ from shoal.data.formats.registry import name_of, suffix_of, text_format
 from shoal.data.lines import shorten
 from shoal.data.texts import Examples, LabelData, Texts, as_list, matrix_of, names_of
 
+Row = tuple[str, str, dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Table:
@@ -32,12 +34,14 @@ class Table:
         where: names the whole of it in messages.
         header: where its columns are named; None where each row names its own.
         rows: where each row stands, its uid, and its cells by column.
+        columns: which of them are meant.
     """
 
     name: str
     where: str
     header: str | None
-    rows: Iterable[tuple[str, str, dict[str, Any]]]
+    rows: Iterable[Row]
+    columns: Columns
 
 
 def read(path: str | Path, encoding: str = "utf-8", columns: Columns | None = None) -> LabelData:
@@ -69,10 +73,10 @@ def read(path: str | Path, encoding: str = "utf-8", columns: Columns | None = No
         >>> data.labels.titles, data.train.labels.indices.tolist(), data.test.texts.all()
         (['cup', 'drink', 'red'], [0, 2], ['tea'])
     """
-    return data_of(table_of_file(Path(path), encoding), columns or Columns())
+    return data_of(table_of_file(Path(path), encoding, columns or Columns()))
 
 
-def table_of_file(path: Path, encoding: str) -> Table:
+def table_of_file(path: Path, encoding: str, columns: Columns) -> Table:
     """The rows of a file, in the format that its suffix names.
 
     Raises:
@@ -83,10 +87,10 @@ def table_of_file(path: Path, encoding: str) -> Table:
         fail(str(path), f"a suffix of {', '.join(TABLES)}", repr(path.suffix), "rename the file")
     records = form.read(path, encoding)
     rows = ((f"{path}:{number}", str(number), record) for number, record in records)
-    return Table(name_of(path), str(path), None if form.lists else f"{path}:1", rows)
+    return Table(name_of(path), str(path), None if form.lists else f"{path}:1", rows, columns)
 
 
-def table_of_frame(frame: Any) -> Table:
+def table_of_frame(frame: Any, columns: Columns) -> Table:
     """The rows of a pandas DataFrame, or of a Dataset of the package datasets; counted from 0.
 
     Classes that a Dataset holds as numbers become their names.
@@ -103,7 +107,7 @@ def table_of_frame(frame: Any) -> Table:
         (f"row {i}", str(i), dict(zip(keys, row, strict=True)))
         for i, row in enumerate(zip(*cells, strict=True))
     )
-    return Table("data in memory", "data in memory", "columns", rows)
+    return Table("data in memory", "data in memory", "columns", rows, columns)
 
 
 def _class_names(frame: Any, key: str) -> list[str] | None:
@@ -119,20 +123,20 @@ def _named(cell: Any, classes: list[str]) -> Any:
     return [classes[i] for i in cell] if isinstance(cell, list) else cell
 
 
-def data_of(table: Table, columns: Columns) -> LabelData:
+def data_of(table: Table) -> LabelData:
     """The data set of a table.
 
     Raises:
         InputError: as :func:`read`.
     """
     texts, rows, splits = Texts([], [], []), [], []
-    for name, uid, record in table.rows:
-        _add_text(texts, table, columns, name, uid, record)
-        rows.append(_labels(table, columns, name, record))
-        splits.append(split := _split(table, columns, name, record))
+    for row in table.rows:
+        _add_text(texts, table, row)
+        rows.append(_labels(table, row))
+        splits.append(split := _split(table, row))
         alike = (split is None) == (splits[0] is None)
         remedy = "write 'train' or 'test' in each"
-        expect(alike, name, "a split in every row or in none", shorten(split), remedy)
+        expect(alike, row[0], "a split in every row or in none", shorten(split), remedy)
     expect(len(texts) > 0, table.where, "at least one row", "none", "write some below the columns")
     names = sorted({label for row in rows for label in row})
     examples, labels = Examples.of(texts, matrix_of(rows, names)), Texts.of(names, names)
@@ -143,31 +147,24 @@ def data_of(table: Table, columns: Columns) -> LabelData:
     return LabelData(table.name, train, test, labels)
 
 
-def texts_of(table: Table, columns: Columns) -> Texts:
+def texts_of(table: Table) -> Texts:
     """The texts of a table alone, empty ones too, whatever its other columns hold.
 
     Raises:
         InputError: naming the row, if a text is none.
     """
     texts = Texts([], [], [])
-    for name, uid, record in table.rows:
-        _add_text(texts, table, columns, name, uid, record, blank=True)
+    for row in table.rows:
+        _add_text(texts, table, row, blank=True)
     return texts
 
 
-def _add_text(
-    texts: Texts,
-    table: Table,
-    columns: Columns,
-    name: str,
-    uid: str,
-    record: dict[str, Any],
-    blank: bool = False,
-) -> None:
-    column = columns.text or "text"
-    parts = [text := _cell(table, name, record, column, "text_column"), ""]
-    if columns.title is not None:  # either may be missing then: None, or NaN in a frame
-        cells = _cell(table, name, record, columns.title, "title_column"), text
+def _add_text(texts: Texts, table: Table, row: Row, blank: bool = False) -> None:
+    name, uid, record = row
+    column, title_column = table.columns.text or "text", table.columns.title
+    parts = [text := _cell(table, row, column, "text_column"), ""]
+    if title_column is not None:  # either may be missing then: None, or NaN in a frame
+        cells = _cell(table, row, title_column, "title_column"), text
         parts = ["" if cell is None or cell != cell else cell for cell in cells]
     strings = all(isinstance(part, str) for part in parts)
     if not (strings and (blank or any(part.strip() for part in parts))):
@@ -177,39 +174,41 @@ def _add_text(
     texts.contents.append(parts[1])
 
 
-def _cell(table: Table, name: str, record: dict[str, Any], column: str, option: str) -> Any:
+def _labels(table: Table, row: Row) -> list[str]:
+    """The labels of a row: none of a cell is a label unless all of it is text."""
+    column, separator = table.columns.labels or "labels", table.columns.separator
+    separator = SEPARATOR if separator is None else separator
+    parts = cell = _cell(table, row, column, "labels_column")
+    if isinstance(cell, str):
+        parts = cell.split(separator) if separator else [cell]
+    elif hasattr(cell, "tolist"):
+        parts = cell.tolist()
+    good = isinstance(parts, list) and all(isinstance(part, str) for part in parts)
+    # one string per label, however often it occurs
+    found = [sys.intern(part.strip()) for part in parts if part.strip()] if good else []
+    if not found:
+        want = f"labels in {column!r}, strings with {separator!r} between them or in a list"
+        fail(row[0], want, shorten(cell), "fill them in or delete the row")
+    return found
+
+
+def _split(table: Table, row: Row) -> str | None:
+    column = table.columns.split or "split"
+    if table.columns.split is None and column not in row[2]:
+        return None
+    split = _cell(table, row, column, "split_column")
+    if split not in (None, "train", "test"):
+        fail(row[0], f"'train' or 'test' in {column!r}", shorten(split), "correct or rename it")
+    return split
+
+
+def _cell(table: Table, row: Row, column: str, option: str) -> Any:
+    name, _, record = row
     if column not in record:
         have = ", ".join(map(str, record))
         remedy = f"rename it or pass {option} (--{option.replace('_', '-')})"
         fail(table.header or name, f"a column {column!r}", f"columns {have}", remedy)
     return record[column]
-
-
-def _labels(table: Table, columns: Columns, name: str, record: dict[str, Any]) -> list[str]:
-    """The labels of a row: none of a cell is a label unless all of it is text."""
-    column = columns.labels or "labels"
-    separator = SEPARATOR if columns.separator is None else columns.separator
-    cell = _cell(table, name, record, column, "labels_column")
-    cell = cell.tolist() if hasattr(cell, "tolist") else cell
-    if isinstance(cell, str):
-        cell = cell.split(separator) if separator else [cell]
-    good = isinstance(cell, list) and all(isinstance(part, str) for part in cell)
-    # one string per label, however often it occurs
-    found = [sys.intern(part.strip()) for part in cell if part.strip()] if good else []
-    if not found:
-        want = f"labels in {column!r}, strings with {separator!r} between them or in a list"
-        fail(name, want, shorten(record[column]), "fill them in or delete the row")
-    return found
-
-
-def _split(table: Table, columns: Columns, name: str, record: dict[str, Any]) -> str | None:
-    column = columns.split or "split"
-    if columns.split is None and column not in record:
-        return None
-    split = _cell(table, name, record, column, "split_column")
-    if split not in (None, "train", "test"):
-        fail(name, f"'train' or 'test' in {column!r}", shorten(split), "correct or rename it")
-    return split
 
 
 # -- writing -----------------------------------------------------------------------------------
@@ -256,6 +255,6 @@ for _suffix, _table in TABLES.items():
         read,
         steps=_steps(_table.lists),
         suffixes=(_suffix,),
-        order=1,  # annif's .tsv is told by its first line
+        order=1,  # annif's .tsv is recognized by its first line
         columns=True,
     )(_fill)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_folder, fail
@@ -203,38 +203,25 @@ def _records(
     for number, line in lines(path, encoding):
         name = f"{path}:{number}"
         record = json_object(name, line)
-        yield name, record, _fields(name, record)
-
-
-def _fields(name: str, record: dict[str, Any]) -> tuple[str, str, str]:
-    missing = next((key for key in ("uid", "title") if key not in record), None)
-    if missing:
-        _refuse_record(name, f"no key {missing!r}")
-    title, content = record["title"], record.get("content", "")
-    if not (isinstance(title, str) and isinstance(content, str)):
-        _refuse_record(name, f"a title or content that is no text in {shorten(record)}")
-    return str(record["uid"]), title, content
+        title: Any = record.get("title")
+        content = record.get("content", "")
+        good = "uid" in record and isinstance(title, str) and isinstance(content, str)
+        if not good:
+            fail(name, "uid, title and content, texts both", shorten(record), "correct the line")
+        yield name, record, (str(record["uid"]), title, content)
 
 
 def _add_targets(targets: Rows, name: str, record: dict[str, Any]) -> None:
-    if "target_ind" not in record:
-        _refuse_record(name, "no key 'target_ind'")
-    ids: list[int] = record["target_ind"]
-    good = _all_are(ids, int)
-    values: list[float] = record.get("target_rel", [1.0] * len(ids) if good else [])
-    if not (good and _all_are(values, (int, float))):
-        _refuse_record(name, f"targets that are no numbers in {shorten(record)}")
-    if len(values) != len(ids):
-        _refuse_record(name, f"{len(ids)} target_ind but {len(values)} target_rel")
+    ids: Any = record.get("target_ind")
+    values: Any = record.get("target_rel", [1.0] * len(ids) if isinstance(ids, list) else None)
+    good = _all_are(ids, int) and _all_are(values, (int, float)) and len(ids) == len(values)
+    want = "target_ind, whole numbers, and as many target_rel"
+    expect(good, name, want, shorten(record), "correct the line")
     targets.append(ids, values)
 
 
 def _all_are(values: Any, kind: type | tuple[type, ...]) -> bool:
     return isinstance(values, list) and all(isinstance(value, kind) for value in values)
-
-
-def _refuse_record(name: str, got: str) -> NoReturn:
-    fail(name, "a JSON object with uid, title, content and targets", got, "correct the line")
 
 
 def write_texts(texts: Texts, path: Path, targets: Csr | None = None) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from shoal.core.csr import Csr
 from shoal.core.errors import fail
-from shoal.data.graph import FORMATS, GraphData, naming
+from shoal.data.graph import FORMATS, GraphData, GraphFormat, naming
 from shoal.data.graphs import arrays, edges, ogb, planetoid, pyg, wordnet  # noqa: F401 (they register)
 from shoal.data.links import LinkData, link_data, split_links
 from shoal.data.nodes import NodeData, node_data
@@ -22,7 +22,14 @@ from shoal.data.nodes import NodeData, node_data
 
 def is_graph(source: Any) -> bool:
     """Whether a source can be nothing but a graph, by its name and its folder's files alone."""
-    return any(format.distinct and format.holds(source) for format in FORMATS.values())
+    return any(format.distinct and _holds(format, source) for format in FORMATS.values())
+
+
+def _holds(format: GraphFormat, source: Any) -> bool:
+    try:
+        return format.holds(source)
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
 
 
 def read(source: Any) -> GraphData:
@@ -31,8 +38,8 @@ def read(source: Any) -> GraphData:
     Raises:
         InputError: if it is missing, damaged, or of a kind that is not known.
     """
-    for format in FORMATS.values():
-        if format.holds(source):
+    for format in reversed(FORMATS.values()):  # one of the user's own comes first
+        if _holds(format, source):
             return format.read(source)
     if isinstance(source, str | Path):
         there = "something else" if Path(source).exists() else "nothing there"
@@ -85,6 +92,16 @@ def load_links(source: Any, seed: int = 0) -> LinkData:
         return link_data(graph, seed)
 
 
+def labeled_nodes(graph: GraphData) -> NodeData:
+    """The nodes of a graph with classes; without features they have none of width 0.
+
+    Raises:
+        InputError: if there are no classes, or parts do not fit together.
+    """
+    blank = torch.empty(graph.graph.n_rows, 0)
+    return node_data(graph if graph.features is not None else replace(graph, features=blank))
+
+
 def describe(source: Any) -> dict[str, Any]:
     """Count what a graph holds; the result can be written as JSON.
 
@@ -108,9 +125,7 @@ def describe(source: Any) -> dict[str, Any]:
             links = link_data(graph)
             held = {name: getattr(links, name).shape[1] for name in ("valid", "test")}
             return about | {"train": links.train.nnz, **held}
-        # classes are counted without features, too
-        blank = torch.empty(graph.graph.n_rows, 0)
-        nodes = node_data(replace(graph, features=blank if features is None else features))
+        nodes = labeled_nodes(graph)
     parts = {name: len(getattr(nodes, name)) for name in ("train", "valid", "test")}
     of_class = nodes.target.sum(0) if nodes.multi_label else nodes.target.clamp(min=-1)
     if not nodes.multi_label:

@@ -87,7 +87,7 @@ def read(path: str | Path = _SHIPPED) -> Synsets:
 
 
 def is_test(uids: list[str]) -> Bool[Tensor, " n"]:
-    """Whether each synset is a test point: ``int(md5(uid), 16) % 5 == 0``.
+    """Whether each synset is a test example: ``int(md5(uid), 16) % 5 == 0``.
 
     Example:
         >>> is_test(["n00001740", "n00015388"]).tolist()
@@ -99,11 +99,12 @@ def is_test(uids: list[str]) -> Bool[Tensor, " n"]:
 
 
 def labels() -> LabelData:
-    """WordNet as extreme classification: 93,311 training and 9,115 test points, 103,827 labels.
+    """WordNet as extreme classification: 93,311 training and 9,115 test examples, 103,827 labels.
 
     Labels are the synsets that a training synset points to. Relations come in pairs, so the reverse
     of most test pairs stands in the training split: such pairs are left out of the test truth and
-    stand in ``drop``, together with each point's own label. Examples without a label are left out.
+    stand in ``drop``, together with each example's own label. Examples without a label are left
+    out.
     """
     synsets = read()
     pairs, n = synsets.relations, len(synsets.texts)

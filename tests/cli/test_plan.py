@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from shoal.tasks.rows import feature_rows
 
 from shoal.cli import bandwidth
 from shoal.cli.bandwidth import gather
+from shoal.cli.parts import Gather, Plan
 from shoal.cli.plan import plan, zipf_sum
-from shoal.cli.row_settings import Gather, Plan
-from shoal.cli.settings import Train
-from shoal.core.checkpoint import same_tensors
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data import graphs
 from shoal.data.graphs import load_nodes
-from shoal.fetch.disk import DiskRows
 from shoal.fetch.tiered import TieredTable
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.touch import touch_probability
-from shoal.tasks import links, nodes, rows
-from shoal.training.run import Run
+from tests.graphs import dense, write_graph
 from tests.planted import planted_graph
-from tests.tasks.test_nodes import write as write_graph
-from tests.training.test_loop import interrupted
 
 
 def ask(**changes: Any) -> dict[str, Any]:
@@ -82,7 +73,7 @@ def test_the_command_is_the_plan(tmp_path: Path) -> None:
     asked = {"rows": None, "source": str(source), "batch_size": 9, "fanouts": (2,)}
     result = ask(**asked, device_gib=10 * 4096 / 2**30, host_gib=30 * 4096 / 2**30)
     assert result["command"] == (
-        f"shoal train {source} --batch-size 9 --fanouts 2 "
+        f"shoal train nodes {source} --batch-size 9 --fanouts 2 "
         "--device cuda --device-rows 10 --host-rows 30"
     )
     assert "--host-rows" not in ask(**asked)["command"]
@@ -184,173 +175,6 @@ def test_the_fan_out_model_is_near_the_oracle(outside_data: Path) -> None:
             table.gather(ids)
         rates.append(table.use()["device"].measured or 0)
     assert rates[0] > 0.85 * rates[1] and rates[0] > 1.2 * rates[2]
-
-
-def test_training_with_tiers_is_training_without(tmp_path: Path) -> None:
-    """shoal train --device-rows ends in the same weights, and says what each tier served."""
-    write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "graph.npz")
-    small: dict[str, Any] = {"steps": 12, "batch_size": 12, "hidden": 4, "fanouts": (2,)}
-    found, weights = [], []
-    for count in (0, 30, 1000):
-        out = tmp_path / str(count)
-        settings = Train(source=str(tmp_path / "graph.npz"), out=out, device_rows=count, **small)
-        found.append(nodes.train(settings))
-        weights.append(Run.open(out).load_last()["model"])
-    assert same_tensors(weights[0], weights[1]) and same_tensors(weights[0], weights[2])
-    assert "tiers" not in found[0] and [x["rows"] for x in found[1]["tiers"]] == [30, 60]
-    assert found[1]["tiers"][0]["measured"] > 100 * 30 / 90
-    assert [x["measured"] for x in found[2]["tiers"]] == [100, 0]
-    with pytest.raises(InputError, match="device_rows: expected at least 0, got -1"):
-        nodes.train(replace(settings, out=tmp_path / "bad", device_rows=-1))
-
-
-def dense(source: Path, suffix: str) -> Path:
-    """The same graph with dense features, in a file whose rows can be read where they lie."""
-    data = load_nodes(str(source))
-    edges = torch.stack([data.graph.indices.long(), data.graph.row_ids()])
-    path = source.with_name(f"dense{suffix}")
-    arrays = {"x": feature_rows(data.features, 0), "edge_index": edges, "y": data.target}
-    if suffix == ".npz":
-        np.savez(path, **{name: array.numpy() for name, array in arrays.items()})
-    else:
-        save_file(arrays, path)
-    return path
-
-
-@pytest.mark.parametrize("task", ["nodes", "links"])
-@pytest.mark.parametrize("own", [None, ".safetensors", ".npz"])
-def test_training_from_a_file_is_training_from_memory(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    task: Literal["nodes", "links"],
-    own: str | None,
-) -> None:
-    """shoal train --host-rows, also resumed, ends in the weights and metrics of all in memory."""
-    source = write_graph(planted_graph(n=200, classes=2, dim=6), tmp_path / "graph.npz")
-    source = dense(source, own) if own else source
-    small: dict[str, Any] = {"batch_size": 16, "hidden": 4, "fanouts": (2,), "epochs": 2}
-    job = links if task == "links" else nodes
-    whole, found, weights = job.make_job, [], []
-    for count in (None, 0, 50, 1000):
-        out = tmp_path / str(count)
-        settings = Train(source=str(source), task=task, out=out, host_rows=count, **small)
-        if count == 50:
-            with monkeypatch.context() as patch:
-                patch.setattr(job, "make_job", lambda *parts: interrupted(whole(*parts), 3))
-                assert job.train(replace(settings, host_rows=10))["stopped"] == "interrupt"
-            settings = replace(settings, resume=True)
-        found.append(job.train(settings))
-        weights.append(Run.open(out).load_last()["model"])
-        assert (out / "rows.npy").exists() == (count is not None and not own)
-    for more in (1, 2, 3):
-        assert same_tensors(weights[0], weights[more]) and found[0]["test"] == found[more]["test"]
-        run = Run.open(tmp_path / str((0, 50, 1000)[more - 1]))
-        assert job.judge(run, str(source)) == found[0]["test"]
-    # another graph's rows are not those of the run's file
-    other = write_graph(planted_graph(n=210, classes=2, dim=6, seed=1), tmp_path / "other.npz")
-    asked = str(other), torch.tensor([209]), 2
-    told = [list(job.predictions(Run.open(tmp_path / name), *asked)) for name in ("None", "0")]
-    assert told[0] == told[1]
-    assert "tiers" not in found[0] and [x["rows"] for x in found[2]["tiers"]] == [50, 150]
-    assert found[2]["tiers"][0]["measured"] > 25
-    assert [x["measured"] for x in found[3]["tiers"]] == [100, 0]
-
-
-def test_rows_of_another_precision_are_written(tmp_path: Path) -> None:
-    """A model reads float32: what the source holds in float64 is not its rows."""
-    path = dense(write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "g.npz"), ".npz")
-    with np.load(path) as file:
-        np.savez(path, **{**file, "x": file["x"].astype(np.float64)})
-    out = tmp_path / "run"
-    nodes.train(Train(source=str(path), out=out, host_rows=9, batch_size=12, steps=1, hidden=4))
-    assert np.load(out / "rows.npy").dtype == np.float32
-
-
-def test_a_file_of_rows_that_is_not_whole_is_named(tmp_path: Path) -> None:
-    """A truncated file, or one of another graph, ends a resumed run in an error that names it."""
-    source = write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "graph.npz")
-    asked = Train(source=str(source), out=tmp_path / "run", host_rows=9, batch_size=12, steps=2)
-    nodes.train(replace(asked, hidden=4))
-    asked = replace(asked, hidden=4, resume=True, steps=4)
-    path = tmp_path / "run" / "rows.npy"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(InputError, match=r"rows\.npy: expected a whole file"):
-        nodes.train(asked)
-    np.save(path, np.zeros((80, 6), np.float32))
-    with pytest.raises(InputError, match=r"rows\.npy: expected the graph's 90 rows, got 80"):
-        nodes.train(asked)
-    path.write_bytes(whole)
-    assert nodes.train(asked)["steps"] == 4
-
-
-def test_rows_that_learn_do_not_lie_in_tiers(tmp_path: Path) -> None:
-    """Nodes without features have no rows to read from a file."""
-    graph = planted_graph(n=90, classes=2).graph
-    np.savez(tmp_path / "g.npz", indptr=graph.indptr, indices=graph.indices)
-    asked = Train(source=str(tmp_path / "g.npz"), task="links", out=tmp_path / "run", host_rows=9)
-    with pytest.raises(InputError, match="host_rows: expected a graph with features"):
-        links.train(asked)
-
-
-def test_wide_features_are_written_as_they_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Sparse features of 300 columns, projected part by part, are those projected at once."""
-    features = Csr.from_dense(torch.rand(50, 300) < 0.1).with_values(None)
-    monkeypatch.setattr(rows, "_WRITE_BYTES", 7 * 4 * 256)
-    run = Run.create(tmp_path / "run", {})
-    made = rows.rows_of(features, Train(source="g.npz", host_rows=0, seed=3), run)
-    assert isinstance(made, DiskRows)
-    assert torch.equal(made.gather(torch.arange(50)), feature_rows(features, 3))
-
-
-# -- graphs from files ---------------------------------------------------------------------------
-
-
-def test_edges_are_read_from_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blanks, tabs, commas, comments and a head: node v reads u of the edge u v."""
-    for name, text in (
-        ("a.txt", "# from to\n0 1\n2\t1\n\n1 0\n"),
-        ("a.csv", "source,target\n0,1\n2,1\n1,0\n"),
-        ("a.tsv", "0\t1\t0.5\n2\t1\t1\n1\t0\t2\n"),
-    ):
-        (tmp_path / name).write_text(text)
-        graph = graphs.read(tmp_path / name).graph
-        assert graph.to_dense().tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
-    shipped = planted_graph(n=20, classes=2)
-    monkeypatch.setattr("shoal.data.wordnet.graph", lambda: shipped)
-    assert graphs.read("wordnet-graph").graph is shipped.graph
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.txt", "0 1\n2\n", "a.txt:2: expected two node numbers, got '2'"),
-        ("a.txt", "0 1\n2 -1\n", "a.txt:2: expected two node numbers, got '2 -1'"),
-        ("a.txt", "0 1\n2 x\n", "a.txt:2: expected two node numbers, got '2 x'"),
-        ("a.txt", "# nothing\n", "a.txt: expected edges, got none"),
-        ("a.txt", "0 99999999999\n", "a.txt: expected nodes numbered from 0, got 100000000000"),
-        ("a.mtx", "0 1\n", "a.mtx: expected .npz, a folder, or one of"),
-        ("a.npz", "no archive", "a.npz: expected a whole .npz"),
-    ],
-)
-def test_bad_graphs_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
-    """File and line, or file."""
-    (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=message):
-        graphs.read(tmp_path / name)
-    with pytest.raises(
-        InputError, match=r"none: expected wordnet-graph, or a file .* check the path"
-    ):
-        graphs.read(tmp_path / "none")
-
-
-def test_a_saved_csr_must_be_a_graph(tmp_path: Path) -> None:
-    """Labels of points are none."""
-    Csr.from_lists([[2], [0]], n_cols=3).save(tmp_path / "labels")
-    with pytest.raises(InputError, match="labels: expected as many rows as columns"):
-        graphs.read(tmp_path / "labels")
 
 
 # -- shoal gather --------------------------------------------------------------------------------

@@ -1,0 +1,321 @@
+"""Node models: what a node and its neighbors show is learned; what is saved predicts the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import shoal
+from shoal import NodeModel
+from shoal.core.block import Block
+from shoal.core.checkpoint import load
+from shoal.core.csr import Csr
+from shoal.core.errors import InputError
+from shoal.data.graphs import describe, load_nodes
+from shoal.data.nodes import NodeData
+from shoal.graph.features import WIDTH, feature_rows
+from shoal.graph.layers import Layered, full_graph
+from shoal.graph.sage import Sage
+from shoal.tasks import nodes
+from tests.graphs import write_graph
+from tests.planted import one_hop_accuracy, planted_graph
+
+
+def small(**options: Any) -> NodeModel:
+    """A small model on small batches."""
+    options = {"batch_size": 120, "fanouts": (5,), "hidden": 16, "dropout": 0.0} | options
+    return NodeModel(device="cpu", **options)
+
+
+def test_one_layer_reaches_the_best_possible_accuracy() -> None:
+    """On two planted classes one hop comes within sampling error of the closed-form optimum."""
+    data = planted_graph(n=2000, degree=5, homophily=0.8, dim=8)
+    accuracy = small().fit(data, epochs=15).test["accuracy"]
+    best = 100 * one_hop_accuracy(degree=5, homophily=0.8, clarity=0.6)
+    error = 100 * (0.25 / 400) ** 0.5
+    assert abs(accuracy - best) < 3 * error
+    assert accuracy > 60 + 2 * error
+
+
+def test_planted_splits_hold_every_class() -> None:
+    """The split is independent of the classes: no split misses one (it once was one class)."""
+    for seed in range(3):
+        data = planted_graph(n=300, classes=3, dim=12, seed=seed)
+        for ids in (data.train, data.valid, data.test):
+            assert data.target[ids].bincount(minlength=3).min() > len(ids) / 6
+
+
+def test_evaluate_is_the_full_graph_accuracy(tmp_path: Path) -> None:
+    """What a fit reports is the accuracy of the best model's layer-wise inference."""
+    path = write_graph(planted_graph(n=300, classes=3, dim=12), tmp_path / "g.npz")
+    result = small(fanouts=(3, 2)).fit(path, out=tmp_path / "run", steps=6)
+    data, network = load_nodes(path), Sage(12, 16, 3, layers=2)
+    network.load_state_dict(load(tmp_path / "run" / "model.safetensors")["model"])
+    assert isinstance(data.features, Csr)
+    logits = full_graph(network, data.graph, data.features.to_dense())
+    expected = 100 * (logits.argmax(1) == data.target)[data.test].float().mean().item()
+    assert result.test["accuracy"] == pytest.approx(expected)
+    assert shoal.open(tmp_path / "run").evaluate(path) == result.test
+
+
+@pytest.mark.parametrize("layer", ["sage", "gat"])
+def test_several_classes_a_node(layer: str) -> None:
+    """Two truths that the features show are learned, and evaluated by micro-averaged F1."""
+    data = planted_graph(n=300, classes=3, dim=6, clarity=1.0)
+    truth = torch.stack([data.target == 0, data.target != 1], 1)
+    several = NodeData(**(vars(data) | {"target": truth, "class_names": ("a", "b")}))
+    heads = {"heads": 2} if layer == "gat" else {}
+    model = small(layer=layer, batch_size=30, lr=0.1, **heads)
+    result = model.fit(several, epochs=16)
+    assert result.test.keys() == {"micro_F1"} and result.test["micro_F1"] > 90
+    rows = model.predict(data.test, k=2, threshold=0.5)
+    found = torch.tensor([[c in {x.label for x in row} for c in (0, 1)] for row in rows])
+    right = 2 * (found & truth[data.test]).sum() / (found.sum() + truth[data.test].sum())
+    assert 100 * right.item() == pytest.approx(result.test["micro_F1"], abs=0.01)
+
+
+def test_predictions_for_nodes_never_seen() -> None:
+    """A graph that has grown needs no classes: old nodes keep theirs, new ones get some."""
+    data = planted_graph(n=300, classes=3, dim=12)
+    model = small()
+    result = model.fit(data, epochs=3)
+    rows = model.predict(data.test)
+    right = [row[0].label == data.target[v] for v, row in zip(data.test, rows, strict=True)]
+    assert 100 * sum(right) / len(right) == pytest.approx(result.test["accuracy"])
+
+    assert isinstance(data.features, Csr)
+    x = torch.cat([data.features.to_dense(), torch.eye(12)[:1]])
+    edges = torch.stack([data.graph.indices, data.graph.row_ids()])
+    edges = torch.cat([edges, torch.tensor([[0, 1], [300, 300]])], 1)
+    grown = SimpleNamespace(x=x, edge_index=edges, num_nodes=301)
+    both = [300, int(data.test[0])]
+    new, old = model.predict(both, grown, k=9)
+    assert old[:1] == rows[0] and sum(p.score for p in new) == pytest.approx(1, abs=1e-5)
+    assert [p.name for p in new] == [data.class_names[p.label] for p in new]
+    assert model.predict(300, grown, k=9) == new
+    with pytest.raises(InputError, match=r"nodes: expected ids in \[0, 300\), got 300"):
+        model.predict(both)
+
+
+def test_only_training_nodes_are_seeds() -> None:
+    """An epoch's seeds are the training nodes, each once, with their own classes."""
+    data = planted_graph(n=100, classes=2, dim=4)
+    rows = feature_rows(data.features)
+    job = nodes.build(data, Sage(rows.shape[1], 8, 2, layers=1), rows, batch_size=16, fanouts=(2,))
+    batches = list(job.loader)
+    seeds = torch.cat([batch.seeds for batch in batches])
+    assert torch.equal(seeds.sort().values, data.train) and len(batches) == len(job.loader)
+    for batch in batches:
+        assert batch.target is not None and torch.equal(batch.target, data.target[batch.seeds])
+
+
+def test_wide_features_keep_their_cosines() -> None:
+    """Features wider than the table are projected at random: inner products stay within 1/√d."""
+    data = planted_graph(n=100, classes=2, dim=4)
+    generator = torch.Generator().manual_seed(0)
+    row, col = (
+        torch.arange(100).repeat_interleave(20),
+        torch.randint(900, (2000,), generator=generator),
+    )
+    wide = Csr.from_coo(row, col, (100, 900), torch.full((2000,), 20**-0.5)).coalesce()
+    data = NodeData(**(vars(data) | {"features": wide}))
+    rows, exact = feature_rows(data.features, seed=0), wide.to_dense()
+    assert rows.shape == (100, WIDTH)
+    error = (rows @ rows.T - exact @ exact.T).std()
+    assert 0.5 / WIDTH**0.5 < error < 1.5 / WIDTH**0.5
+    assert not torch.equal(rows, feature_rows(data.features, seed=1))
+
+
+def test_describe_counts(tmp_path: Path) -> None:
+    """Nodes, edges, splits and class sizes add up."""
+    path = write_graph(planted_graph(n=100, classes=4, degree=3), tmp_path / "g.npz")
+    about = describe(path)
+    assert (about["nodes"], about["edges"], about["edges_per_node"]) == (100, 300, 3.0)
+    assert about["train"] + about["valid"] + about["test"] == 100
+    assert about["classes"] == {str(c): 25 for c in range(4)}
+    assert (about["nodes_without_edges"], about["features_per_node"]) == (0, 1.0)
+
+
+def test_features_without_classes_are_described_and_classes_without_features(tmp_path) -> None:
+    """What a file lacks is no reason to refuse what it has."""
+    n = torch.arange(30)
+    edges, y = torch.stack([n, (n + 1) % 30]).numpy(), (n % 2).numpy()
+    np.savez(tmp_path / "y.npz", edge_index=edges, y=y)
+    np.savez(tmp_path / "x.npz", edge_index=edges, x=np.eye(30, dtype=np.float32))
+    assert describe(tmp_path / "y.npz")["classes"] == {"0": 15, "1": 15}
+    assert describe(tmp_path / "x.npz")["features"] == 30
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"classes": 3, "dim": 9}, "features: expected 12 columns, as the model's, got 9"),
+        ({"classes": 4, "dim": 12}, "expected the model's 3 classes, got 4"),
+    ],
+)
+def test_another_graph_is_refused(other: dict[str, int], message: str) -> None:
+    """A model is not evaluated on other features, though rows be as wide, nor other classes."""
+    model = small(batch_size=50)
+    model.fit(planted_graph(n=300, classes=3, dim=12), steps=1)
+    with pytest.raises(InputError, match=message):
+        model.evaluate(planted_graph(n=360, **other))
+
+
+def test_what_is_saved_predicts_the_same(tmp_path: Path) -> None:
+    """In memory, saved, and as the folder of its run: the same bits, on its own graph too."""
+    path = write_graph(planted_graph(n=120, classes=3, dim=6), tmp_path / "g.npz")
+    model = small(batch_size=30, fanouts=(3, 2))
+    result = model.fit(path, out=tmp_path / "run", epochs=2)
+    model.save(tmp_path / "saved")
+    wanted, vectors = model.predict(k=3), model.encode()
+    assert len(wanted) == 120 and vectors.shape == (120, 16)
+    for folder in (tmp_path / "run", tmp_path / "saved"):
+        again = shoal.open(folder)
+        assert again.predict(k=3) == wanted and torch.equal(again.encode(), vectors)
+        assert again.evaluate() == result.test and again.arguments() == model.arguments()
+    assert result.folder == tmp_path / "run" and result.size > 0
+    left = {path.name for path in result.folder.iterdir()}
+    assert left == {"model.json", "model.safetensors", "settings.json", "log.jsonl"}
+
+
+def test_hidden_vectors_are_what_the_last_layer_reads() -> None:
+    """The last layer on encoded nodes, with their neighbors, gives the logits; mode is kept."""
+    data = planted_graph(n=60, classes=3, dim=6)
+    model = small(batch_size=30, fanouts=(3, 2), dropout=0.5)
+    model.fit(data, steps=2)
+    network: Any = model.job().objective.model
+    network.train()
+    last = Layered([network.layers[-1]], torch.nn.Identity())
+    logits = full_graph(last, data.graph, model.encode())
+    torch.testing.assert_close(
+        logits.softmax(1).max(1).values,
+        torch.tensor([row[0].score for row in model.predict()]),
+    )
+    assert network.training
+
+
+class Flat(torch.nn.Module):
+    """A layer of a user's own: it reads the node alone."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Linear(in_dim, out_dim)
+
+    def forward(self, block: Block, rows: torch.Tensor) -> torch.Tensor:
+        return self.weight(rows[: block.dst.numel()])
+
+
+def test_a_users_objects_are_arguments(tmp_path: Path) -> None:
+    """A layer, a loss, batches, blocks and an optimizer train; opening needs the layer again."""
+    data = planted_graph(n=90, classes=3, dim=6, clarity=1.0)
+    seen: set[str] = set()
+
+    def loss(outputs, batch):
+        seen.add("loss")
+        return torch.nn.functional.cross_entropy(outputs, batch.target, label_smoothing=0.1)
+
+    def batches(n, size, seed):
+        seen.add("batches")
+        return [list(range(i, n, 4)) for i in range(4)]
+
+    def blocks(graph, fanouts):
+        seen.add("blocks")
+        return shoal.NeighborSampler(graph, [None] * len(fanouts))
+
+    def optimizer(parameters, lr):
+        seen.add("optimizer")
+        return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+
+    own = {"loss": loss, "batches": batches, "blocks": blocks, "optimizer": optimizer}
+    model = small(layer=Flat, lr=0.5, **own)
+    result = model.fit(data, epochs=40)
+    assert seen == set(own) and result.steps == 160 and result.test["accuracy"] > 90
+    model.save(tmp_path / "saved")
+    with pytest.raises(InputError, match=r"the layer of the model, .*:Flat, got none; pass layer="):
+        shoal.open(tmp_path / "saved")
+    again = shoal.open(tmp_path / "saved", layer=Flat)
+    assert again.predict([1, 2], data) == model.predict([1, 2])
+    with pytest.raises(InputError, match="data: expected the graph to read, got None; pass data="):
+        again.predict([1, 2])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": 4}, 'heads: expected none, but with layer="gat", got 4'),
+        ({"layer": "gcn"}, "layer: expected sage, gat or a class of layers, got gcn"),
+        ({"fanouts": ()}, "fanouts: expected one number per layer, got none"),
+        ({"lr": 0.0}, "lr: expected a number above 0, got 0.0"),
+        ({"layer": "gat", "heads": 3}, "hidden: expected a multiple of the 3 heads, got 16"),
+        ({"hidden": 0}, "hidden: expected a whole number of at least 1, got 0"),
+        ({"dropout": 1.0}, r"dropout: expected a share in \[0, 1\), got 1.0"),
+        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
+        ({"precision": "half"}, "precision: expected auto, float32 or bfloat16, got half"),
+        ({"device": "nowhere"}, "device: expected a device that torch can use here"),
+        ({"host_rows": 3}, "host_rows: expected a run for the file of rows, got None; pass out="),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    """Each by its name, before anything is trained."""
+    with pytest.raises(InputError, match=message):
+        NodeModel(**{"hidden": 16, "device": "cpu"} | options).fit(planted_graph(n=60), steps=1)
+
+
+def test_a_model_that_is_not_fitted_says_so(tmp_path: Path) -> None:
+    """Predicting, evaluating and saving need a fit."""
+    for call in (lambda m: m.predict(0), lambda m: m.evaluate(), lambda m: m.save(tmp_path / "x")):
+        with pytest.raises(InputError, match="NodeModel: expected a fitted model"):
+            call(NodeModel())
+
+
+def test_batches_shrink_to_the_data() -> None:
+    """Fewer training nodes than a batch are one batch."""
+    model = NodeModel(hidden=4, device="cpu", fanouts=(2,))
+    assert model.fit(planted_graph(n=60), epochs=2).steps == 2
+
+
+def test_a_fit_after_a_fit_begins_anew() -> None:
+    """The second is as the first, also after another graph."""
+    one, two = planted_graph(n=90, classes=3, dim=6), planted_graph(n=80, classes=2, dim=6)
+    model = small(batch_size=20)
+    first = model.fit(one, steps=4)
+    rows = model.predict([0, 1])
+    model.fit(two, steps=4)
+    again = model.fit(one, steps=4)
+    assert (again.loss, again.test) == (first.loss, first.test) and model.predict([0, 1]) == rows
+
+
+def test_an_interrupted_fit_is_resumed_to_the_same_end(tmp_path: Path) -> None:
+    """A run that a callback ends midway, resumed, has the weights and metrics of one that is not;
+    a finished run that kept no checkpoint is not resumed."""
+    data = planted_graph(n=120, classes=3, dim=6)
+    options: dict[str, Any] = {"epochs": 4, "valid_every": 1}
+    whole = small(batch_size=20)
+    result = whole.fit(data, out=tmp_path / "whole", **options)
+
+    class Stop(shoal.Callback):
+        def step(self, progress, metrics):
+            progress.stopped = "interrupt" if progress.step == 7 else progress.stopped
+
+    out = tmp_path / "cut"
+    cut = small(batch_size=20).fit(data, out=out, callbacks=[Stop()], **options)
+    assert (cut.stopped, cut.steps, cut.test) == ("interrupt", 7, {})
+    assert shoal.open(out).predict(0, data)  # what was trained so far
+    with pytest.raises(InputError, match="cut: expected a folder without a run, got a run"):
+        small(batch_size=20).fit(data, out=out, **options)
+    with pytest.raises(InputError, match=r"lr: expected 0\.03, as the run in"):
+        small(batch_size=20, lr=0.1).fit(data, out=out, resume=True, **options)
+    model = small(batch_size=20)
+    again = model.fit(data, out=out, resume=True, **options)
+    assert (again.loss, again.valid, again.test) == (result.loss, result.valid, result.test)
+    assert model.predict() == whole.predict()
+    with pytest.raises(InputError, match="expected a run with checkpoints, got a finished one"):
+        model.fit(data, out=out, resume=True, **options)
+    with pytest.raises(InputError, match="expected a folder without a model, got a model"):
+        model.fit(data, out=out, **options)
