@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from jaxtyping import Float
 from torch import Tensor
 
+from shoal.core.distribution import require
 from shoal.core.errors import expect, fail
 from shoal.core.search import Search, top_k
 from shoal.data.texts import as_list, as_texts, label_data
-from shoal.models.base import DISTRIBUTION
 from shoal.models.labels import LabelModel
 from shoal.rank.classifiers import Classifiers
 from shoal.rank.ensemble import NetworkCombiner
@@ -76,6 +75,7 @@ class _LabelClassifier:
             model.predict(["a red scarf"])  # array(['red'], dtype='<U4')
     """
 
+    threshold: float
     classes_: Any
     model_: LabelModel
 
@@ -183,14 +183,10 @@ class _LabelClassifier:
         return float(np.average(hits, weights=sample_weight))
 
     def _fitted(self) -> Any:
-        from sklearn.utils.validation import check_is_fitted
-
-        check_is_fitted(self, "model_")
+        require("sklearn.utils.validation", "model", "sklearn").check_is_fitted(self, "model_")
         return self
 
-    def _found(
-        self, X: Any, k: int, threshold: float | None = None
-    ) -> list[list[Prediction]]:
+    def _found(self, X: Any, k: int, threshold: float | None = None) -> list[list[Prediction]]:
         texts, single = as_texts(X, "X")
         expect(not single, "X", "a list of texts", "one text", "pass [text]")
         return self.model_.predict(texts, min(k, len(self.classes_)), threshold)
@@ -201,10 +197,12 @@ class _LabelClassifier:
 
     def _matrix(self, found: list[list[Prediction]]) -> Any:
         """Scores as a sparse matrix, one row per text and one column per label."""
+        from scipy.sparse import csr_array, csr_matrix
+
         scores = np.array([one.score for row in found for one in row], dtype=np.float64)
         columns = [one.position for row in found for one in row]
         ends = np.cumsum([0, *(len(row) for row in found)])
-        kind = scipy.sparse.csr_matrix if self._form == "csr_matrix" else scipy.sparse.csr_array
+        kind = csr_matrix if self._form == "csr_matrix" else csr_array
         matrix = kind((scores, columns, ends), shape=(len(found), len(self.classes_)))
         matrix.sort_indices()
         return matrix
@@ -223,31 +221,29 @@ def _read_labels(y: Any) -> tuple[str, list[list[Any]]]:
     The form is label, lists, dense, csr_matrix or csr_array.
     """
     if getattr(y, "ndim", 1) == 2:
+        from scipy.sparse import csr_array, issparse, sparray
+
         try:
-            matrix = scipy.sparse.csr_array(y, copy=True)
+            matrix = csr_array(y, copy=True)
         except (TypeError, ValueError) as error:
             fail("y", "an indicator matrix of numbers", error, "pass lists of labels, or use 0, 1")
         matrix.eliminate_zeros()
         rows = [part.tolist() for part in np.split(matrix.indices, matrix.indptr[1:-1])]
-        kind = "csr_array" if isinstance(y, scipy.sparse.sparray) else "csr_matrix"
-        return kind if scipy.sparse.issparse(y) else "dense", rows
-    from sklearn.utils.multiclass import check_classification_targets
-
+        kind = "csr_array" if isinstance(y, sparray) else "csr_matrix"
+        return kind if issparse(y) else "dense", rows
     cells = as_list(y, "y", "one label or a list of labels per text")
     if any(isinstance(cell, list | tuple | set | frozenset | np.ndarray) for cell in cells):
         return "lists", [[cell] if isinstance(cell, str) else list(cell) for cell in cells]
-    check_classification_targets(y)  # numbers that are no classes
+    # refuses numbers that are no classes
+    require("sklearn.utils.multiclass", "y", "sklearn").check_classification_targets(y)
     return "label", [[cell] for cell in cells]
 
 
 def __getattr__(name: str) -> Any:
     if name != "LabelClassifier":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from sklearn.base import BaseEstimator, ClassifierMixin
-    except ImportError:
-        fail(name, "the package scikit-learn", "none", f"pip install '{DISTRIBUTION}[sklearn]'")
+    base = require("sklearn.base", name, "sklearn")
     # kept under this name in the module, where pickle looks for it
-    kind = type(name, (_LabelClassifier, ClassifierMixin, BaseEstimator), {})
+    kind = type(name, (_LabelClassifier, base.ClassifierMixin, base.BaseEstimator), {})
     kind.__doc__ = _LabelClassifier.__doc__
     return globals().setdefault(name, kind)

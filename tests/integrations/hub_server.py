@@ -194,7 +194,9 @@ class _Handler(BaseHTTPRequestHandler):
         files = [
             {
                 "path": file["path"],
-                "uploadMode": "lfs" if file["path"].endswith((".safetensors", ".gz")) else "regular",
+                "uploadMode": "lfs"
+                if file["path"].endswith((".safetensors", ".gz"))
+                else "regular",
                 "shouldIgnore": False,
             }
             for file in json.loads(self.body)["files"]

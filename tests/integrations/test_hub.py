@@ -119,7 +119,7 @@ def test_objects_of_ones_own_are_given_again(hub: Hub) -> None:
     model.fit(graph(), steps=3)
     model.push_to_hub("me/own", token=TOKEN)
     assert b"layer=" in hub.files("me/own")["README.md"]
-    with pytest.raises(InputError, match="pass layer= to shoal.open"):
+    with pytest.raises(InputError, match=r"pass layer= to shoal.open"):
         shoal.from_pretrained("me/own")
     back = shoal.from_pretrained("me/own", layer=Mean)
     assert back.predict([0, 1], data=graph()) == model.predict([0, 1])
@@ -133,14 +133,14 @@ def test_revisions_are_branches(hub: Hub, labels: Any) -> None:
         back = shoal.from_pretrained("me/mugs", revision=revision)
         assert back.predict(TEXTS, k=3) == labels.predict(TEXTS, k=3)
     labels.push_to_hub("me/mugs", token=TOKEN, revision="v1")
-    with pytest.raises(InputError, match="me/mugs: expected a revision that is there"):
+    with pytest.raises(InputError, match=r"me/mugs: expected a revision that is there"):
         shoal.from_pretrained("me/mugs", revision="v2")
 
 
 def test_a_private_repository_needs_the_token(hub: Hub, labels: Any) -> None:
     """Without one it is as if it were not there."""
     labels.push_to_hub("me/secret", token=TOKEN, private=True)
-    with pytest.raises(InputError, match="me/secret: expected a repository .* pass token="):
+    with pytest.raises(InputError, match=r"me/secret: expected a repository .* pass token="):
         shoal.from_pretrained("me/secret")
     back = shoal.from_pretrained("me/secret", token=TOKEN)
     assert back.predict("red mug") == labels.predict("red mug")
@@ -162,7 +162,9 @@ def test_pickles_are_not_fetched(hub: Hub, labels: Any, tmp_path: Path) -> None:
     labels.push_to_hub("me/mugs", token=TOKEN)
     hub.files("me/mugs").update({"pytorch_model.bin": b"\x80", "a/setup.py": b"", "x.pkl": b""})
     shoal.from_pretrained("me/mugs")
-    found = [path.suffix for path in (tmp_path / "cache").rglob("snapshots/*/**/*") if path.is_file()]
+    found = [
+        path.suffix for path in (tmp_path / "cache").rglob("snapshots/*/**/*") if path.is_file()
+    ]
     assert found and set(found) <= set(SUFFIXES)
 
 
@@ -171,7 +173,9 @@ def test_another_librarys_model_is_refused(hub: Hub, labels: Any) -> None:
     labels.push_to_hub("me/mugs", token=TOKEN)
     for files in ({"config.json": b"{}", "model.safetensors": b""}, {"pytorch_model.bin": b""}):
         hub.repositories["me/mugs"].commit("main", files)
-        with pytest.raises(InputError, match="me/mugs: expected a model by shoal, with model.json"):
+        with pytest.raises(
+            InputError, match=r"me/mugs: expected a model by shoal, with model.json"
+        ):
             shoal.from_pretrained("me/mugs")
 
 

@@ -185,10 +185,10 @@ def graph_card(about: dict[str, Any]) -> str:
     facts |= {f"`{name}`": value for name, value in arguments if value is not None}
     own = ", ".join(f"{name}=…" for name in about["objects"])
     parts = [
-        f"---\nlibrary_name: shoal\ntags: [shoal, graph-ml]\n---\n",
+        "---\nlibrary_name: shoal\ntags: [shoal, graph-ml]\n---\n",
         f"# {what.get(about['task'], about['task'])}, trained on {about['name']}",
         "\n".join(f"- {name}: {fact}" for name, fact in facts.items()),
-        f"## Use\n\nBy shoal (`pip install {base.DISTRIBUTION}`), on a graph with such features:\n",
+        f"## Use\n\nBy shoal (`pip install {DISTRIBUTION}`), on a graph with such features:\n",
         _GRAPH.replace("OWN", f", {own}" if own else ""),
         "Nothing in this folder is a pickle: safetensors, JSON and text.",
     ]

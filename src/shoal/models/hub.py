@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from shoal.core.distribution import require
 from shoal.core.errors import expect, fail
 from shoal.models import base
 
@@ -54,7 +55,7 @@ class OnHub:
             InputError: if the model is not fitted, huggingface_hub is not installed, or the hub
                 cannot be reached or refuses.
         """
-        hub = _package()
+        hub = require("huggingface_hub", "hub", "hub")
         with TemporaryDirectory(prefix="shoal-") as folder:
             out = Path(folder, "model")
             self.export(out)
@@ -94,25 +95,14 @@ def from_pretrained(
         InputError: if huggingface_hub is not installed, the hub cannot be reached or refuses, or
             the repository holds no model by shoal.
     """
-    hub = _package()
+    hub = require("huggingface_hub", "hub", "hub")
     patterns = [f"*{suffix}" for suffix in SUFFIXES]
     with _one_line(repo_id):
         api = hub.HfApi(token=token)
-        folder = Path(
-            api.snapshot_download(repo_id, revision=revision, allow_patterns=patterns)
-        )
+        folder = Path(api.snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     found = (folder / base.HEADER).is_file()
     expect(found, repo_id, f"a model by shoal, with {base.HEADER}", "another", "name another")
     return base.open(folder, **objects)
-
-
-def _package() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        remedy = f"pip install '{base.DISTRIBUTION}[hub]'"
-        fail("hub", "the package huggingface_hub", "none", remedy)
-    return huggingface_hub
 
 
 @contextmanager
