@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shoal.cli import config
-from shoal.core.distribution import DISTRIBUTION, install
+from shoal.core.distribution import DISTRIBUTION, install, installed_version
 from shoal.tasks.settings import Common
 
 
@@ -49,7 +49,7 @@ def info(asked: Info) -> dict[str, Any]:
     devices |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(count)}
     devices |= {"mps": platform.processor()} if torch.backends.mps.is_available() else {}
     return {
-        "shoal": version_of(DISTRIBUTION),
+        "shoal": installed_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),

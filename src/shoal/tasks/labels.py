@@ -10,6 +10,7 @@ Copy this page to bend it: everything it uses is public.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from typing import Any
 
 import shoal
 from shoal.tasks import named, task
-from shoal.tasks.settings import File, Int, Table, Text, Training
+from shoal.tasks.settings import From, Int, Table, Text, Training
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
@@ -164,7 +165,10 @@ def train(
     if progress.stopped == "interrupt":
         return predictor, progress
     if not combines and parts.combiner is not None:
-        return shoal.with_known(predictor, alone, data.train), progress
+        said = "%d held-out examples, %d are needed to weigh rankers: the encoder ranks alone, "
+        said += "and scores are cosines, no probabilities"
+        logging.getLogger("shoal").warning(said, len(held_out or ()), FEWEST)
+        return predictor, progress
 
     weights = None
     if parts.classifiers is not None:
@@ -216,7 +220,7 @@ class EncoderSettings:
     """Tokens of a text that a transformer reads; 128 by default."""
     lora: Int = None
     """Train low-rank adapters of this rank in place of a transformer's weights."""
-    from_: File = None
+    from_: From = None
     """Start with the weights and vocabulary of this trained run or export."""
 
 
