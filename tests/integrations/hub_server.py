@@ -1,8 +1,8 @@
-"""A stand-in for the Hugging Face hub on this machine: repositories in memory, the calls of a push.
+"""A stand-in for the Hugging Face hub on this machine, with repositories in memory.
 
-It answers what huggingface_hub sends when a folder is uploaded (create, branch, validate, preupload,
-LFS batch and put, commit) and when a snapshot is downloaded (info, tree, resolve), and refuses
-unknown tokens, repositories and revisions with the headers by which the package knows them.
+It answers what huggingface_hub sends when a folder is uploaded (create, branch, validate,
+preupload, LFS batch and put, commit) and when a snapshot is downloaded (info, tree, resolve), and
+refuses unknown tokens, repositories and revisions with the headers by which the package knows them.
 """
 
 from __future__ import annotations

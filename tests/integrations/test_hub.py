@@ -33,9 +33,10 @@ def hub(monkeypatch: Any, tmp_path: Path) -> Iterator[Hub]:
     from huggingface_hub import constants
 
     with serving() as server:
+        files = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         settings = {
             "ENDPOINT": server.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+            "HUGGINGFACE_CO_URL_TEMPLATE": files,
             "HF_HUB_CACHE": str(tmp_path / "cache"),
             "HF_TOKEN_PATH": str(tmp_path / "token"),
             "HF_HUB_DISABLE_XET": True,  # its transfer needs a server of its own
@@ -173,9 +174,7 @@ def test_another_librarys_model_is_refused(hub: Hub, labels: Any) -> None:
     labels.push_to_hub("me/mugs", token=TOKEN)
     for files in ({"config.json": b"{}", "model.safetensors": b""}, {"pytorch_model.bin": b""}):
         hub.repositories["me/mugs"].commit("main", files)
-        with pytest.raises(
-            InputError, match=r"me/mugs: expected a model by shoal, with model.json"
-        ):
+        with pytest.raises(InputError, match="me/mugs: expected a model by shoal, with"):
             shoal.from_pretrained("me/mugs")
 
 

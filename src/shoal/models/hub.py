@@ -115,7 +115,7 @@ def _one_line(repo_id: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     # HTTPError is the transport's own: no connection, no answer in time
-    transport = errors.HfHubHTTPError.__bases__[0]
+    transport: Any = errors.HfHubHTTPError.__bases__[0]
     try:
         yield
     except errors.RevisionNotFoundError:
