@@ -106,3 +106,16 @@ def test_label_models_of_before_open_and_predict_the_same(name: str) -> None:
     for row, expected in zip(found, want, strict=True):
         assert [p.label for p in row] == [p["uid"] for p in expected]
         assert [p.score for p in row] == pytest.approx([p["score"] for p in expected], abs=2e-6)
+
+
+@pytest.mark.parametrize("name", ["run", "export"])
+def test_label_models_of_before_are_evaluated_on_the_rows_of_that_day(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a table that was split at random, all rows are judged whose text was not trained on."""
+    monkeypatch.chdir(FROZEN)
+    judged = shoal.open(name).test_examples("data/labels.csv").texts.all()
+    data, _, _ = labels_csv()
+    known = set(data.train.texts.all())
+    want = [text for text in data.test.texts.all() if text not in known]
+    assert sorted(judged) == sorted(want) and 400 < len(want) < 540

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 # registered when they are imported: encoders and combiners that a folder may name
@@ -426,18 +426,23 @@ class LabelModel(OnHub):
         return self.with_predictor(predictor, about)
 
     def with_predictor(
-        self, predictor: Predictor, about: Mapping[str, Any] | None = None
+        self,
+        predictor: Predictor,
+        about: Mapping[str, Any] | None = None,
+        trained_on: Int[Tensor, " n"] | None = None,
     ) -> LabelModel:
         """This model with other trained parts.
 
         Args:
             predictor: the parts.
             about: where they come from: ``source``, ``test`` metrics; by default this model's.
+            trained_on: digests of the training examples; by default this model's.
         """
         model = LabelModel.__new__(LabelModel)
         model.__dict__.update(self.__dict__)
         model._predictor = predictor
         model._about = dict(self._about if about is None else about)
+        model._trained_on = self._trained_on if trained_on is None else trained_on
         return model
 
     # -- folders -------------------------------------------------------------------------------

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from shoal.core import checkpoint
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_file, fail
+from shoal.core.errors import InputError, expect, expect_file, fail
 from shoal.core.files import expect_no_pickle
 from shoal.core.sparse import unit
 from shoal.data.formats.xc import read_texts
+from shoal.data.read import read
+from shoal.data.splits import digests, random_split
+from shoal.data.texts import LabelData
 from shoal.models import base
 from shoal.models.labels import LabelModel
 from shoal.models.links import LinkModel
@@ -131,7 +135,22 @@ def open_label_run(run: Run, **objects: Any) -> LabelModel:
     tests = [event for event in run.log() if event.get("event") == "test"]
     metrics = {k: v for k, v in (tests or [{}])[-1].items() if "@" in k}
     about = {"source": run.settings.get("source"), "test": metrics}
-    return model.with_predictor(predictor, about)
+    return model.with_predictor(predictor, about, _trained_on(str(about["source"])))
+
+
+def _trained_on(source: str) -> Int[Tensor, " n"] | None:
+    """Digests of the examples that a run of a table was trained on; None where that is unknown.
+
+    A table without a split of its own was split at random, by the positions of its rows.
+    """
+    try:
+        data = read(source)
+    except InputError:  # an export that went elsewhere
+        return None
+    if not isinstance(data, LabelData) or data.own_split:
+        return None
+    kept, _ = random_split(len(data.train), 0.2, seed=0)
+    return digests(data.train.texts.subset(kept))
 
 
 def _encoder(run: Run, state: Mapping[str, Any], device: str) -> TextEncoder:
