@@ -1,6 +1,6 @@
 """A plain PyTorch Geometric script of which two lines are shoal's, marked below.
 
-    pip install 'shoal[pyg]'
+    pip install 'torch-shoal[pyg]'
     python examples/with_pyg.py
 
 GraphSAGE learns the classes of a planted graph. PyG's own NeighborLoader needs pyg-lib, which is

@@ -3,7 +3,7 @@
 Four lines differ from a script that trains with MultipleNegativesRankingLoss: they are marked. The
 data is planted and the model a bag of random token vectors, so that it runs anywhere, in seconds.
 
-    pip install 'shoal[sentence-transformers]'
+    pip install 'torch-shoal[sentence-transformers]'
     python examples/with_sentence_transformers.py
 """
 

@@ -3,7 +3,7 @@
 A row of the data is a document's number; the collate function samples the shortlist of a batch and
 tokenizes both sides. Planted data and random weights, so that it runs anywhere, in seconds.
 
-    pip install 'shoal[text]' accelerate
+    pip install 'torch-shoal[text]' accelerate
     python examples/with_transformers.py
 """
 

@@ -161,14 +161,14 @@ def test_sampled_training_learns_what_full_training_learns() -> None:
     [
         (lambda: Sage(0, 1, 1), "in_dim: expected a whole number of at least 1, got 0"),
         (lambda: Sage(1, 1, 1, dropout=1.0), r"dropout: expected a share in \[0, 1\), got 1.0"),
-        (lambda: model()([], torch.ones(1, 5)), "blocks: expected one a layer, 2, got 0"),
+        (lambda: model()([], torch.ones(1, 5)), "blocks: expected one per layer, 2, got 0"),
         (
             lambda: model(layers=1)([expand(random_graph(), torch.tensor([3]))], torch.ones(9, 5)),
             r"blocks\[0\]: expected dst_in_src, got False",
         ),
         (
             lambda: full_graph(model(), random_graph(), torch.ones(29, 5)),
-            "features: expected a row a node, 30, got 29",
+            "features: expected one row per node, 30, got 29",
         ),
         (
             lambda: full_graph(model(), random_graph(), torch.ones(30, 5), entries=0),

@@ -181,7 +181,7 @@ def test_without_the_extra_its_name_is_told(run: Path, monkeypatch: pytest.Monke
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, missing, None)
             found = command.shoal("serve", run, "--port", 0)
-        assert found.refused and "pip install 'shoal[serve]'" in found.err
+        assert found.refused and "pip install 'torch-shoal[serve]'" in found.err
 
 
 def test_every_limit_is_an_option() -> None:

@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shoal.cli import config
+from shoal.core.distribution import DISTRIBUTION, install, installed_version
 from shoal.tasks.settings import Common
-
-DISTRIBUTION = "shoal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ def info(asked: Info) -> dict[str, Any]:
     devices |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(count)}
     devices |= {"mps": platform.processor()} if torch.backends.mps.is_available() else {}
     return {
-        "shoal": version_of(DISTRIBUTION),
+        "shoal": installed_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
@@ -77,7 +76,7 @@ def _presence(extra: str, needs: list[str]) -> str:
     """The versions of what an extra needs, or how to install it."""
     versions = {name: version_of(name) for name in needs}
     if None in versions.values():
-        return f"missing: pip install '{DISTRIBUTION}[{extra}]'"
+        return f"missing: {install(extra)}"
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 

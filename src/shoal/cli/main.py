@@ -21,6 +21,7 @@ import tyro
 
 from shoal.cli import config, data, info, parts, train, use
 from shoal.cli.show import readable
+from shoal.core.distribution import installed_version
 from shoal.core.errors import InputError, fail
 from shoal.tasks.settings import Common
 
@@ -64,7 +65,7 @@ def _main(words: list[str]) -> int:
         print(overview(), flush=True)
         return 0
     if name in ("version", "-V", "--version"):
-        print(f"shoal {info.version_of('shoal')}", flush=True)
+        print(f"shoal {installed_version()}", flush=True)
         return 0
     try:
         settings, function = parse(name, rest)

@@ -126,7 +126,7 @@ def train(task: Task, settings: Training) -> dict[str, Any]:
         "loss": round(result.loss, 4),
         "size_mib": round(result.size / 2**20, 2),
     }
-    found |= {"test": result.test} if result.test else {}
+    found |= ({"test": result.test} if result.test else {}) | result.details
     return found if settings.json else found | {"next": f"shoal report {out}"}
 
 

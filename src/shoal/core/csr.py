@@ -96,7 +96,7 @@ class Csr:
         same = row.shape == col.shape
         expect(same, "col", f"as many as rows, {len(row)}", len(col), "pass one pair an entry")
         order = torch.argsort(row, stable=True)
-        indptr = _indptr(torch.bincount(row, minlength=shape[0]))
+        indptr = offsets_of(torch.bincount(row, minlength=shape[0]))
         return Csr(indptr, col[order], shape[1], None if values is None else values[order])
 
     @staticmethod
@@ -109,7 +109,7 @@ class Csr:
         lengths = torch.tensor([len(r) for r in rows], dtype=torch.int64)
         flat = torch.tensor([c for r in rows for c in r], dtype=torch.int64)
         expect_ids("rows", flat, n_cols)
-        return Csr(_indptr(lengths), flat, n_cols)
+        return Csr(offsets_of(lengths), flat, n_cols)
 
     @staticmethod
     def from_dense(matrix: Shaped[Tensor, "n m"]) -> Csr:
@@ -196,7 +196,7 @@ class Csr:
             positions ``[e]`` in ``indices``, row after row, and offsets ``[b + 1]`` into them.
         """
         start = self.indptr[ids]
-        offsets = _indptr(self.indptr[ids + 1] - start)
+        offsets = offsets_of(self.indptr[ids + 1] - start)
         total = int(offsets[-1])
         shift = (start - offsets[:-1]).repeat_interleave(offsets.diff(), output_size=total)
         return torch.arange(total, device=self.device) + shift, offsets
@@ -249,7 +249,7 @@ class Csr:
     def transpose(self) -> Csr:
         """Columns as rows: from labels of examples to examples of labels; rows come sorted."""
         order = torch.argsort(_narrow(self.indices, self.n_cols), stable=True)
-        indptr = _indptr(torch.bincount(self.indices, minlength=self.n_cols))
+        indptr = offsets_of(torch.bincount(self.indices, minlength=self.n_cols))
         rows = self.row_ids().index_select(0, order).to(self.indices.dtype)
         return Csr(indptr, rows, self.n_rows, None if self.values is None else self.values[order])
 
@@ -265,7 +265,7 @@ class Csr:
             values = summed.index_add_(0, inverse, values)
         columns = (key - rows * self.n_cols).to(self.indices.dtype)
         return Csr(
-            _indptr(torch.bincount(rows, minlength=self.n_rows)), columns, self.n_cols, values
+            offsets_of(torch.bincount(rows, minlength=self.n_rows)), columns, self.n_cols, values
         )
 
     def stack(self, below: Csr) -> Csr:
@@ -378,9 +378,9 @@ class Csr:
         return csr
 
 
-def _indptr(lengths: Int[Tensor, " n"]) -> Int[Tensor, " n_plus_1"]:
-    """Offsets from lengths: the running sum, with a zero in front."""
-    return torch.nn.functional.pad(lengths.long().cumsum(0), (1, 0))
+def offsets_of(lengths: Shaped[Tensor, " n"]) -> Int[Tensor, " n_plus_1"]:
+    """Offsets from lengths, or from truth values: the running sum, with a zero in front."""
+    return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int64), (1, 0))
 
 
 def _narrow(ids: Int[Tensor, " e"], bound: int) -> Int[Tensor, " e"]:

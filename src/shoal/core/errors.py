@@ -62,11 +62,11 @@ def expect_positive(name: str, value: int) -> None:
     expect(is_count and value >= 1, name, "a whole number of at least 1", value, "raise it")
 
 
-def expect_ids(name: str, ids: Tensor, n: int) -> None:
-    """Raise unless `ids` is a 1-d integer tensor with entries in ``[0, n)``.
+def expect_index(name: str, ids: Tensor) -> None:
+    """Raise unless `ids` is a 1-d int32 or int64 tensor; reads no value, so waits for no device.
 
     Raises:
-        InputError: if it is not; the first bad entry is named.
+        InputError: if it is not.
     """
     import torch
 
@@ -75,9 +75,18 @@ def expect_ids(name: str, ids: Tensor, n: int) -> None:
     kind = f"{ids.dim()}-d {ids.dtype}"
     is_index = ids.dim() == 1 and ids.dtype in (torch.int32, torch.int64)
     expect(is_index, name, "a 1-d int32 or int64 tensor", kind, "convert it with .long()")
+
+
+def expect_ids(name: str, ids: Tensor, n: int) -> None:
+    """Raise unless `ids` is a 1-d integer tensor with entries in ``[0, n)``.
+
+    Raises:
+        InputError: if it is not; the first bad entry is named.
+    """
+    expect_index(name, ids)
     if ids.numel() == 0:
         return
-    low, high = (int(x) for x in torch.aminmax(ids))
+    low, high = (int(x) for x in ids.aminmax())
     bad = low if low < 0 else high
     expect(low >= 0 and high < n, name, f"ids in [0, {n})", bad, "check what the ids index")
 

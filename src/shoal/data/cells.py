@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from shoal.core.distribution import require
 from shoal.core.errors import InputError, expect, expect_file, fail
 from shoal.data.lines import json_object, lines, saving, writer
 
@@ -146,12 +147,8 @@ def _write_jsonl(records: Iterator[dict[str, Any]], path: Path) -> None:
 
 
 def _pyarrow(name: str) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet  # noqa: F401 - an attribute of pyarrow only once imported
-    except ImportError:
-        fail(name, "the package pyarrow", "none", "pip install 'shoal[parquet]'")
-    return pyarrow
+    require("pyarrow.parquet", name, "parquet")  # an attribute of pyarrow only once imported
+    return require("pyarrow", name, "parquet")
 
 
 def _read_parquet(path: Path, _: str) -> Records:

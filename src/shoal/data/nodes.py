@@ -63,7 +63,7 @@ class NodeData:
         n = len(self.target)
         expect(self.graph.shape == (n, n), "graph", f"{n} x {n}", self.graph.shape, "align it")
         rows = self.features.shape[0]
-        expect(rows == n, "features", f"{n} rows, one a node", rows, "align them")
+        expect(rows == n, "features", f"{n} rows, one per node", rows, "align them")
         splits = torch.cat([self.train, self.valid, self.test])
         expect_ids("train, valid, test", splits, n)
         twice = len(splits) - len(splits.unique())
@@ -144,7 +144,7 @@ def _ids_of(name: str, part: Tensor, n: int) -> Int[Tensor, " k"]:
 
 
 def target_of(y: Tensor) -> Int[Tensor, " n"] | Bool[Tensor, "n c"]:
-    """The classes of nodes: ids with -1 for unknown, or one truth value a node and class.
+    """The classes of nodes: ids with -1 for unknown, or one truth value per node and class.
 
     NaN, as OGB has it, is unknown. A matrix of one column is a vector.
 
@@ -167,12 +167,12 @@ def target_of(y: Tensor) -> Int[Tensor, " n"] | Bool[Tensor, "n c"]:
         return y.bool()
     known = torch.where(y.isnan(), -1, y) if y.is_floating_point() else y
     whole = bool((known == known.long()).all())
-    expect(whole, "y", "whole numbers, or one column a class", "fractions", "number the classes")
+    expect(whole, "y", "whole numbers, or one column per class", "fractions", "number the classes")
     return known.long()
 
 
 def class_names_of(target: Int[Tensor, " n"] | Bool[Tensor, "n c"]) -> tuple[str, ...]:
-    """The classes by number: one a column, or all up to the largest.
+    """The classes by number: one per column, or all up to the largest.
 
     Raises:
         InputError: if there are more than :data:`CLASSES`: their numbers are no numbering.

@@ -24,12 +24,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from shoal.core.errors import expect_ids
+from shoal.core.errors import expect_ids, expect_index
 from shoal.fetch import register
 from shoal.fetch.gather import (
     as_floats,
     expect_bags,
-    expect_index,
     expect_out,
     gather_mean,
     mean_of,
@@ -71,7 +70,7 @@ class DeviceRows:
             InputError: if ids are no ids; an id out of range is reported when it is found, by this
                 call or, where the device reads by itself, by a later one.
         """
-        expect_index(ids)
+        expect_index("ids", ids)
         in_place = self._in_place(ids.device)
         if ids.device not in self._autos:
             ways = {} if in_place is None else {"zero-copy": in_place.read}
@@ -92,7 +91,7 @@ class DeviceRows:
         Raises:
             InputError: as :meth:`gather`, or if `out` does not fit.
         """
-        expect_index(ids)
+        expect_index("ids", ids)
         if out is not None:
             expect_out(self._table.shape, self._table.dtype, ids, out)
         in_place = self._in_place(ids.device)
@@ -111,7 +110,7 @@ class DeviceRows:
         Raises:
             InputError: as :meth:`gather`.
         """
-        expect_index(ids)
+        expect_index("ids", ids)
         in_place = self._in_place(ids.device)
         if in_place is None:
             return as_floats(self._staged.read(ids))
@@ -133,7 +132,7 @@ class DeviceRows:
         if indices.is_cpu:
             self.synchronize()
             return gather_mean(self._table, indices, offsets, weights)
-        expect_index(indices)
+        expect_index("indices", indices)
         expect_bags(indices, offsets, weights)
         in_place = self._in_place(indices.device)
         if in_place is None:

@@ -268,14 +268,3 @@ def expect_bags(indices: Tensor, offsets: Tensor, weights: Tensor | None) -> Non
     same = weights is None or weights.shape == indices.shape
     got = None if weights is None else tuple(weights.shape)
     expect(same, "weights", f"one per entry, {tuple(indices.shape)}", got, "align them")
-
-
-def expect_index(ids: Tensor) -> None:
-    """Raise unless `ids` is a 1-d int32 or int64 tensor; looks at no value, so waits for nothing.
-
-    Raises:
-        InputError: if it is not.
-    """
-    good = ids.dim() == 1 and ids.dtype in (torch.int32, torch.int64)
-    kind = f"{ids.dim()}-d {ids.dtype}"
-    expect(good, "ids", "a 1-d int32 or int64 tensor", kind, "convert it with .long()")

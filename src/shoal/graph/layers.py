@@ -70,10 +70,12 @@ class Layered(nn.Module):
         """Compute the last block's `dst` from the rows of the first block's `src`.
 
         Raises:
-            InputError: if there is not one block a layer, or one whose src does not begin with dst.
+            InputError: if there is not one block per layer, or a src does not begin with its dst.
         """
         n = len(self.layers)
-        expect(len(blocks) == n, "blocks", f"one a layer, {n}", len(blocks), "sample so many hops")
+        expect(
+            len(blocks) == n, "blocks", f"one per layer, {n}", len(blocks), "sample so many hops"
+        )
         for k, (layer, block) in enumerate(zip(self.layers, blocks, strict=True)):
             leads = block.dst_in_src
             expect(leads, f"blocks[{k}]", "dst_in_src", leads, "expand with dst_in_src=True")
@@ -224,7 +226,7 @@ def full_graph(
     """
     n = graph.n_rows
     expect(graph.n_cols == n, "graph", "a square Csr", repr(graph), "pass a graph")
-    expect(len(features) == n, "features", f"a row a node, {n}", len(features), "align them")
+    expect(len(features) == n, "features", f"one row per node, {n}", len(features), "align them")
     expect_positive("entries", entries)
     if ids is not None:
         expect_ids("ids", ids, n)

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from shoal.core.errors import fail
 from shoal.core.optimizers import optimizer_info
 from shoal.integrations.batches import NgameBatchSampler
-
-
-def class_of(module: str, name: str, install: str) -> Any:
-    """A class of a package that may be missing.
-
-    Raises:
-        InputError: if it is.
-    """
-    try:
-        return getattr(import_module(module), name)
-    except ImportError:
-        fail(module.split(".")[0], "an installed package", "none", f"run pip install {install}")
 
 
 def announce(sampler: NgameBatchSampler, epoch: int) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from shoal.core.distribution import require
 from shoal.integrations.batches import NgameBatchSampler
-from shoal.integrations.callbacks import StepControl, announce, class_of
+from shoal.integrations.callbacks import StepControl, announce
 
-_CALLBACK = "lightning.pytorch", "Callback", "lightning"
+_PACKAGE = "lightning.pytorch", "lightning", "lightning"
 
 
 def refresh_callback(sampler: NgameBatchSampler) -> Any:
@@ -36,7 +37,7 @@ def refresh_callback(sampler: NgameBatchSampler) -> Any:
         InputError: if lightning is not installed.
     """
 
-    class Refresh(class_of(*_CALLBACK)):
+    class Refresh(require(*_PACKAGE).Callback):
         """Announces epochs to the sampler; its state is the sampler's."""
 
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -75,7 +76,7 @@ def step_callback(
     """
     steps = StepControl(loss_fn, forward, options)
 
-    class Steps(class_of(*_CALLBACK)):
+    class Steps(require(*_PACKAGE).Callback):
         """Observes each step, and sets what the rule decides."""
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:

@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Generator, Tensor
 
 from shoal.core.csr import Csr
+from shoal.core.distribution import require
 from shoal.core.errors import expect, expect_ids, fail
 from shoal.sample.fanout import draw
 from shoal.sample.relabel import Scratch, distinct
@@ -269,9 +270,4 @@ def _no_time(inputs: Any) -> None:
 
 
 def _import(name: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        fail("torch_geometric", "an installed package", error, "pip install 'shoal[pyg]'")
+    return require(name, "torch_geometric", "pyg")

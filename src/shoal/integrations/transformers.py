@@ -22,11 +22,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from shoal.core import checkpoint
+from shoal.core.distribution import require
 from shoal.core.errors import fail
 from shoal.integrations.batches import FILE, NgameBatchSampler
-from shoal.integrations.callbacks import StepControl, announce, class_of
+from shoal.integrations.callbacks import StepControl, announce
 
-_CALLBACK = "transformers", "TrainerCallback", "'shoal[text]'"
+_PACKAGE = "transformers", "transformers", "trainer"
 STEPS = "steps.safetensors"
 
 
@@ -59,7 +60,7 @@ def callback_of(find: Callable[[Any], NgameBatchSampler]) -> Any:
         InputError: if transformers is not installed.
     """
 
-    class Refresh(class_of(*_CALLBACK)):
+    class Refresh(require(*_PACKAGE).TrainerCallback):
         """Announces epochs to the sampler; saves and loads its state."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -105,7 +106,7 @@ def step_callback(
     """
     steps = StepControl(loss_fn, forward, options)
 
-    class Steps(class_of(*_CALLBACK)):
+    class Steps(require(*_PACKAGE).TrainerCallback):
         """Observes each step, and sets what the rule decides."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from typing import Any, Literal
 import torch
 
 from shoal.core import checkpoint
+from shoal.core.distribution import installed_version
 from shoal.core.errors import InputError, expect, expect_device, expect_folder, fail
 from shoal.core.files import file_aside
 from shoal.training.callbacks import Callback, EarlyStopping, RunLog, ShowProgress
@@ -32,7 +32,6 @@ from shoal.training.job import Budget, Job, Progress
 from shoal.training.loop import fit
 from shoal.training.run import Run
 
-DISTRIBUTION = "torch-shoal"
 HEADER, TENSORS, FORMAT = "model.json", "model.safetensors", "shoal.model/1"
 # What a resumed run may be asked for anew: how long, and what changes nothing but time.
 _FREE = {"steps", "epochs", "minutes", "patience", "device", "device_rows", "host_rows", "command"}
@@ -164,7 +163,7 @@ def header(task: str, arguments: Mapping[str, Any], **facts: Any) -> dict[str, A
         arguments: of the constructor.
         facts: what else opening it needs, as JSON.
     """
-    about = {"format": FORMAT, "task": task, "shoal": version("shoal")}
+    about = {"format": FORMAT, "task": task, "shoal": installed_version()}
     named = {"model": plain_arguments(arguments), "objects": own_objects(arguments)}
     return about | named | facts
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from shoal.core.distribution import DISTRIBUTION
 from shoal.core.errors import InputError, expect, fail
 from shoal.core.files import folder_aside
 from shoal.data.texts import Texts
@@ -131,7 +132,7 @@ def card(model: LabelModel, about: dict[str, Any], encoders: Sequence[Exported])
         f"{_HEADER}\n# Labels for texts, trained on {about.get('source')}",
         _facts(model, about),
         _metrics(about),
-        f"## Use\n\nLabels of a text, by shoal (`pip install {base.DISTRIBUTION}`):\n\n{_SHOAL}",
+        f"## Use\n\nLabels of a text, by shoal (`pip install {DISTRIBUTION}`):\n\n{_SHOAL}",
         "Vectors of texts, by sentence-transformers, and those of the labels, whose names are the "
         "lines of `labels.json.gz`; a label's score is the inner product:",
         _SENTENCE_TRANSFORMERS if encoders else "",

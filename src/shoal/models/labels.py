@@ -192,7 +192,9 @@ class LabelModel:
             metrics = self._evaluated(data.test, run) if len(data.test) else {}
             self._about |= {"test": metrics, "steps": progress.step, "seconds": progress.seconds}
             base.write_header(run.folder, self._about)
-            others = (run.folder / "classifiers", run.folder / "tokens")
+            stage = run.folder / "classifiers"
+            names = ("last.safetensors", "best.safetensors")
+            others = (run.folder / "tokens", *(stage / name for name in names))
             return fitting.close(run, progress, metrics, *others)
 
     def _data(self, data: Any, labels: Any, test: Any) -> LabelData:

@@ -41,8 +41,8 @@ class LinkPrediction:
 class LinkModel(GraphModel):
     """Links that a graph should have, from embeddings of its nodes.
 
-    Nodes without features get rows that are trained; such a model knows the nodes of its own graph
-    alone.
+    Nodes without features get rows that are trained; such a model predicts for the nodes of its own
+    graph alone.
 
     Attributes:
         negatives: ``(links) -> block sampler`` of the pairs that are scored; by default every other
@@ -50,7 +50,7 @@ class LinkModel(GraphModel):
         row_rule: makes the row optimizer of nodes without features; RowAdam at 0.01 by default.
 
     Example:
-        Two groups of nodes, each linked among themselves, told by one feature:
+        Two groups of nodes, each linked among themselves, told apart by one feature:
 
         >>> from types import SimpleNamespace
         >>> n = torch.arange(40)

@@ -41,7 +41,7 @@ class NodeModel(GraphModel):
     """Classes of nodes, from their features and those of their neighbors.
 
     Example:
-        Two groups of nodes, each linked among themselves, told by one feature:
+        Two groups of nodes, each linked among themselves, told apart by one feature:
 
         >>> from types import SimpleNamespace
         >>> n = torch.arange(40)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from shoal.core import checkpoint
 from shoal.core.csr import Csr
+from shoal.core.distribution import require
 from shoal.core.errors import InputError, expect, fail
 from shoal.core.search import expect_alike, expect_rows, top_k
 from shoal.rank.ranking import member
@@ -278,11 +279,8 @@ def _empty(width: int) -> Index:
     Raises:
         InputError: if usearch is not installed.
     """
-    try:
-        from usearch.index import Index
-    except ImportError as error:
-        fail("search", "usearch", error, "pip install 'shoal[ann]'")
-    return Index(ndim=width, metric="ip", dtype="f16", connectivity=16, expansion_add=128)
+    library = require("usearch.index", "search", "ann")
+    return library.Index(ndim=width, metric="ip", dtype="f16", connectivity=16, expansion_add=128)
 
 
 def _longest(keys: Float[Tensor, "m d"]) -> float:

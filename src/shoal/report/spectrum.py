@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from shoal.core.distribution import require
 from shoal.core.errors import fail
 from shoal.curvature.batch_spectra import additive, batch_factor
 from shoal.curvature.spectrum import Spectrum, smoothed
@@ -45,17 +46,15 @@ def picture(
     Raises:
         InputError: if matplotlib is not installed or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        fail("matplotlib", "an installed package", "none", "run pip install 'shoal[plot]'")
+    library = require("matplotlib.figure", "picture", "plot")
     panels = [_density]
     panels += [_batches] if spectrum.noise.batches > 1 else []
     panels += [_rates] if plans or known else []
     panels += [_trial_runs] if found is not None else []
-    figure = Figure(figsize=(5.2 * min(len(panels), 2), 3.9 * -(-len(panels) // 2)), dpi=130)
+    across, down = min(len(panels), 2), -(-len(panels) // 2)
+    figure = library.Figure(figsize=(5.2 * across, 3.9 * down), dpi=130)
     for i, panel in enumerate(panels):
-        axes = figure.add_subplot(-(-len(panels) // 2), min(len(panels), 2), i + 1)
+        axes = figure.add_subplot(down, across, i + 1)
         panel(axes, spectrum, plans, known, found)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=7)

@@ -69,7 +69,7 @@ class Clustered:
         if batch > n and isinstance(cluster, int):
             cluster = min(cluster, n)
             batch = n // cluster * cluster
-            _log.info("%d examples: batches of %d, clusters of %d", n, batch, cluster)
+            _log.warning("%d examples: batches of %d in clusters of %d", n, batch, cluster)
         sizes = cluster if isinstance(cluster, int) else list(cluster)
         return ClusterBatchSampler(n, batch, sizes, seed)
 

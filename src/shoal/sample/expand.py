@@ -24,10 +24,9 @@ from operator import attrgetter
 import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
-from torch.nn.functional import pad
 
 from shoal.core.block import Block
-from shoal.core.csr import Csr
+from shoal.core.csr import Csr, offsets_of
 from shoal.core.errors import expect, expect_ids, expect_positive
 from shoal.sample.fanout import draw
 from shoal.sample.relabel import Scratch, distinct, locate
@@ -99,7 +98,7 @@ def expand(
         return Block(dst, src, indptr, place.index_select(0, columns).long(), edges, dst_in_src)
     edges, indptr = csr.edges(dst)
     local, inside = locate(csr.indices.index_select(0, edges).long(), src, place)
-    indptr = pad(inside.cumsum(0), (1, 0))[indptr]
+    indptr = offsets_of(inside)[indptr]
     return Block(dst, src, indptr, local[inside], edges[inside], dst_in_src)
 
 

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from shoal.core.csr import Csr
+from shoal.core.csr import Csr, offsets_of
 from shoal.core.errors import expect, fail
 from shoal.core.kernels import current, usable
 from shoal.sample.counter import CounterRandom
@@ -138,7 +138,7 @@ def _subsets(
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
     """Uniform without replacement: the first `fanout` of each row, then subsets in long rows."""
     counts = degrees.clamp(max=fanout)
-    offsets = _offsets(counts)
+    offsets = offsets_of(counts)
     if start.device.type in _RUNS_KERNELS and usable(_probe, start.device):
         from shoal.sample import _triton
 
@@ -181,7 +181,7 @@ def _independent(
     some = degrees > 0
     bound = degrees[some].unsqueeze(1)
     drawn = random.below(_positions(some, fanout), bound)
-    return (start[some].unsqueeze(1) + drawn).flatten(), _offsets(some * fanout)
+    return (start[some].unsqueeze(1) + drawn).flatten(), offsets_of(some * fanout)
 
 
 def _weighted(
@@ -197,10 +197,10 @@ def _weighted(
     owner = torch.arange(rows.numel(), device=rows.device).repeat_interleave(offsets.diff())
     some = weights > 0
     owner, weights = owner[some], weights[some]
-    ends = _offsets(torch.bincount(owner, minlength=rows.numel()))
+    ends = offsets_of(torch.bincount(owner, minlength=rows.numel()))
     law = _by_running_sum if replace else _by_waiting
     chosen, counts = law(weights, owner, ends, fanout, random)
-    return positions[some][chosen], _offsets(counts)
+    return positions[some][chosen], offsets_of(counts)
 
 
 def _by_running_sum(
@@ -249,8 +249,3 @@ def _probe(device: torch.device) -> bool:
     start, degrees, offsets = (torch.tensor(x, device=device) for x in ([0, 9], [9, 1], [0, 3, 4]))
     drawn = _triton.subsets(start, degrees, offsets, 3, key=1)
     return torch.equal(drawn, by_columns(start, degrees, offsets, 3, CounterRandom(1)))
-
-
-def _offsets(counts: Int[Tensor, " b"]) -> Int[Tensor, " b_plus_1"]:
-    """The running sum with a zero in front."""
-    return pad(counts.cumsum(0), (1, 0))

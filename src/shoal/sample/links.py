@@ -16,10 +16,9 @@ from typing import ClassVar
 import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
-from torch.nn.functional import pad
 
 from shoal.core.block import Block
-from shoal.core.csr import Csr
+from shoal.core.csr import Csr, offsets_of
 from shoal.core.errors import expect_ids, expect_positive
 from shoal.core.objectives import link_binary_cross_entropy
 from shoal.sample.expand import BlockSampler
@@ -86,7 +85,7 @@ class PairSampler:
         row, col = row[order], col[order]
         place = self.scratch.columns(links)
         src = distinct(torch.cat([seeds, col]), place)
-        indptr = pad(torch.bincount(row, minlength=len(seeds)).cumsum(0), (1, 0))
+        indptr = offsets_of(torch.bincount(row, minlength=len(seeds)))
         local = place.index_select(0, col).long()
         return [Block(seeds, src, indptr, local, self._edges(seeds[row], col), dst_in_src=True)]
 
@@ -117,7 +116,7 @@ def without(block: Block, row: Int[Tensor, " p"], col: Int[Tensor, " p"], n: int
     pairs = torch.cat([row * n + col, col * n + row])
     key = block.dst[block.csr.row_ids()] * n + block.src[block.indices.long()]
     kept = ~torch.isin(key, pairs)
-    indptr = pad(kept.cumsum(0), (1, 0))[block.indptr]
+    indptr = offsets_of(kept)[block.indptr]
     left = block.indices[kept], block.edges[kept]
     return Block(block.dst, block.src, indptr, *left, dst_in_src=block.dst_in_src)
 

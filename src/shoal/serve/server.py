@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from shoal.core.distribution import require
 from shoal.core.errors import expect, fail
 from shoal.serve.app import make_app
 from shoal.serve.limits import Limits, expect_limits
@@ -72,11 +73,8 @@ def _expect_extra() -> None:
     Raises:
         InputError: if it is not.
     """
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        fail("serve", "starlette and uvicorn", error, "pip install 'shoal[serve]'")
+    for module in ("starlette", "uvicorn"):
+        require(module, "serve", "serve")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ Copy this page to bend it: everything it uses is public.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from typing import Any
 
 import shoal
 from shoal.tasks import named, task
-from shoal.tasks.settings import File, Int, Table, Text, Training
+from shoal.tasks.settings import From, Int, Table, Text, Training
 
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
@@ -164,6 +165,9 @@ def train(
     if progress.stopped == "interrupt":
         return predictor, progress
     if not combines and parts.combiner is not None:
+        said = "%d held-out examples, %d are needed to weigh rankers: the encoder ranks alone, "
+        said += "and scores are cosines, no probabilities"
+        logging.getLogger("shoal").warning(said, len(held_out or ()), FEWEST)
         return shoal.with_known(predictor, alone, data.train), progress
 
     weights = None
@@ -183,6 +187,7 @@ def train(
             callbacks=callbacks("classifiers"),
         )
         progress.seconds += stage.seconds
+        run.write("classifiers", {"classifier_seconds": round(stage.seconds, 3)})
         if stage.stopped == "interrupt":
             progress.stopped = "interrupt"
             return predictor, progress
@@ -194,7 +199,9 @@ def train(
     predictor = shoal.fit_ensemble(
         predictor, parts.rankers, parts.combiner, train, held_out, data.train, weights, parts.seed
     )
-    progress.seconds += time.monotonic() - begin
+    seconds = time.monotonic() - begin
+    progress.seconds += seconds
+    run.write("ensemble", {"held_out": len(held_out), "ensemble_seconds": round(seconds, 3)})
     return predictor, progress
 
 
@@ -213,7 +220,7 @@ class EncoderSettings:
     """Tokens of a text that a transformer reads; 128 by default."""
     lora: Int = None
     """Train low-rank adapters of this rank in place of a transformer's weights."""
-    from_: File = None
+    from_: From = None
     """Start with the weights and vocabulary of this trained run or export."""
 
 

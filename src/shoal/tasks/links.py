@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import shoal
 
@@ -44,7 +44,7 @@ def build(
     optimizer: Callable[..., Any] | None = None,
     seed: int = 0,
     device: str | None = None,
-    precision: str = "float32",
+    precision: Literal["float32", "bfloat16"] = "float32",
     valid_every: int = 5,
 ) -> shoal.Job:
     """Put the parts of a link job together.
@@ -84,14 +84,14 @@ def build(
         seed=seed,
         device=device,
     )
-    loss = loss or getattr(pairs, "loss", shoal.link_softmax)()
+    criterion: Any = loss or getattr(pairs, "loss", shoal.link_softmax)()
 
     def evaluate() -> dict[str, float]:
         embedded = encoder.embed(data.graph, rows)
         return {f"valid_{name}": x for name, x in metrics(embedded, data, "valid").items()}
 
     return shoal.Job(
-        shoal.Objective(encoder, loss),
+        shoal.Objective(encoder, criterion),
         loader,
         (optimizer or torch.optim.Adam)(encoder.parameters(), lr=lr),
         gradients=shoal.Gradients(precision=precision),

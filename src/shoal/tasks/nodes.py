@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import shoal
 
@@ -39,7 +39,7 @@ def build(
     optimizer: Callable[..., Any] | None = None,
     seed: int = 0,
     device: str | None = None,
-    precision: str = "float32",
+    precision: Literal["float32", "bfloat16"] = "float32",
     valid_every: int = 5,
 ) -> shoal.Job:
     """Put the parts of a node job together.

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from shoal.core.csr import Csr
+from shoal.core.distribution import require
 from shoal.core.errors import expect, expect_folder, expect_positive, fail
 from shoal.core.files import sync
 from shoal.core.progress import progress
@@ -170,10 +171,7 @@ def add_lora(backbone: nn.Module, rank: int) -> None:
         InputError: if the rank is not positive or peft is not installed.
     """
     expect_positive("lora", rank)
-    try:
-        import peft  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        fail("lora", "the package peft", "none installed", "pip install 'shoal[lora]'")
+    peft = require("peft", "lora", "lora")
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear")
     peft.inject_adapter_in_model(config, backbone)
     _frozen_pooler(backbone)
@@ -203,11 +201,7 @@ def _frozen_pooler(model: Any) -> nn.Module:
 
 
 def _transformers() -> ModuleType:
-    try:
-        import transformers
-    except ImportError:
-        fail("encoder", "the package transformers", "none installed", "pip install 'shoal[text]'")
-    return transformers
+    return require("transformers", "encoder", "text")
 
 
 def _expect_safe(name: str) -> None:

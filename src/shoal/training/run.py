@@ -13,13 +13,13 @@ import io
 import json
 import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from shoal.core import checkpoint
+from shoal.core.distribution import installed_version
 from shoal.core.errors import expect, expect_folder, fail
 from shoal.core.files import file_aside
 from shoal.core.memory import peaks
@@ -207,7 +207,7 @@ def environment() -> dict[str, Any]:
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text(errors="replace").splitlines() if cpu.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    versions = {"shoal": version("shoal"), "torch": torch.__version__}
+    versions = {"shoal": installed_version(), "torch": torch.__version__}
     return {
         "versions": versions | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),

@@ -12,10 +12,10 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from shoal.core.distribution import require
 from shoal.core.errors import expect, fail
 from shoal.core.files import file_aside
 from shoal.training.callbacks import Log
@@ -43,11 +43,7 @@ class Tracker(Log):
         module, self._open = _TRACKERS[name]
         self.name, self.folder = name, Path(folder)
         self._write: _Write | None = None
-        try:
-            import_module(module)
-        except ImportError as error:
-            install = f"pip install 'shoal[track-{name}]'"
-            fail("track", f"the extra track-{name}", f"none ({error})", install)
+        require(module, "track", f"track-{name}")
 
     def begin(self, progress: Progress, job: Job) -> None:
         """Begin or continue the tracker's run.

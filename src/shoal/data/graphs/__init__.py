@@ -38,7 +38,7 @@ def read(source: Any) -> GraphData:
     Raises:
         InputError: if it is missing, damaged, or of a kind that is not known.
     """
-    for format in FORMATS.values():
+    for format in reversed(FORMATS.values()):  # one of the user's own comes first
         if _holds(format, source):
             return format.read(source)
     if isinstance(source, str | Path):

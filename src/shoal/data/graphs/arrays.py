@@ -106,10 +106,10 @@ def graph_of(arrays: Arrays) -> Csr:
     expect(good, "edge_index", "whole numbers, [2, edges]", shape, "transpose or convert it")
     ids = edge_index.long()
     known = [len(arrays[key]) for key in ("x", "y") if key in arrays and arrays[key].dim()]
-    told = [int(arrays["x_shape"][0])] if "x_shape" in arrays else []
-    told += [int(arrays["num_nodes"])] if "num_nodes" in arrays else []
-    told += [int(ids.max()) + 1 if ids.numel() else 0]
-    n = [*known, *told][0]
+    given = [int(arrays["x_shape"][0])] if "x_shape" in arrays else []
+    given += [int(arrays["num_nodes"])] if "num_nodes" in arrays else []
+    given += [int(ids.max()) + 1 if ids.numel() else 0]
+    n = [*known, *given][0]
     if not known:
         expect_numbered("edge_index", n, ids.shape[1])
     expect_ids("edge_index", ids.flatten(), n)
@@ -146,13 +146,15 @@ def features_of(arrays: Arrays, n: int) -> Csr | Float[Tensor, "n f"] | None:
         indptr, indices = _ints(arrays, "x_indptr"), _ints(arrays, "x_indices")
         expect_finite("x_data", values)
         features = Csr(indptr, indices, int(shape[1]), values).validate()
-        expect(features.n_rows == n, "features", f"{n} rows, one a node", features.n_rows, "align")
+        expect(
+            features.n_rows == n, "features", f"{n} rows, one per node", features.n_rows, "align"
+        )
         return features
     expect(not sparse, "features", "x_indptr, x_indices, x_data, x_shape", sparse, "add the others")
     if "x" not in arrays:
         return None
     rows = arrays["x"].float()
     good = rows.dim() == 2 and len(rows) == n and rows.shape[1] > 0
-    expect(good, "x", f"numbers [{n}, features], a row a node", tuple(rows.shape), "reshape it")
+    expect(good, "x", f"numbers [{n}, features], one row per node", tuple(rows.shape), "reshape it")
     expect_finite("x", rows)
     return rows

@@ -17,7 +17,8 @@ from torch.nn.functional import normalize
 
 from shoal.core import metrics
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, fail
+from shoal.core.distribution import require
+from shoal.core.errors import expect
 from shoal.core.search import top_k
 from shoal.integrations.sentence_transformers.batches import encode
 
@@ -54,16 +55,12 @@ def xc_evaluator(
     Raises:
         InputError: if sentence-transformers is not installed, or texts and truth disagree.
     """
-    try:
-        from sentence_transformers.base.evaluation import BaseEvaluator  # pyright: ignore
-    except ImportError:
-        remedy = "run pip install 'shoal[sentence-transformers]'"
-        fail("sentence_transformers", "an installed package", "none", remedy)
+    library = require("sentence_transformers.base.evaluation", "evaluator", "sentence-transformers")
     shape = (len(documents), len(labels))
     expect(truth.shape == shape, "truth", f"{shape}, as the texts", truth.shape, "align it")
     weights = torch.ones(len(labels)) if inverse is None else inverse
 
-    class XCEvaluator(BaseEvaluator):
+    class XCEvaluator(library.BaseEvaluator):
         """Exact search among label embeddings, judged by shoal.core.metrics."""
 
         def __init__(self) -> None:
