@@ -21,11 +21,8 @@ from typing import Any
 
 import torch
 
-from shoal.cli.settings import Export, Train
+import shoal
 from shoal.core import checkpoint
-from shoal.tasks import labels
-from shoal.tasks.exporting import export
-from shoal.tasks.fusing import load
 from shoal.training.run import Run
 
 _CPU_OF_PROCESS = 2  # CPUCLOCK_SCHED: clock_getcpuclockid(3) makes the number so
@@ -33,21 +30,33 @@ TEXTS = ["w1 w2", "w3 w5 w7", ""]
 
 
 STAGES: dict[str, dict[str, Any]] = {
-    "training": {"epochs": 4, "valid": 0.1, "rank": "encoder"},
-    "stages": {"epochs": 12, "valid": 0.45, "head": "frozen", "head_epochs": 4, "words": False},
+    "training": {"epochs": 4, "valid": 0.1},
+    "stages": {"epochs": 12, "valid": 0.45},
 }
 
 
-def settings(folder: Path, name: str, **options: Any) -> Train:
-    """A small run."""
-    small: dict[str, Any] = {"batch_size": 60, "cluster_size": 6, "dim": 16, "valid_every": 2}
-    return Train(source=str(folder / "data"), out=folder / name, **(small | options))
+def fit(folder: Path, name: str, seed: int = 0, **options: Any) -> shoal.Result:
+    """A small run, its checkpoints kept; it is resumed where it has come to one."""
+    model = shoal.LabelModel(
+        encoder=shoal.BagEncoder(dim=16),
+        batches=shoal.Clustered(60, 6),
+        classifiers=shoal.Classifiers(epochs=4),
+        seed=seed,
+        device="cpu",
+    )
+    out = folder / name
+    usual = {"valid_every": 2, "keep_resume": True, "resume": (out / "last.safetensors").exists()}
+    return model.fit(str(folder / "data"), out=out, **usual | options)
 
 
 def train(folder: Path, name: str, stages: str) -> None:
     """Begin the run, or resume it where it has come to a checkpoint."""
-    resume = (folder / name / "last.safetensors").exists()
-    labels.train(settings(folder, name, resume=resume, **STAGES[stages]))
+    fit(folder, name, **STAGES[stages])
+
+
+def export(folder: Path, out: Path) -> None:
+    """Export a run."""
+    shoal.open(folder, device="cpu").export(out)
 
 
 def child(work: Callable[[], None], after: float | None = None) -> float | None:
@@ -107,15 +116,15 @@ def kill_exports(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     answers = [predicted(run) for run in runs]
     assert answers[0] != answers[1]
     for run in runs:
-        seconds = child(lambda run=run: export(Export(run=run, out=out)))
+        seconds = child(lambda run=run: export(run, out))
     assert seconds is not None
     chance, seen, done = random.Random(seed), [1], 0
     while done < kills:
         source = runs[1 - seen[-1]]
         after = chance.uniform(0, 1) * seconds
-        done += child(lambda run=source: export(Export(run=run, out=out)), after) is None
+        done += child(lambda run=source: export(run, out), after) is None
         seen.append(answers.index(predicted(out)))
-    child(lambda: export(Export(run=runs[0], out=out)))
+    child(lambda: export(runs[0], out))
     seen.append(answers.index(predicted(out)))
     return {"kills": done, "seen": seen, "left": sorted(x.name for x in folder.glob("*out*"))}
 
@@ -125,7 +134,7 @@ def predicted(folder: Path) -> str:
     answer = folder.with_name("answer.json")
 
     def ask() -> None:
-        found = load(folder).predict(TEXTS, k=5)
+        found = shoal.open(folder, device="cpu").predict(TEXTS, k=5)
         answer.write_text(json.dumps([[vars(x) for x in row] for row in found]))
 
     child(ask)

@@ -16,18 +16,14 @@ from typing import Any
 
 import pytest
 
-from shoal.cli.settings import Export
+import shoal
 from shoal.core import checkpoint
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
 from shoal.data.formats import xc
-from shoal.tasks import labels
-from shoal.tasks.exporting import export
-from shoal.tasks.fusing import load
 from shoal.training.run import Run
 from tests import killing
 from tests.planted import planted_labels
-from tests.training.test_loop import last_of
 
 ROOT = Path(__file__).parents[1]
 SLOW = pytest.mark.slow
@@ -39,13 +35,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     xc.write(planted_labels(n=600, n_labels=16, noise=0.3), folder / "data")
     for name, seed in (("one", 0), ("two", 1)):
-        options: dict[str, Any] = {"rank": "encoder", "steps": 2, "seed": seed}
-        labels.train(killing.settings(folder, name, **options))
+        killing.fit(folder, name, seed, steps=2)
     return folder
 
 
 def predicted(folder: Path) -> list[list[dict[str, Any]]]:
-    return [[vars(x) for x in row] for row in load(folder).predict(killing.TEXTS, k=5)]
+    return [[vars(x) for x in row] for row in shoal.open(folder).predict(killing.TEXTS, k=5)]
+
+
+def last_of(run: Run) -> dict[str, Any]:
+    """All that a checkpoint holds, but for the clock."""
+    state = run.load_last()
+    state["progress"].pop("seconds")
+    return state
 
 
 def killed(what: str, folder: Path, kills: int) -> dict[str, Any]:
@@ -127,10 +129,10 @@ def test_an_export_that_does_not_fit_leaves_the_last_one(
 ) -> None:
     """Whichever file is the first that does not fit: one line, and the old export answers."""
     out = tmp_path / "out"
-    export(Export(run=world / "one", out=out))
+    killing.export(world / "one", out)
     before = predicted(out)
     with small_files(size), pytest.raises(InputError, match="free space") as caught:
-        export(Export(run=world / "two", out=out))
+        killing.export(world / "two", out)
     assert "\n" not in str(caught.value)
     assert predicted(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -146,17 +148,15 @@ def test_training_on_a_full_disk(world: Path, tmp_path: Path) -> None:
         pytest.skip("a small disk needs the right to mount one")
     try:
         shutil.copytree(world / "data", disk / "data")
-        asked = killing.settings(disk, "run", steps=4, rank="encoder")
-        labels.train(asked)
+        killing.fit(disk, "run", steps=4)
         last = Run.open(disk / "run").load_last()
         free = shutil.disk_usage(disk).free
         with (disk / "stuffing").open("wb") as file:
             file.write(bytes(free - 20_000))
-        more = killing.settings(disk, "run", steps=8, rank="encoder", resume=True)
         with pytest.raises(InputError, match=r"No space left on device.*free space"):
-            labels.train(more)
+            killing.fit(disk, "run", steps=8)
         assert same_tensors(Run.open(disk / "run").load_last(), last)
         (disk / "stuffing").unlink()
-        assert labels.train(more)["steps"] == 8
+        assert killing.fit(disk, "run", steps=8).steps == 8
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)

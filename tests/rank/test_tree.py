@@ -8,9 +8,10 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.rank.fusion import join
+from shoal.data.texts import no_pairs
+from shoal.rank.ensemble import join
 from shoal.rank.ranking import Ranking
-from shoal.rank.tree import TreeFusion, fit_tree, fit_tree_fusion
+from shoal.rank.tree import TrainedTree, TreeCombiner, fit_tree
 
 
 def sample(n: int = 300, f: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -83,9 +84,11 @@ def test_scores_are_share_and_both_cosines() -> None:
     head = Ranking(torch.tensor([[0.9, 0.1]]), torch.tensor([[1, 2]]))
     other = Ranking(torch.tensor([[1.0]]), torch.tensor([[3]]))
     found = join([text, head, other], torch.zeros(4))
-    fusion = fit_tree_fusion(found, Csr.from_lists([[1]], 4))
-    ranked = fusion.rank(found, 3)
+    truth = Csr.from_lists([[1]], 4)
+    combiner = TreeCombiner().fit(found, truth, no_pairs(1, 4), truth, seed=0)
+    ranked = combiner.rank(found, 3)
     assert ranked.ids.tolist() == [[1, 0, 2]]
     assert ranked.scores[0].tolist() == pytest.approx([1 + 0.4 + 0.9, 0.5, 0.1])
-    again = TreeFusion.of_state(fusion.state_dict()).rank(found, 4, Csr.from_lists([[0]], 4))
+    assert not combiner.probabilities
+    again = TrainedTree.of_state(combiner.state_dict()).rank(found, 4, Csr.from_lists([[0]], 4))
     assert again.ids.tolist() == [[1, 2, -1, -1]]

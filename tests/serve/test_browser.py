@@ -36,7 +36,9 @@ LIMITS = Limits(max_characters=200)
 @contextmanager
 def chromium(*flags: str) -> Iterator[Any]:
     """A headless browser of this machine's own; no driver is looked for elsewhere."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install 'torch-shoal[browser]'")
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="pip install 'torch-shoal[browser]'"
+    )
     driver = shutil.which("chromedriver")
     if driver is None:
         pytest.skip("install chromium and chromium-driver")

@@ -1,19 +1,17 @@
-"""Rows for fields: what is shared, what is apart, and the way to disk and back."""
+"""Rows for fields: what is shared, what is apart, and what a damaged vocabulary says."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 
-from shoal.core import checkpoint
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data import load
 from shoal.data.texts import Texts
-from shoal.rank.predictor import BagRows, Labeler, Lexicon, embed
+from shoal.text.bag import Bag, embed
 from shoal.text.fields import FieldVocabulary
 from shoal.text.vocabulary import learn
 
@@ -30,7 +28,7 @@ def own(bags: Csr) -> list[list[int]]:
     return [[i for i in row if i >= len(WORDS)] for row in rows]
 
 
-def test_a_bag_is_its_words_and_a_row_for_each_role() -> None:
+def test_a_bag_is_its_words_and_a_row_for_each_field() -> None:
     """Words and pieces stand as without fields; each token adds one row of its field."""
     for bags, texts in ((FIELDS.documents(DOCUMENTS), DOCUMENTS), (FIELDS.labels(LABELS), LABELS)):
         plain, tokens = WORDS.bags(texts.all()), WORDS.tokens(texts.all())
@@ -67,7 +65,7 @@ def test_the_opening_of_a_content_is_apart_from_the_rest() -> None:
     assert sorted(bags[1].tolist()) == [0, 1, 6]
 
 
-def test_before_training_roles_change_no_cosine() -> None:
+def test_before_training_fields_change_no_cosine() -> None:
     """Their rows start at zero, so embeddings are those of the words alone."""
     bags = FIELDS.documents(DOCUMENTS)
     rows = FIELDS.first_rows(bags, 8, seed=0)
@@ -84,27 +82,13 @@ def test_a_pair_that_is_rare_or_new_has_no_row() -> None:
     assert none == []
 
 
-def test_a_lexicon_keeps_roles(tmp_path: Path) -> None:
-    """Saved and opened, it makes the same bags of both sides."""
-    lexicon = Lexicon(FIELDS, LABELS, FIELDS.labels(LABELS))
-    lexicon.save(tmp_path / "lexicon")
-    again = Lexicon.open(tmp_path / "lexicon")
-    assert isinstance(again.vocabulary, FieldVocabulary)
-    assert torch.equal(again.vocabulary.seen, FIELDS.seen)
-    assert torch.equal(again.vocabulary.counts, FIELDS.counts)
-    rows = torch.randn(len(FIELDS), 4, generator=torch.Generator().manual_seed(0))
-    one, other = (Labeler(x, BagRows(rows)) for x in (lexicon, again))
-    assert torch.equal(one.encode(DOCUMENTS), other.encode(DOCUMENTS))
-
-
 def test_a_text_is_read_by_the_words_it_has() -> None:
     """As a content where those are likelier in contents; as a title where no document had one."""
-    lexicon = Lexicon(FIELDS, LABELS, FIELDS.labels(LABELS))
-    read = lexicon.read(["red cup", "tea", "for tea"])
+    read = FIELDS.read(["red cup", "tea", "for tea"])
     assert read.titles == ["red cup", "", ""]
     assert read.contents == ["", "tea", "for tea"]
     bare = FieldVocabulary.of(WORDS, Texts.of(["red cup", "tea pot"]), LABELS, least=1)
-    read = Lexicon(bare, LABELS, bare.labels(LABELS)).read(["for tea"])
+    read = bare.read(["for tea"])
     assert read.titles == ["for tea"]
 
 
@@ -121,29 +105,23 @@ def test_wordnets_own_titles_and_contents_are_told_apart() -> None:
     assert as_titles >= 900 and as_contents >= 900
 
 
-def test_the_plain_labeler_is_the_one_without_fields() -> None:
+def test_an_encoder_without_its_fields_is_that_of_the_words() -> None:
     """Its vectors are those of words and pieces alone; it has no plainer one itself."""
     rows = torch.randn(len(FIELDS), 4, generator=torch.Generator().manual_seed(0))
-    plain = Labeler(Lexicon(FIELDS, LABELS, FIELDS.labels(LABELS)), BagRows(rows)).plain
-    assert plain is not None and plain.plain is None
+    found = Bag(FIELDS, rows).without_fields(FIELDS.labels(LABELS))
+    assert found is not None
+    plain, tokens = found
+    assert plain.without_fields(tokens) is None
     words = rows[: len(WORDS)].contiguous()
-    torch.testing.assert_close(plain.encode(DOCUMENTS), embed(WORDS.bags(DOCUMENTS.all()), words))
-    torch.testing.assert_close(plain.label_embeddings, embed(WORDS.bags(LABELS.all()), words))
+    expected = [embed(WORDS.bags(texts.all()), words) for texts in (DOCUMENTS, LABELS)]
+    torch.testing.assert_close(plain.embed(plain.documents(DOCUMENTS)), expected[0])
+    torch.testing.assert_close(plain.embed_labels(tokens), expected[1])
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_damage_is_named(tmp_path: Path) -> None:
-    """Pairs of another vocabulary, or a file that is none."""
+def test_damage_is_named() -> None:
+    """Pairs of another vocabulary."""
     with pytest.raises(InputError, match="seen: expected rising numbers below"):
         FieldVocabulary(WORDS, torch.tensor([3, 2]), torch.tensor([1, 1]), 1)
     with pytest.raises(InputError, match="counts: expected 2, as seen, got 1"):
         FieldVocabulary(WORDS, torch.tensor([2, 3]), torch.tensor([1]), 1)
-    Lexicon(FIELDS, LABELS, FIELDS.labels(LABELS)).save(tmp_path / "lexicon")
-    path = tmp_path / "lexicon" / "matrices.safetensors"
-    path.write_bytes(b"no")
-    with pytest.raises(InputError, match=r"matrices\.safetensors: expected a whole checkpoint"):
-        Lexicon.open(tmp_path / "lexicon")
-    for state in ({}, {"label_bags": 3, "pieces": 3}, {"pieces": {}}):
-        checkpoint.save(path, state)
-        with pytest.raises(InputError, match=r"matrices\.safetensors: expected the matrices of a"):
-            Lexicon.open(tmp_path / "lexicon")

@@ -13,17 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from shoal.data.texts import Texts
-from shoal.rank.predictor import BagRows, embed
+from shoal.text.bag import Bag, embed
 from shoal.text.fields import FieldVocabulary
 from shoal.text.pretrained import add_lora, open_backbone, open_vocabulary
-from shoal.text.sentence import (
-    mixed_vectors,
-    save_bag,
-    save_transformer,
-    token_vectors,
-    without_adapters,
-)
-from shoal.text.transformer import Pooling, TokenTransformer
+from shoal.text.sentence import mixed_vectors, save_bag, token_vectors
+from shoal.text.transformer import Pooling, TokenTransformer, save_transformer, without_adapters
 from shoal.text.vocabulary import Vocabulary, learn
 from tests.tiny import save_tiny_bert
 
@@ -59,19 +53,19 @@ def by_library(folder: Path, texts: list[str]) -> Tensor:
 
 def test_a_bag_is_a_static_embedding(tmp_path: Path) -> None:
     """Mean and sum have one direction, so the plain formula gives the bag's vectors."""
-    save_bag(tmp_path, WORDS, token_vectors(WORDS, rows_of(WORDS), role=0))
+    save_bag(tmp_path, WORDS, token_vectors(WORDS, rows_of(WORDS), field=0))
     expected = embed(WORDS.bags(TEXTS), rows_of(WORDS))
     torch.testing.assert_close(static_embedding(tmp_path, TEXTS), expected, rtol=0, atol=1e-6)
     assert (expected[3:5] == 0).all() and (expected[:3].norm(dim=1) > 0.99).all()
 
 
-@pytest.mark.parametrize("role", [0, 3])
-def test_a_role_is_a_static_embedding(tmp_path: Path, role: int) -> None:
-    """Titles of documents and of labels have the vectors of their role, and no other role's."""
-    save_bag(tmp_path, WORDS, token_vectors(FIELDS, rows_of(FIELDS), role))
-    texts, encoder = Texts.of(TEXTS), BagRows(rows_of(FIELDS))
+@pytest.mark.parametrize("field", [0, 3])
+def test_a_field_is_a_static_embedding(tmp_path: Path, field: int) -> None:
+    """Titles of documents and of labels have the vectors of their field, and no other's."""
+    save_bag(tmp_path, WORDS, token_vectors(FIELDS, rows_of(FIELDS), field))
+    texts, encoder = Texts.of(TEXTS), Bag(FIELDS, rows_of(FIELDS))
     sides = [encoder.embed(FIELDS.documents(texts)), encoder.embed(FIELDS.labels(texts))]
-    own, other = sides if role == 0 else reversed(sides)
+    own, other = sides if field == 0 else reversed(sides)
     found = static_embedding(tmp_path, TEXTS)
     torch.testing.assert_close(found, own, rtol=0, atol=1e-6)
     assert (found - other).abs().max() > 0.1
@@ -85,17 +79,17 @@ def test_mixed_vectors_are_nearest_in_the_mean() -> None:
     many = Texts(list("ab") * 200, ["red cup", "tea"] * 200, ["tea", "red red"] * 200)
     rows = rows_of(FIELDS)
     vectors = mixed_vectors(FIELDS, rows, many)
-    roles = torch.stack([token_vectors(FIELDS, rows, role) for role in range(3)])
+    fields = torch.stack([token_vectors(FIELDS, rows, field) for field in range(3)])
     red = WORDS.tokenizer.token_to_id("red")
-    assert red is not None and not torch.equal(roles[0, red], roles[1, red])
+    assert red is not None and not torch.equal(fields[0, red], fields[1, red])
     # a third of its occurrences are in titles, the others open contents
-    expected = (roles[0, red] + 2 * roles[1, red]) / 3
+    expected = (fields[0, red] + 2 * fields[1, red]) / 3
     torch.testing.assert_close(vectors[red], expected, rtol=0.02, atol=0.02)
 
 
 def test_sentence_transformers_loads_a_bag(tmp_path: Path) -> None:
     """Its own loader gives the vectors of the formula."""
-    save_bag(tmp_path, WORDS, token_vectors(FIELDS, rows_of(FIELDS), role=3))
+    save_bag(tmp_path, WORDS, token_vectors(FIELDS, rows_of(FIELDS), field=3))
     found, expected = by_library(tmp_path, TEXTS), static_embedding(tmp_path, TEXTS)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
@@ -137,7 +131,7 @@ def test_adapters_are_added_to_their_weights(tmp_path: Path) -> None:
 
 def test_names_are_those_of_every_release(tmp_path: Path) -> None:
     """Modules are named as sentence-transformers 3 names them, which 6 still knows."""
-    save_bag(tmp_path, WORDS, token_vectors(WORDS, rows_of(WORDS), role=0))
+    save_bag(tmp_path, WORDS, token_vectors(WORDS, rows_of(WORDS), field=0))
     modules = json.loads((tmp_path / "modules.json").read_text())
     kinds = [module["type"].rpartition(".") for module in modules]
     assert [kind[2] for kind in kinds] == ["StaticEmbedding", "Normalize"]

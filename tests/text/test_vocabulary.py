@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
 from shoal.text.vocabulary import Vocabulary, inverse_document_frequency, learn, random_rows
 
@@ -48,9 +51,49 @@ def test_punctuation_case_and_accents_do_not_matter() -> None:
 def test_learning_and_saving_are_deterministic() -> None:
     """The same texts in any order learn the same vocabulary, and a saved one reads the same."""
     one, two = learn(TEXTS, n_pieces=40), learn(TEXTS[::-1], n_pieces=40)
-    assert one.save() == two.save()
-    again = Vocabulary.load(one.save(), one.pieces)
+    assert same_tensors(one.state_dict(), two.state_dict())
+    again = Vocabulary.of_state(one.state_dict())
     assert torch.equal(again.bags(TEXTS).indices, one.bags(TEXTS).indices)
+
+
+UNSPACED = {
+    "ja": ("猫", ["白い", "黒い", "大きい"], ["缶詰", "砂場", "首輪"]),
+    "zh": ("猫", ["白色", "黑色", "大号"], ["罐头", "砂盆", "项圈"]),
+    "th": ("แมว", ["สีขาว", "สีดำ", "ตัวใหญ่"], ["อาหาร", "ทราย", "ปลอกคอ"]),
+}
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+def test_scripts_without_spaces_are_cut(script: str) -> None:
+    """Texts that share words share tokens, whatever stands around these; nothing is unknown."""
+    cat, colors, things = UNSPACED[script]
+    texts = [color + cat + thing for color in colors for thing in things]
+    vocabulary = learn(texts * 2)
+    tokens = [vocabulary.tokens([text]).indices.tolist() for text in texts]
+    shortest, longest = min(map(len, tokens)), max(map(len, tokens))
+    assert 2 <= shortest <= longest < max(map(len, texts))  # neither one word nor letters alone
+    bags = [set(vocabulary.bags([text]).indices.tolist()) for text in texts]
+    assert bags[0] & bags[1] and bags[0] & bags[3]  # one color or one thing
+    assert vocabulary.tokens([cat * 60]).degrees().item() >= 60  # no longest word
+    again = Vocabulary.of_state(vocabulary.state_dict())
+    assert [again.tokens([text]).indices.tolist() for text in texts] == tokens
+
+
+def test_words_among_them_stay_words() -> None:
+    """In mixed texts Latin words are what they are without the other script."""
+    mixed = learn(["iPhone用ケース iphone cases", "iphone cases 用"] * 3)
+    named = mixed.named(mixed.tokens(["IPHONE用cases"]).indices.tolist())
+    assert named == ["iphone", "用", "cases"]
+
+
+@given(st.lists(st.text(alphabet="ab \u3042\u732b\u0e01\u0e41_,", max_size=8), min_size=1))
+def test_whatever_was_learned_is_known(texts: list[str]) -> None:
+    """Each text with a letter has tokens in the vocabulary of texts that hold it."""
+    with_letters = [any(letter.isalnum() for letter in text) for text in texts]
+    if not any(with_letters):
+        return
+    vocabulary = learn(texts, n_pieces=20)
+    assert (vocabulary.tokens(texts).degrees() > 0).tolist() == with_letters
 
 
 def test_random_rows_keep_the_cosines_of_tf_idf() -> None:
@@ -70,7 +113,9 @@ def test_bad_input_is_one_line() -> None:
     with pytest.raises(InputError, match="texts: expected some words"):
         learn(["…", ""])
     vocabulary = learn(TEXTS, n_pieces=40)
+    state = vocabulary.state_dict()
     with pytest.raises(InputError, match="JSON of a tokenizer"):
-        Vocabulary.load("{", vocabulary.pieces)
-    with pytest.raises(InputError, match="one a token"):
-        Vocabulary.load(vocabulary.save(), vocabulary.pieces.rows(torch.tensor([0])))
+        Vocabulary.of_state(state | {"tokenizer": torch.zeros(3, dtype=torch.uint8)})
+    few = vocabulary.pieces.rows(torch.tensor([0])).state_dict()
+    with pytest.raises(InputError, match="one per token"):
+        Vocabulary.of_state(state | {"pieces": few})

@@ -95,7 +95,7 @@ def _filled(settings: Any, default: Any, values: dict[str, Any]) -> Any:
         kind, name = hints[one.name], one.name.strip("_")
         required = one.default is MISSING and one.default_factory is MISSING
         if is_dataclass(kind):
-            factory = kind if one.default_factory is MISSING else one.default_factory
+            factory: Any = kind if one.default_factory is MISSING else one.default_factory
             group = factory() if one.default is MISSING else one.default
             given[one.name] = _filled(kind, getattr(default, one.name, group), values)
         elif name in values:

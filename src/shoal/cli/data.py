@@ -67,12 +67,12 @@ def describe(asked: Data) -> dict[str, Any]:
     Raises:
         InputError: if it is missing or damaged.
     """
-    from shoal.data import graphs, is_graph
+    from shoal.data import graphs, is_graph, load_labels
     from shoal.data.describe import describe as describe_labels
 
     if is_graph(asked.source):
         return graphs.describe(asked.source)
-    return describe_labels(shoal.load(asked.source, **asked.table.arguments()))
+    return describe_labels(load_labels(asked.source, **asked.table.arguments()))
 
 
 def convert(asked: Convert) -> dict[str, Any]:

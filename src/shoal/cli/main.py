@@ -23,12 +23,10 @@ from shoal.cli import config, data, info, parts, train, use
 from shoal.cli.show import readable
 from shoal.core.distribution import installed_version
 from shoal.core.errors import InputError, fail
-from shoal.tasks.settings import Common
 
 _ABOUT = "Train on mini-batches when the labels, the rows or the graph are too many."
-Verb = tuple[type[Common], Callable[[Any], dict[str, Any]]]
 # In the order in which they are used.
-VERBS: dict[str, Verb] = {
+VERBS: dict[str, tuple[Any, Any]] = {
     "data": (data.Data, data.describe),
     "convert": (data.Convert, data.convert),
     "cluster": (data.Cluster, data.cluster),

@@ -188,13 +188,18 @@ def evaluate(asked: Evaluate) -> dict[str, Any]:
     Raises:
         InputError: if the run is not whole, or the data is of another kind.
     """
+    from shoal.data import load_labels
+
     model = opened(asked.run, asked)
     source, columns = source_of(asked.run, asked.source, asked.table)
-    data = source if on_graph(model) else shoal.load(source, **columns)
-    if not (on_graph(model) or data.own_split or (asked.run / "model.json").exists()):
+    about = {"run": str(asked.run), "data": source}
+    if on_graph(model):
+        return about | {"test": model.evaluate(source)}
+    data = load_labels(source, **columns)
+    if not (data.own_split or (asked.run / "model.json").exists()):
         said = "%s: a run of the first layout, whose test rows were others: some were trained on"
         _log.warning(said, asked.run)
-    return {"run": str(asked.run), "data": source, "test": model.evaluate(data)}
+    return about | {"test": model.evaluate(data)}
 
 
 def predict(asked: Predict) -> dict[str, Any]:
@@ -420,11 +425,12 @@ def _of_labels(run: Path, asked: Computing) -> Any:
 
 def _exported(model: Any, run: Path, out: Path) -> dict[str, Any]:
     """Export with encoders measured on the run's own texts, or on labels where they are gone."""
+    from shoal.data import load_labels
     from shoal.models.card import near
 
     try:
         source, columns = source_of(run, None, Table())
-        documents = shoal.load(source, **columns).test.texts
+        documents = load_labels(source, **columns).test.texts
     except InputError:
         documents = None
     return {"out": str(out), "encoders": [near(x) for x in model.export(out, documents)]}

@@ -105,9 +105,12 @@ class Texts:
         return Texts(*parts, features=None if self.features is None else self.features.rows(ids))
 
     def stack(self, below: Texts) -> Texts:
-        """These documents, then those; without features."""
+        """These documents, then those; with features where both have them."""
         uids, titles = self.uids + below.uids, self.titles + below.titles
-        return Texts(uids, titles, self.contents + below.contents)
+        features = None
+        if self.features is not None and below.features is not None:
+            features = self.features.stack(below.features)
+        return Texts(uids, titles, self.contents + below.contents, features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +153,11 @@ class Examples:
             InputError: if an id is out of range.
         """
         return Examples(self.texts.subset(ids), self.labels.rows(ids), self.drop.rows(ids))
+
+    def stack(self, below: Examples) -> Examples:
+        """These examples, then those, of the same labels."""
+        labels, drop = self.labels.stack(below.labels), self.drop.stack(below.drop)
+        return Examples(self.texts.stack(below.texts), labels, drop)
 
 
 @dataclass(frozen=True, eq=False)

@@ -350,7 +350,8 @@ class Fitting:
                 yield Run.create(folder, asked)
             return
         run = self._opened(Path(self.out), asked)
-        write_header(run.folder, about)
+        if not (run.folder / HEADER).exists():  # that of a finished run describes its model still
+            write_header(run.folder, about)
         yield run
 
     def _opened(self, out: Path, asked: dict[str, Any]) -> Run:

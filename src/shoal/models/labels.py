@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# registered when they are imported: encoders and combiners that a folder may name
+import shoal.rank.tree  # noqa: F401
+import shoal.text.transformer  # noqa: F401
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive, fail
 from shoal.core.search import Search, top_k
@@ -24,7 +28,7 @@ from shoal.models.base import Fitting, Result, resolve_device, resolve_precision
 from shoal.models.card import write_export
 from shoal.rank.classifiers import Classifiers
 from shoal.rank.ensemble import NetworkCombiner
-from shoal.rank.evaluate import evaluate
+from shoal.rank.evaluate import evaluate, first_columns
 from shoal.rank.predictor import Predictor
 from shoal.rank.rankers import RANKERS
 from shoal.tasks.labels import Parts, train
@@ -87,6 +91,14 @@ class LabelModel:
         precision: str = "auto",
     ) -> None:
         expect_positive("positives", positives)
+        _expect_method("encoder", encoder, "begin", "pass shoal.BagEncoder()")
+        for name, given in (("classifiers", classifiers), ("combiner", combiner)):
+            if given is not None:
+                _expect_method(name, given, "fit", "leave it out, or pass None for none")
+        for name, given in (("batches", batches), ("loss", loss), ("step", step)):
+            good = given is None or callable(given)
+            expect(good, name, "a function", given, "leave it out for the default")
+        expect(len(rankers) > 0, "rankers", "at least one", "none", "pass [shoal.EncoderRanker()]")
         expect(seed >= 0, "seed", "a whole number of at least 0", seed, "drop the sign")
         self.device = resolve_device(device)
         if gradients is None:
@@ -116,7 +128,7 @@ class LabelModel:
         data: Any,
         labels: Any = None,
         *,
-        valid: float | tuple[Any, Any] | Examples = 0.1,
+        valid: float | int | tuple[Any, Any] | Examples = 0.1,
         test: tuple[Any, Any] | Examples | None = None,
         out: str | Path | None = None,
         resume: bool = False,
@@ -138,9 +150,10 @@ class LabelModel:
             labels: per text the name of its label or a list of names; or a matrix with one row per
                 text and one column per label.
             valid: share of the training examples that is held out, for validation during training
-                and to weigh the rankers; or held-out texts and labels.
+                and to weigh the rankers; or held-out texts and labels, of which those that no
+                training example has are left out.
             test: texts and labels to evaluate on; by default the data set's own test split, if it
-                has one.
+                has one. Labels that no training example has count as missed.
             out: folder of the run, for checkpoints, the log and the model; None keeps the model in
                 memory alone.
             resume: continue the run in `out`.
@@ -159,7 +172,8 @@ class LabelModel:
         Raises:
             InputError: for any bad setting or input; finished work stays.
         """
-        data = self._data(data, labels, test)
+        data = self._data(data, labels)
+        test = data.test if test is None else self._examples(test, data.labels, "test")
         fitting = Fitting(
             out, resume, epochs, steps, minutes, patience, callbacks, keep_resume, settings
         )
@@ -189,7 +203,7 @@ class LabelModel:
             about |= {"predictor": self._save(predictor, run.folder, about)}
             # opened again, so that what is evaluated is what others will open
             self._open(run.folder, about)
-            metrics = self._evaluated(data.test, run) if len(data.test) else {}
+            metrics = self._evaluated(test, run) if len(test) else {}
             self._about |= {"test": metrics, "steps": progress.step, "seconds": progress.seconds}
             base.write_header(run.folder, self._about)
             stage = run.folder / "classifiers"
@@ -197,7 +211,7 @@ class LabelModel:
             others = (run.folder / "tokens", *(stage / name for name in names))
             return fitting.close(run, progress, metrics, *others)
 
-    def _data(self, data: Any, labels: Any, test: Any) -> LabelData:
+    def _data(self, data: Any, labels: Any) -> LabelData:
         if labels is not None:
             data = label_data(data, labels)
         elif not isinstance(data, LabelData):
@@ -205,14 +219,15 @@ class LabelModel:
             want, remedy = "texts with labels", "fit a NodeModel or LinkModel on a graph"
             expect(isinstance(data, LabelData), "data", want, type(data).__name__, remedy)
         expect(len(data.train) > 0, data.name, "at least one training example", 0, "add examples")
-        if test is not None:
-            data = replace(data, test=self._examples(test, data.labels, "test"))
         return data
 
     def _held_out(self, data: LabelData, valid: Any) -> tuple[Examples, Examples | None]:
         """The examples to learn from, and the held-out ones, if there are any."""
         if not isinstance(valid, float | int):
-            return data.train, self._examples(valid, data.labels, "valid")
+            held_out = _known(self._examples(valid, data.labels, "valid"), len(data.labels))
+            want, remedy = "examples with labels of the data", "name labels as there"
+            expect(len(held_out) > 0, "valid", want, "none", remedy)
+            return data.train, held_out
         expect(0 <= valid < 1, "valid", "a share in [0, 1)", valid, "try 0.1, or 0 for none")
         if valid == 0:
             return data.train, None
@@ -274,9 +289,10 @@ class LabelModel:
         plain, single = as_texts(texts)
         expect_positive("k", k)
         if threshold is not None:
-            least = 0.0 if self.probabilities else -1.0
-            good = not self.probabilities or least <= threshold <= 1
-            expect(good, "threshold", "a probability in [0, 1]", threshold, "try 0.5")
+            want = "a probability in [0, 1]" if self.probabilities else "a number"
+            good = isinstance(threshold, float | int) and not math.isnan(threshold)
+            good = good and (0 <= threshold <= 1 or not self.probabilities)
+            expect(good, "threshold", want, threshold, "try 0.5")
         read = self._read(plain)
         unknown = int((self.unknown(plain)).sum())
         if unknown:
@@ -290,7 +306,7 @@ class LabelModel:
         """Which texts hold no word that the model knows, as a boolean tensor ``[n]``."""
         return self.encoder.known(as_texts(texts)[0].all()).degrees() == 0
 
-    def encode(self, texts: Any) -> Float[Tensor, "n d"]:
+    def encode(self, texts: Any) -> Float[Tensor, "*n d"]:
         """Unit vectors of texts; of one text one vector, ``[d]``.
 
         Raises:
@@ -305,8 +321,8 @@ class LabelModel:
 
         Args:
             data: texts, with `labels`: all of them are judged; or a data set as `fit` takes it: its
-                test split, or all of it where it has none of its own. Examples that the model was
-                trained on are left out where the source has no split of its own.
+                test split, or where it has none of its own, all examples but those that the model
+                was trained on.
             labels: as for `fit`; matched with the model's by name. Labels that the model does not
                 have count as missed.
 
@@ -326,21 +342,21 @@ class LabelModel:
         found = data if isinstance(data, LabelData) else load(data)
         if not isinstance(found, LabelData):
             fail("data", "texts with labels", type(found).__name__, "evaluate on data like its own")
-        test = self._onto_own(found.test if len(found.test) else found.train, found.labels)
+        test = found.test if len(found.test) else found.train
+        if not found.own_split:  # what load held out is a fifth, which says nothing here
+            test = found.train.stack(found.test)
         seen = torch.isin(digests(test.texts), self._trained_on)
-        if bool(seen.any()):
-            count = int(seen.sum())
-            if found.own_split:
-                _log.warning(
-                    "%s: %d of %d test examples were trained on", found.name, count, len(test)
-                )
-            else:
-                _log.warning("%s: %d examples left out, which were trained on", found.name, count)
-                test = test.subset((~seen).nonzero().squeeze(1))
+        count = int(seen.sum())
+        if count and found.own_split:
+            told = "%s: %d of %d test examples were trained on"
+            _log.warning(told, found.name, count, len(test))
+        elif count:
+            _log.info("%s: %d examples left out, which were trained on", found.name, count)
+            test = test.subset((~seen).nonzero().squeeze(1))
         expect(
             len(test) > 0, found.name, "examples to evaluate on", "none", "name a file of others"
         )
-        return test
+        return _over(test, found.labels, self.labels)
 
     def _evaluated(self, test: Examples, run: Any = None) -> dict[str, float]:
         truth = self.predictor.truth
@@ -367,9 +383,6 @@ class LabelModel:
         data = label_data(*given)
         return _over(data.train, data.labels, labels)
 
-    def _onto_own(self, examples: Examples, labels: Texts) -> Examples:
-        return _over(examples, labels, self.labels)
-
     # -- extending -----------------------------------------------------------------------------
 
     def add(self, labels: Any = None, examples: tuple[Any, Any] | None = None) -> LabelModel:
@@ -394,6 +407,10 @@ class LabelModel:
             texts = as_texts([labels] if isinstance(labels, str) else labels, "labels")[0]
             if not isinstance(labels, Texts):
                 texts = Texts(list(texts.titles), texts.titles, texts.contents)
+            unknown = int((self.encoder.known(texts.all()).degrees() == 0).sum())
+            if unknown:
+                told = "%d of %d new labels hold no known word: they are hardly ever found"
+                _log.warning(told, unknown, len(texts))
             predictor = predictor.with_labels(texts)
         if examples is not None:
             data = label_data(*examples)
@@ -447,7 +464,8 @@ class LabelModel:
         state = base.read_state(folder)
         parts = about.get("predictor")
         if not isinstance(parts, dict):
-            fail(str(folder / base.HEADER), "the parts of a model", parts, "restore it")
+            got = "one without its parts, as a run that was stopped has it"
+            fail(str(folder / base.HEADER), "a whole model", got, "resume the run until its end")
         self._trained_on = state.pop("trained_on", self._trained_on)
         self._predictor = Predictor.open(folder, parts, state, self.device, self.search)
         self._about = dict(about)
@@ -487,7 +505,7 @@ def _over(examples: Examples, names: Texts, labels: Texts) -> Examples:
 
     Where names are numbers of lines and mean nothing, labels are matched by their texts.
     """
-    if names.uids == labels.uids:
+    if names.uids == labels.uids and names.all() == labels.all():
         return examples
     by_text = not set(names.uids) & set(labels.uids) or _numbered(names.uids, labels.uids)
     key = Texts.all if by_text and any(labels.all()) else (lambda texts: texts.uids)
@@ -507,6 +525,18 @@ def _over(examples: Examples, names: Texts, labels: Texts) -> Examples:
         ).coalesce()
 
     return Examples(examples.texts, moved(examples.labels), moved(examples.drop))
+
+
+def _known(examples: Examples, n_labels: int) -> Examples:
+    """Examples with the first labels alone, those that have some of them."""
+    truth, drop = (first_columns(x, n_labels) for x in (examples.labels, examples.drop))
+    some = (truth.degrees() > 0).nonzero().squeeze(1)
+    return Examples(examples.texts, truth, drop).subset(some)
+
+
+def _expect_method(name: str, given: Any, method: str, remedy: str) -> None:
+    good = callable(getattr(given, method, None)) and not isinstance(given, type)
+    expect(good, name, f"an object with {method}()", given, remedy)
 
 
 def _numbered(one: list[str], other: list[str]) -> bool:

@@ -46,7 +46,8 @@ def evaluate(
     Args:
         predictor: ranks labels.
         test: whose labels may be more than the predictor's: those can never be found.
-        known: labels of the training examples, ``[n, l]``, which decide propensities.
+        known: labels of the training examples, ``[n, l]``, which decide propensities; with fewer
+            than three examples they are one.
 
     Returns:
         metrics in per cent (:func:`shoal.core.metrics.evaluate`); and for a run's log ``deciles``,
@@ -54,7 +55,11 @@ def evaluate(
     """
     k = min(KS[-1], len(predictor.labels))
     wide = test.labels.n_cols
-    drop = test.drop if wide == len(predictor.labels) else _narrow(test.drop, len(predictor.labels))
+    drop = (
+        test.drop
+        if wide == len(predictor.labels)
+        else first_columns(test.drop, len(predictor.labels))
+    )
     scores, top = (x.cpu() for x in predictor.rank(test.texts, k, drop))
     seen = known.with_values(None).coalesce()
     seen = Csr(seen.indptr, seen.indices, wide)
@@ -119,8 +124,8 @@ def examples(
     return {kind: [one(i) for i in ids[:_EXAMPLES].tolist()] for kind, ids in kinds.items()}
 
 
-def _narrow(csr: Csr, n_cols: int) -> Csr:
-    """The first columns of a matrix without values."""
+def first_columns(csr: Csr, n_cols: int) -> Csr:
+    """The first columns of a matrix, without its values."""
     row, column = csr.row_ids(), csr.indices.long()
     kept = column < n_cols
     return Csr.from_coo(row[kept], column[kept], (csr.n_rows, n_cols))

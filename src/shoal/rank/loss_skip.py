@@ -90,7 +90,7 @@ def one_vs_all_loss(
 
 def _expect_fit(classifiers: OneVsAll, x: Tensor, block: Block) -> None:
     want, got = (len(block.dst), classifiers.table.shape[1]), tuple(x.shape)
-    expect(got == want, "x", f"one embedding a point of the block, {want}", got, "align them")
+    expect(got == want, "x", f"one embedding per point of the block, {want}", got, "align them")
 
 
 class _Loss(torch.autograd.Function):

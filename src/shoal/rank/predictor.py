@@ -360,11 +360,12 @@ class Predictor:
         Raises:
             InputError: if no ranker keeps examples.
         """
-        keeps = self.truth is not None
-        expect(keeps, "examples", "a model that keeps examples", "none", "fit it with the ensemble")
-        assert self.truth is not None
         known = Known(self, texts)
         more = tuple(ranker.with_examples(self, known) for ranker in self.rankers)
+        changed = any(new is not old for new, old in zip(more, self.rankers, strict=True))
+        if self.truth is None or not changed:
+            remedy = "fit one whose rankers keep them, such as shoal.NeighborRanker()"
+            fail("examples", "a model that keeps examples", "one that does not", remedy)
         quotes = [*self.quotes, *_quotes(texts)] if self.quotes else ()
         truth = self.truth.with_values(None).stack(labels.with_values(None))
         return replace(self, rankers=more, truth=truth, quotes=quotes)

@@ -102,6 +102,8 @@ def batch_hardness(
         >>> batch_hardness(torch.tensor([[1.0, 0.0], [0.75, 0.0], [0.5, 0.0]]), one)
         {'hardest_negative': 0.5, 'positive': 0.75}
     """
+    if not len(shortlist.src):  # no example of the batch has a label
+        return {}
     examples, labels = outputs.detach().split([len(shortlist.dst), len(shortlist.src)])
     picked = torch.arange(0, len(examples), -(-len(examples) // sample), device=examples.device)
     known = shortlist.csr.rows(picked)

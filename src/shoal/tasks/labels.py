@@ -168,7 +168,7 @@ def train(
         said = "%d held-out examples, %d are needed to weigh rankers: the encoder ranks alone, "
         said += "and scores are cosines, no probabilities"
         logging.getLogger("shoal").warning(said, len(held_out or ()), FEWEST)
-        return shoal.with_known(predictor, alone, data.train), progress
+        return predictor, progress
 
     weights = None
     if parts.classifiers is not None:

@@ -185,6 +185,8 @@ class TransformerEncoder:
             InputError: if one is out of range.
         """
         expect_positive("max_length", self.max_length)
+        if self.lora is not None:
+            expect_positive("lora", self.lora)
         good = 0 < self.lr < float("inf")
         expect(good, "lr", "a number above 0", self.lr, "leave it out for the default")
 

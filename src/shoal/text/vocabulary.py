@@ -12,10 +12,16 @@ once and for all, ``pieces @ table``: the encoder is then a plain table of token
 WordPiece tokenizer, which other libraries can load. Rows start as random directions times their
 inverse document frequency, so that an untrained bag is a random projection of tf-idf, whose cosines
 it keeps up to about 1/√d (Johnson and Lindenstrauss, 1984).
+
+Japanese, Chinese, Thai, Lao, Burmese, Khmer and Tibetan are written without spaces. There each
+character is a word, and so are the longer units that byte-pair encoding (Sennrich et al., ACL 2016)
+finds in the texts; a text is cut into the longest of them, and a unit adds up the rows of its
+characters beside its own.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +30,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from shoal.core.csr import Csr
@@ -37,6 +43,15 @@ _PREFIX = "##"
 _LONGEST = 40
 # texts handed to the tokenizer at a time: its answers are objects, and a million of them is memory
 _CHUNK = 16384
+# characters of scripts that are written without spaces: Thai, Lao, Tibetan and Burmese; Khmer; kana
+# and ideographs
+_UNSPACED = (
+    "[\u0e00-\u109f\u1780-\u17ff\u3005-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
+# A unit of these scripts is at most so long, and occurs at least so often: where it is longer or
+# rarer, it is a phrase of one or two texts. Assumptions, tried on made-up names of products.
+_UNIT, _UNIT_COUNT = 6, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,15 +172,20 @@ def learn(
     Raises:
         InputError: if the texts hold no word.
     """
-    counts = _count_words(texts)
-    expect(len(counts) > 0, "texts", "some words", "none", "check that the texts are not empty")
+    counts, runs = _by_script(_count_words(texts))
+    known = len(counts) + len(runs) > 0
+    expect(known, "texts", "some words", "none", "check that the texts are not empty")
     small = _pieces_tokenizer(counts, n_pieces)
     table = dict(sorted(small.get_vocab().items(), key=lambda item: item[1]))
     words = sorted(w for w, c in counts.items() if c >= min_count and len(w) <= _LONGEST)
-    for word in words:
+    letters = sorted({letter for run in runs for letter in run})
+    units = _units(runs, letters, n_pieces)
+    for word in words + letters + units:
         table.setdefault(word, len(table))
+    tokenizer = _splitter(_word_piece(table), unspaced=bool(runs))
+    tokenizer.add_tokens([AddedToken(unit, special=False) for unit in units])
     rare = [word for word in words if counts[word] < common]
-    return Vocabulary(_splitter(_word_piece(table)), _decompose(rare, table, small))
+    return Vocabulary(tokenizer, _decompose(rare, units, table, small))
 
 
 def inverse_document_frequency(bags: Csr) -> Float[Tensor, " v"]:
@@ -186,12 +206,16 @@ def random_rows(bags: Csr, dim: int, seed: int) -> Float[Tensor, "v d"]:
     return rows * inverse_document_frequency(bags).unsqueeze(1)
 
 
-def _splitter(model: models.Model) -> Tokenizer:
+def _splitter(model: models.Model, unspaced: bool = False) -> Tokenizer:
+    """What splits texts into words; with `unspaced` each character of those scripts is one."""
     tokenizer = Tokenizer(model)
     accents_off = [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
     tokenizer.normalizer = normalizers.Sequence(accents_off)  # pyright: ignore[reportAttributeAccessIssue]
-    words_only = pre_tokenizers.Split(Regex(r"[^\w]+|_+"), behavior="removed")
-    tokenizer.pre_tokenizer = words_only  # pyright: ignore[reportAttributeAccessIssue]
+    split: Any = pre_tokenizers.Split(Regex(r"[^\w]+|_+"), behavior="removed")
+    if unspaced:
+        letters = pre_tokenizers.Split(Regex(_UNSPACED), behavior="isolated")
+        split = pre_tokenizers.Sequence([split, letters])
+    tokenizer.pre_tokenizer = split  # pyright: ignore[reportAttributeAccessIssue]
     return tokenizer
 
 
@@ -203,6 +227,31 @@ def _count_words(texts: Iterable[str]) -> Counter[str]:
         words = splitter.pre_tokenizer.pre_tokenize_str(normal)  # pyright: ignore[reportOptionalMemberAccess]
         counts.update(word for word, _ in words)
     return counts
+
+
+def _by_script(counts: Counter[str]) -> tuple[Counter[str], Counter[str]]:
+    """Words, and runs of characters of scripts without spaces, which stand out of words."""
+    words, runs, run = Counter[str](), Counter[str](), re.compile(f"({_UNSPACED}+)")
+    for word, count in counts.items():
+        for i, part in enumerate(run.split(word)):
+            if part:
+                (runs if i % 2 else words)[part] += count
+    return words, runs
+
+
+def _units(runs: Counter[str], letters: list[str], n: int) -> list[str]:
+    """Units of several characters that runs are made of, by byte-pair encoding."""
+    # naming the letters first makes the trainer deterministic (see _pieces_tokenizer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=n,
+        min_frequency=_UNIT_COUNT,
+        special_tokens=letters,
+        max_token_length=_UNIT,
+        show_progress=False,
+    )
+    trained = Tokenizer(models.BPE())
+    trained.train_from_iterator((run for run in sorted(runs) for _ in range(runs[run])), trainer)
+    return sorted(unit for unit in trained.get_vocab() if len(unit) > 1)
 
 
 def _pieces_tokenizer(counts: Counter[str], n_pieces: int) -> Tokenizer:
@@ -231,10 +280,12 @@ def _word_piece(table: dict[str, int]) -> models.WordPiece:
     )
 
 
-def _decompose(words: list[str], table: dict[str, int], small: Tokenizer) -> Csr:
-    """Rows of each token: itself, and for each of `words` the pieces where it has more than one."""
+def _decompose(words: list[str], units: list[str], table: dict[str, int], small: Tokenizer) -> Csr:
+    """Rows of each token: itself, and what words of several pieces and units are made of."""
     rows = [[i] for i in range(len(table))]
     for word, encoding in zip(words, small.encode_batch_fast(words), strict=True):
         if len(encoding.ids) > 1:
             rows[table[word]].extend(i for i in encoding.ids if i != table[_UNKNOWN])
+    for unit in units:
+        rows[table[unit]].extend(table[letter] for letter in unit)
     return Csr.from_lists(rows, len(table))

@@ -1,6 +1,9 @@
-"""Fusion: features against a literal version, and what the network learns on planted evidence."""
+"""Ensembles: features against a literal version; what the network learns from planted ones."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +12,9 @@ from hypothesis import strategies as st
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.rank.fusion import Candidates, fit_fusion, join
+from shoal.core.metrics import inverse_propensity
+from shoal.data.texts import no_pairs
+from shoal.rank.ensemble import Candidates, NetworkCombiner, TrainedNetwork, join
 from shoal.rank.ranking import Ranking, member
 
 
@@ -65,11 +70,17 @@ def planted(n: int, seed: int) -> tuple[Candidates, Csr]:
     return join([other, good], torch.zeros(n_labels)), Csr(indptr, truth, n_labels)
 
 
+def fitted(candidates: Candidates, truth: Csr, seed: int = 0, **options: Any) -> TrainedNetwork:
+    """A network for these queries; nothing is dropped, and labels are known as often as here."""
+    drop = no_pairs(*truth.shape)
+    return NetworkCombiner(**options).fit(candidates, truth, drop, truth, seed)
+
+
 def test_it_trusts_the_ranking_that_is_right_and_says_how_often() -> None:
     """Fresh queries: precision@1 near three in four, and the stated probabilities equal it."""
-    fusion = fit_fusion(*planted(1500, seed=0))
+    network = fitted(*planted(1500, seed=0))
     candidates, truth = planted(1500, seed=1)
-    ranking = fusion.rank(candidates, 2)
+    ranking = network.rank(candidates, 2)
     hit = ranking.ids[:, 0] == truth.indices
     assert hit.float().mean() > 0.7
     assert abs(float(ranking.scores[:, 0].mean()) - float(hit.float().mean())) < 0.05
@@ -78,8 +89,8 @@ def test_it_trusts_the_ranking_that_is_right_and_says_how_often() -> None:
     assert float(hit[sure].float().mean()) > float(hit[~sure].float().mean()) + 0.3
 
 
-@pytest.mark.parametrize(("weight", "first"), [(None, 0), (1.0, 0), (2.0, 0), (3.0, 1)])
-def test_weights_say_which_label_comes_first(weight: float | None, first: int) -> None:
+@pytest.mark.parametrize(("weight", "first"), [(1.0, 0), (2.0, 0), (3.0, 1)])
+def test_rare_labels_come_first_where_they_weigh_enough(weight: float, first: int) -> None:
     """Nothing tells queries apart; a common label is true in 7 of 10, a rare one in the others:
     the rare one comes first as soon as 0.3 of its weight exceeds 0.7."""
     n = 1000
@@ -88,44 +99,33 @@ def test_weights_say_which_label_comes_first(weight: float | None, first: int) -
         [Ranking(both.scores, both.ids.roll(i, 1)) for i in (0, 1)], torch.tensor([70, 30])
     )
     truth = Csr(torch.arange(n + 1), (torch.arange(n) % 10 >= 7).long(), 2)
-    labels = None if weight is None else torch.tensor([1.0, weight])
-    fusion = fit_fusion(found, truth, weight=labels, epochs=5)
-    assert (fusion.rank(found, 1).ids == first).all()
+    inverse = inverse_propensity(truth)
+    rare = math.log(weight) / math.log(inverse[1] / inverse[0])
+    network = fitted(found, truth, rare=rare, epochs=5)
+    assert (network.rank(found, 1).ids == first).all()
 
 
-def test_equal_weights_change_nothing() -> None:
-    """Only their ratios count."""
-    candidates, truth = planted(200, seed=0)
-    plain, ones, eights = (
-        fit_fusion(candidates, truth, weight=w, epochs=2).state_dict()
-        for w in (None, torch.ones(40), torch.full((40,), 8.0))
-    )
-    assert all(torch.equal(plain[name], ones[name]) for name in plain)
-    for name in plain:
-        torch.testing.assert_close(plain[name], eights[name], rtol=1e-3, atol=1e-4)
-
-
-def test_the_same_seed_gives_the_same_fusion() -> None:
+def test_the_same_seed_gives_the_same_network() -> None:
     """Fitting is a function of its arguments, and leaves torch's random state as it was."""
     candidates, truth = planted(200, seed=0)
     before = torch.get_rng_state()
-    one, two = (fit_fusion(candidates, truth, epochs=2).state_dict() for _ in range(2))
+    one, two = (fitted(candidates, truth, epochs=2).state_dict() for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(one[name], two[name]) for name in one)
-    other = fit_fusion(candidates, truth, epochs=2, seed=1).state_dict()
+    other = fitted(candidates, truth, epochs=2, seed=1).state_dict()
     assert not torch.equal(one["layers.0.weight"], other["layers.0.weight"])
 
 
 def test_dropped_pairs_are_neither_predicted_nor_learned_from() -> None:
     """Dropping a query's best label gives the next one; too few candidates end in -1."""
     candidates, truth = planted(100, seed=0)
-    fusion = fit_fusion(candidates, truth, epochs=2)
-    best = fusion.rank(candidates, 3)
+    network = fitted(candidates, truth, epochs=2)
+    best = network.rank(candidates, 3)
     drop = Csr(torch.arange(101), best.ids[:, 0].contiguous(), truth.n_cols)
-    without = fusion.rank(candidates, 2, drop)
+    without = network.rank(candidates, 2, drop)
     assert torch.equal(without.ids, best.ids[:, 1:])
     assert not bool(member(without.ids, drop).any())
-    many = fusion.rank(candidates, 60)
+    many = network.rank(candidates, 60)
     assert many.ids.shape == (100, 60)
     assert bool((many.ids[:, -1] == -1).all())
     assert bool((many.scores[many.ids >= 0] > 0).all())
@@ -134,8 +134,8 @@ def test_dropped_pairs_are_neither_predicted_nor_learned_from() -> None:
 def test_a_query_without_candidates_has_no_prediction() -> None:
     """No label is made up, and no NaN comes out."""
     empty = Ranking(torch.full((1, 2), -torch.inf), torch.full((1, 2), -1))
-    fusion = fit_fusion(*planted(50, seed=0), epochs=1)
-    ranking = fusion.rank(join([empty, empty], torch.zeros(40)), 2)
+    network = fitted(*planted(50, seed=0), epochs=1)
+    ranking = network.rank(join([empty, empty], torch.zeros(40)), 2)
     assert ranking.ids.tolist() == [[-1, -1]]
     assert ranking.scores.tolist() == [[-float("inf")] * 2]
 
@@ -147,5 +147,7 @@ def test_bad_input_is_named() -> None:
         join([random_ranking(1, 5, 2, 0), random_ranking(2, 5, 2, 0)], torch.zeros(5))
     candidates, _ = planted(10, seed=0)
     nothing = Csr(torch.zeros(11, dtype=torch.long), torch.zeros(0, dtype=torch.long), 40)
+    with pytest.raises(InputError, match=r"rare: expected a power of at least 0, got -1.0"):
+        NetworkCombiner(rare=-1.0)
     with pytest.raises(InputError, match="candidates: expected some true ones"):
-        fit_fusion(candidates, nothing)
+        fitted(candidates, nothing)
