@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import shoal
 
@@ -16,7 +17,7 @@ import shoal
 def main() -> None:
     folder, texts = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     # revisions before the rebuild open models by load
-    opened = getattr(shoal, "open", shoal.load)
+    opened: Any = getattr(shoal, "open", shoal.load)
     getattr(shoal, "LabelModel", None)  # its imports are not what opening costs
     begin = time.process_time()
     model = opened(folder)
