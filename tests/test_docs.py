@@ -39,10 +39,11 @@ def test_the_documents_are_found() -> None:
 GOOD = """
 # What is, good?
 [here](#what-is-good) [there](made.md#what-is-good) [web](https://example.org/absent)
-`make test`, `shoal train wordnet --batch-size 8`, `--quick`, `shoal.Csr.from_coo(row)`, `shoal`
+`make test`, `shoal train labels wordnet --batch-size 8`, `shoal train links`,
+`--quick`, `shoal.Csr.from_coo(row)`, `shoal`
 ```sh
 $ OMP_NUM_THREADS=1 .venv/bin/shoal query "a --strange text" --k=3 | head --lines 3
-shoal train wordnet \\
+shoal train labels wordnet \\
   --resume && shoal --version  # [no](link.md) and no --flag
 python benchmarks/search.py --quick
 ```
@@ -70,9 +71,10 @@ def test_what_exists_is_no_problem(tmp_path: Path) -> None:
     [
         ("see [that](absent.md)", "no file absent.md"),
         ("see [that](#absent)", "no heading #absent"),
-        ("`shoal fly wordnet`", "shoal has no verb fly"),
-        ("`shoal train wordnet --wings 2`", "shoal train has no --wings"),
-        ("`shoal train --source wordnet`", "shoal train has no --source"),
+        ("`shoal fly wordnet`", "shoal has no command fly"),
+        ("`shoal train wordnet`", "shoal has no command train wordnet"),
+        ("`shoal train labels wordnet --wings 2`", "shoal train labels has no --wings"),
+        ("`shoal train nodes --source x.npz`", "shoal train nodes has no --source"),
         ("```\nshoal --wings\n```", "shoal has no --wings"),
         ("```sh\ncd x && shoal data wordnet\nmake all\n```", "make has no target all"),
         ("```sh\nmake test && make fly\n```", "make has no target fly"),
@@ -102,7 +104,9 @@ def test_names_of_verbs_and_flags_are_the_commands_own() -> None:
         "data",
         "convert",
         "cluster",
-        "train",
+        "train labels",
+        "train links",
+        "train nodes",
         "evaluate",
         "export",
         "add",
@@ -113,6 +117,8 @@ def test_names_of_verbs_and_flags_are_the_commands_own() -> None:
         "plan",
         "gather",
         "spectrum",
+        "info",
+        "completion",
     }
-    assert {"--json", "--device", "--batch-size"} <= verbs["train"]
-    assert "--source" not in verbs["train"] and "--source" in verbs["evaluate"]
+    assert {"--json", "--device", "--batch-size"} <= verbs["train labels"]
+    assert "--source" not in verbs["train nodes"] and "--source" in verbs["evaluate"]

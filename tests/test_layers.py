@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "graph": ["core", "sample"],
     "text": ["core", "data", "fetch"],
     "rank": ["core", "data", "fetch", "sample", "training", "text"],
+    "sklearn": ("core", "data", "text", "rank", "tasks", "models"),
     "integrations": PARTS,
     "tasks": PARTS,
     "models": [*PARTS, "tasks"],

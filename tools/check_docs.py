@@ -30,6 +30,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from shoal.core.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[1]
 SHELL = ("", "sh", "bash", "console")
 HISTORY = ("LOG.md", "CHANGELOG.md")
@@ -275,7 +277,11 @@ def exists(name: str) -> bool:
     if not home or not exists(home):
         return False
     with contextlib.suppress(ModuleNotFoundError):
-        return hasattr(import_module(home), last)
+        module = import_module(home)
+        try:
+            return hasattr(module, last)
+        except InputError:  # made when it is asked for, from a package that is not installed
+            return last in Path(str(module.__file__)).read_text(encoding="utf-8")
     owner, _, middle = home.rpartition(".")
     return hasattr(getattr(import_module(owner), middle), last)
 

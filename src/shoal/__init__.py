@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from shoal.graph.sage import SageLayer as SageLayer
     from shoal.models.base import Result as Result
     from shoal.models.base import open as open
+    from shoal.models.hub import from_pretrained as from_pretrained
     from shoal.models.labels import LabelModel as LabelModel
     from shoal.models.links import LinkModel as LinkModel
     from shoal.models.nodes import NodeModel as NodeModel
@@ -130,6 +131,7 @@ if TYPE_CHECKING:
 _HOMES = {
     # three models, and how tasks are registered
     "open": "models.base",
+    "from_pretrained": "models.hub",
     "Result": "models.base",
     "NodeModel": "models.nodes",
     "LinkModel": "models.links",

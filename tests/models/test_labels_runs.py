@@ -149,11 +149,13 @@ def test_a_finished_run_holds_what_predicting_needs(whole: Path, tmp_path: Path)
     names = {x.relative_to(tmp_path / "run").as_posix() for x in (tmp_path / "run").rglob("*")}
     model = {"model.json", "model.safetensors", "bag.safetensors"}
     model |= {"labels.json.gz", "examples.json.gz"}
-    assert names == model | {"settings.json", "log.jsonl"}
+    logs = {"settings.json", "log.jsonl"}
+    stage = {"classifiers", *(f"classifiers/{name}" for name in logs)}
+    assert names == model | logs | stage
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert result.size == sum(path.stat().st_size for path in files)
-    kept = {path.name for path in whole.iterdir()}
-    assert names | {"last.safetensors", "best.safetensors", "classifiers"} <= kept
+    kept = {path.relative_to(whole).as_posix() for path in whole.rglob("*")}
+    assert names | {"last.safetensors", "best.safetensors"} <= kept
     assert shoal.open(whole).predict(TEXTS) == shoal.open(tmp_path / "run").predict(TEXTS)
     with pytest.raises(InputError, match=r"expected a run with checkpoints.*keep_resume=True"):
         fit(tmp_path / "run", resume=True)

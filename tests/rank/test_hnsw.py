@@ -157,7 +157,9 @@ def test_graphs_are_kept_for_their_keys(tmp_path) -> None:
 def test_missing_library_is_named(monkeypatch) -> None:
     """Without usearch the extra is named."""
     monkeypatch.setitem(sys.modules, "usearch.index", None)
-    with pytest.raises(InputError, match=r"search: expected usearch.*pip install 'shoal\[ann\]'"):
+    with pytest.raises(
+        InputError, match=r"search: expected the package usearch.*pip install 'torch-shoal\[ann\]'"
+    ):
         Hnsw.build(torch.eye(3))
 
 

@@ -51,3 +51,13 @@ def test_numbers_that_are_none_are_no_points() -> None:
     values = [1.0, float("nan"), float("inf"), 2.0]
     log = [line("step", i, loss=value) for i, value in enumerate(values)]
     assert History.of({}, log).over_steps("step", "loss") == ([0, 3], [1.0, 2.0])
+
+
+def test_old_names_are_read_as_those_of_today() -> None:
+    """A log of the first layout, and one of today: the same stages, clusters and seconds."""
+    old = [line("refresh", 0, anew=True), line("end", 9, seconds=3.0), line("fuse", 0)]
+    new = [line("refresh", 0, refreshed=True), line("end", 9, seconds=3.0), line("ensemble", 0)]
+    old[-1]["fuse_seconds"] = new[-1]["ensemble_seconds"] = 2.0
+    assert History.of({}, old).by_event == History.of({}, new).by_event
+    whole = History.of({}, [*new, line("test", 9, seconds=8.0)])  # with classifiers and ensemble
+    assert whole.seconds == 3.0 and ("Ensemble", 2.0, None) in whole.stages()

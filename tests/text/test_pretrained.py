@@ -155,7 +155,7 @@ def test_a_missing_library_names_its_extra(folder: Path, monkeypatch: pytest.Mon
     for module in ("transformers", "peft"):
         monkeypatch.setitem(sys.modules, module, None)
     for reader in (open_vocabulary, open_backbone):
-        with pytest.raises(InputError, match=r"pip install 'shoal\[text\]'"):
+        with pytest.raises(InputError, match=r"pip install 'torch-shoal\[text\]'"):
             reader(str(folder))
-    with pytest.raises(InputError, match=r"pip install 'shoal\[lora\]'"):
+    with pytest.raises(InputError, match=r"pip install 'torch-shoal\[lora\]'"):
         add_lora(backbone, 2)

@@ -1,4 +1,4 @@
-"""A label model as a folder for others: the model itself, its encoders for other libraries, a card.
+"""A model as a folder for others: the model itself and a card; of labels, encoders for others too.
 
 The folder opens with :func:`shoal.open`. What the encoders' format cannot express is measured and
 said. All of it is safetensors, JSON and text, and it appears whole or not at all.
@@ -22,6 +22,7 @@ from shoal.text.encoder import Exported
 from shoal.text.sentence import LONG
 
 if TYPE_CHECKING:
+    from shoal.models.graphs import GraphModel
     from shoal.models.labels import LabelModel
 
 # the file that marks exports of the first layout
@@ -40,6 +41,15 @@ import shoal
 
 model = shoal.open("THIS_FOLDER")
 model.predict(["a text"], k=5)
+```
+"""
+
+_GRAPH = """\
+```python
+import shoal
+
+model = shoal.open("THIS_FOLDER"OWN)
+model.predict([0, 1], data=graph)
 ```
 """
 
@@ -104,6 +114,25 @@ def write_export(model: LabelModel, out: Path, documents: Texts | None = None) -
     return encoders
 
 
+def write_graph_export(model: GraphModel, out: Path) -> None:
+    """Write a model on a graph and a card, all of it or nothing.
+
+    The path of its graph stays behind: it says nothing on another machine.
+
+    Raises:
+        InputError: if something else is there, or it cannot be written to.
+    """
+    expect_exportable(out)
+    try:
+        with folder_aside(out) as new:
+            model.save(new)
+            about = base.read_header(new) | {"source": None, "exported": []}
+            base.write_header(new, about)
+            (new / "README.md").write_text(graph_card(about), encoding="utf-8")
+    except OSError as error:
+        fail(str(out), "a folder to write to", error, "free space or name another")
+
+
 def expect_exportable(out: Path) -> None:
     """Raise unless an export may be written to `out`.
 
@@ -142,6 +171,28 @@ def card(model: LabelModel, about: dict[str, Any], encoders: Sequence[Exported])
         "Nothing in this folder is a pickle: safetensors, JSON and text.",
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def graph_card(about: dict[str, Any]) -> str:
+    """Markdown with the header that the Hugging Face hub reads.
+
+    Args:
+        about: the ``model.json`` of a model on a graph.
+    """
+    what = {"nodes": "Classes of nodes", "links": "Links between nodes"}
+    arguments = about["model"].items()
+    facts = {"features per node": about["features"] or "none: rows of its own nodes were trained"}
+    facts |= {f"`{name}`": value for name, value in arguments if value is not None}
+    own = ", ".join(f"{name}=…" for name in about["objects"])
+    parts = [
+        "---\nlibrary_name: shoal\ntags: [shoal, graph-ml]\n---\n",
+        f"# {what.get(about['task'], about['task'])}, trained on {about['name']}",
+        "\n".join(f"- {name}: {fact}" for name, fact in facts.items()),
+        f"## Use\n\nBy shoal (`pip install {DISTRIBUTION}`), on a graph with such features:\n",
+        _GRAPH.replace("OWN", f", {own}" if own else ""),
+        "Nothing in this folder is a pickle: safetensors, JSON and text.",
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def near(encoder: Exported) -> str:

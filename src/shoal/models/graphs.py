@@ -33,6 +33,8 @@ from shoal.graph.layers import Layered, stacked
 from shoal.graph.sage import SageLayer
 from shoal.models import base
 from shoal.models.base import Fitting, Result
+from shoal.models.card import write_graph_export
+from shoal.models.hub import OnHub
 from shoal.sample.touch import touch_probability
 from shoal.training.job import Job
 
@@ -44,7 +46,7 @@ _P = TypeVar("_P")
 
 
 @dataclass(eq=False, kw_only=True)
-class GraphModel:
+class GraphModel(OnHub):
     """The base of :class:`shoal.NodeModel` and :class:`shoal.LinkModel`.
 
     Attributes:
@@ -377,6 +379,17 @@ class GraphModel:
         """
         state = self._state()
         base.save(folder, base.header(self.task, self.arguments(), **self._about), state)
+
+    def export(self, out: str | Path) -> None:
+        """Write a folder for others: the model, without where its graph lies, and a card.
+
+        Args:
+            out: the folder; an earlier export there is replaced.
+
+        Raises:
+            InputError: if something else is there, or it cannot be written to.
+        """
+        write_graph_export(self, Path(out))
 
     @classmethod
     def restore(

@@ -26,6 +26,7 @@ from shoal.data.texts import Examples, LabelData, Texts, as_texts, label_data
 from shoal.models import base
 from shoal.models.base import Fitting, Result, resolve_device, resolve_precision
 from shoal.models.card import write_export
+from shoal.models.hub import OnHub
 from shoal.rank.classifiers import Classifiers
 from shoal.rank.ensemble import NetworkCombiner
 from shoal.rank.evaluate import evaluate, first_columns
@@ -39,7 +40,7 @@ from shoal.training.gradients import Gradients
 _log = logging.getLogger("shoal")
 
 
-class LabelModel:
+class LabelModel(OnHub):
     """Texts in, labels out: an encoder, classifiers and other rankers, combined.
 
     Every part is an argument, and the default is what measured best (docs/LOG.md).

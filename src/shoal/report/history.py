@@ -20,9 +20,11 @@ _STAGES = {
     "Steps": ("step", "seconds"),
     "Refresh": ("refresh", "refresh_seconds"),
     "Validate": ("validate", "validate_seconds"),
-    "Ensemble": ("fuse", "fuse_seconds"),
+    "Ensemble": ("ensemble", "ensemble_seconds"),
     "Test": ("test", "test_seconds"),
 }
+# what logs of the first layout call an event or a metric, and the name of today
+_RENAMED = {"fuse": "ensemble", "fuse_seconds": "ensemble_seconds", "anew": "refreshed"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class History:
         """
         kept: dict[tuple[str, int], Event] = {}
         for line in log:
+            line = {_RENAMED.get(name, name): value for name, value in line.items()}
+            line["event"] = _RENAMED.get(line["event"], line["event"])
             event, step = line["event"], line.get("step", 0)
             if event == "resume":
                 kept = {key: value for key, value in kept.items() if key[1] <= step}
@@ -86,7 +90,9 @@ class History:
     @property
     def seconds(self) -> Number:
         """Seconds of training: steps, and what lay between them."""
-        return self.most("seconds")
+        # those of the test include further stages of training, which have a log of their own
+        events = (lines for event, lines in self.by_event.items() if event != "test")
+        return max((line.get("seconds", 0) for lines in events for line in lines), default=0)
 
     def most(self, name: str) -> Number:
         """The greatest value of a metric in any line; 0 where there is none."""

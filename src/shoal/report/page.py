@@ -111,7 +111,7 @@ def _tiles(history: History, stages: list[History]) -> list[tuple[str, str, str]
     tiles = [(name, f"{test[name]:.2f}", "%") for name in names if name in test]
     logs = [history, *stages]
     # every stage counts: the classifiers and the ensemble often take longer than the encoder
-    ensemble = sum(line.get("fuse_seconds", 0) for line in history.all("fuse"))
+    ensemble = sum(line.get("ensemble_seconds", 0) for line in history.all("ensemble"))
     tiles.append(("Training", *_duration(sum(log.seconds for log in logs) + ensemble)))
     for key, title in (("peak_mib", "Peak memory"), ("device_peak_mib", "Peak device memory")):
         peak = max(log.most(key) for log in logs)
@@ -182,27 +182,21 @@ def _hardness(history: History) -> Card:
         "Mean cosine of a batch's examples with their positives, and with the wrong label that "
         "comes nearest. Dotted uprights: new clusters."
     )
-    new = [line["step"] for line in history.all("refresh") if _is_new(line)]
+    new = [line["step"] for line in history.all("refresh") if line.get("refreshed")]
     return Card(title, about, chart=line_chart(series, "step", "cosine", new))
-
-
-def _is_new(line: dict[str, Any]) -> bool:
-    """Whether an epoch began with new clusters; runs of the first layout call it anew."""
-    return bool(line.get("new", line.get("anew")))
 
 
 def _clusters(history: History) -> Card:
     title, rounds = "Clusters", history.all("refresh")
     if not rounds:
         return Card(title, missing="the run began no epoch")
-    names = ["epoch", "step", "cluster_size", "clusters", "new", "refresh_seconds"]
-    lines = [line | {"new": _is_new(line)} for line in rounds]
+    names = ["epoch", "step", "cluster_size", "clusters", "refreshed", "refresh_seconds"]
     about = (
         "At the start of each epoch. Size: examples per cluster, all full but at most one; 1 "
         "stands for random batches."
     )
     heads = ["epoch", "step", "size", "clusters", "new", "seconds"]
-    table = [[number(line.get(name)) for name in names] for line in lines]
+    table = [[number(line.get(name)) for name in names] for line in rounds]
     return Card(title, about, heads=heads, table=table)
 
 

@@ -80,7 +80,7 @@ class Table:
     text_column: Text = None
     """Column with the texts; "text" by default."""
     title_column: Text = None
-    """Column with titles of the texts; "title" by default, if there is one."""
+    """Column with titles of the texts; none by default."""
     labels_column: Text = None
     """Column with the labels; "labels" by default."""
     separator: Text = None
