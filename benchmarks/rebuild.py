@@ -58,6 +58,8 @@ def main() -> None:
     if asked.quick:
         asked.rows, asked.texts, asked.epochs, asked.rounds = 3000, 100, 1, 1
         asked.graph = str(ROOT / "tests" / "frozen" / "data" / "nodes.npz")
+    if Path(asked.graph).exists():  # processes run in a folder of their own
+        asked.graph = str(Path(asked.graph).resolve())
     trees = {"old": (asked.old or ROOT).resolve(), "new": ROOT}
     with tempfile.TemporaryDirectory() as scratch:
         found = measured(asked, trees, Path(scratch))
