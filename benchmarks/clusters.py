@@ -32,7 +32,7 @@ SIZE = 64
 
 def untrained_rows(source: str) -> Tensor:
     """Embeddings of a data set's training points before any training: tf-idf, projected."""
-    data = shoal.load(source)
+    data = shoal.load_labels(source)
     bags = Begun.of(Parts(), data.train, data.labels).documents
     return embed(bags, random_rows(bags, 256, seed=0))
 

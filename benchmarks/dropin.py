@@ -26,7 +26,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from shoal.core.csr import Csr
-from shoal.data import load
+from shoal.data import load_labels
 from shoal.data.splits import validation_split
 from shoal.integrations.sentence_transformers import (
     MaskedSoftmaxLoss,
@@ -97,8 +97,8 @@ def prepare(asked: argparse.Namespace) -> Task:
     """Hold validation points out, make the rows, and learn the words."""
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
 
-    train, valid = validation_split(load(asked.source), 0.05, seed=0)
-    names = load(asked.source).labels.all()
+    train, valid = validation_split(load_labels(asked.source), 0.05, seed=0)
+    names = load_labels(asked.source).labels.all()
     texts = train.texts.all()
     rows = Dataset.from_dict(
         {

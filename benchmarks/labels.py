@@ -42,7 +42,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick:
         asked.steps, asked.points, asked.seeds = 60, 1, [0]
-    data = shoal.load(asked.source)
+    data = shoal.load_labels(asked.source)
     batches = {"random": shoal.Random(1024), "ngame": shoal.Clustered(1024, cluster=64)}
     finals: dict[str, list[dict[str, float]]] = {}
     for seed in asked.seeds:

@@ -49,7 +49,7 @@ COLUMNS = ("P@1", "P@5", "PSP@1", "R@5")
 
 def main() -> None:
     asked = parse()
-    data = shoal.load(asked.source)
+    data = shoal.load_labels(asked.source)
     train, held_out = validation_split(data, 0.2, asked.seed)
     order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
     taught, judged = (held_out.subset(part) for part in (order[:4000], order[4000:9000]))

@@ -38,7 +38,7 @@ from torch import Tensor
 from shoal import NetworkCombiner
 from shoal.core.memory import peak_mib
 from shoal.core.metrics import deciles, evaluate, inverse_propensity
-from shoal.data import load
+from shoal.data import load_labels
 from shoal.data.formats import xc
 from shoal.data.texts import Examples, LabelData
 
@@ -70,7 +70,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         if asked.quick:
-            asked.data = shrink(load(asked.data), Path(folder) / "quick")
+            asked.data = shrink(load_labels(asked.data), Path(folder) / "quick")
             asked.epochs, asked.sweep_steps = 2, 2
         minutes = None
         for system in [name for name in SYSTEMS if name in asked.systems]:
@@ -125,7 +125,7 @@ def run(asked: argparse.Namespace, system: str, minutes: float | None) -> dict[s
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Run one system here and judge it."""
-    data = load(asked.data)
+    data = load_labels(asked.data)
     common = ("seed", "epochs", "minutes", "batch_size", "sweep_steps", "pecos_python", "quick")
     with tempfile.TemporaryDirectory() as folder:
         options = {name: getattr(asked, name) for name in common}

@@ -1,9 +1,9 @@
 """GraphSAGE on the WordNet graph: sampled neighborhoods against full-graph training.
 
 Both train the same model on the same features and nodes, choose their best round by validation, and
-are evaluated by exact layer-wise inference on all test nodes. The full graph takes one step per epoch,
-as in full-batch training; it gets as many epochs as `--full-epochs` says and a learning rate of its
-own, `--full-lr`, so that it is no weakened rival.
+are evaluated by exact layer-wise inference on all test nodes. The full graph takes one step per
+epoch, as in full-batch training; it gets as many epochs as `--full-epochs` says and a learning rate
+of its own, `--full-lr`, so that it is no weakened rival.
 
     python benchmarks/sage.py
 """

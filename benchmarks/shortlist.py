@@ -32,7 +32,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick:
         asked.rounds, asked.steps = 1, 10
-    data = shoal.load(asked.source)
+    data = shoal.load_labels(asked.source)
     parts = Parts(batches=shoal.Clustered(1024, warm_epochs=0), positives=asked.positives)
     job = Begun.of(parts, data.train, data.labels).job()
     assert job.refresh is not None

@@ -108,7 +108,7 @@ class Bench:
     @cached_property
     def data(self) -> Any:
         """The data set, or a little of it."""
-        data = shoal.load(self.asked.data)
+        data = shoal.load_labels(self.asked.data)
         if not self.asked.quick:
             return data
         few = torch.arange(200)

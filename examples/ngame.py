@@ -199,7 +199,7 @@ def main() -> None:
         seed=asked.seed,
         device=asked.device,
     )
-    data = shoal.load(asked.source)
+    data = shoal.load_labels(asked.source)
     learned, held_out = validation_split(data, 0.1, asked.seed)
     settings = {"source": data.name, "recipe": repr(recipe)}
     run = shoal.Run.open(asked.out) if asked.resume else shoal.Run.create(asked.out, settings)

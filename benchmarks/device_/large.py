@@ -181,10 +181,10 @@ def _images(here: Here) -> tuple[Tensor, Tensor]:
 
 def _texts(here: Here) -> tuple[Tensor, Tensor]:
     """WordNet's glosses, the bytes of each window and those one further."""
-    from shoal.data import load
+    from shoal.data import load_labels
 
     n, length = (128, 8) if here.quick else (8192, 32)
-    texts = " ".join(load("wordnet").train.texts.all()[: 2 * n]).encode()
+    texts = " ".join(load_labels("wordnet").train.texts.all()[: 2 * n]).encode()
     windows = torch.frombuffer(bytearray(texts), dtype=torch.uint8)[: n * (length + 1)]
     windows = windows.view(n, length + 1).long().to(here.device)
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
@@ -204,7 +204,7 @@ class _Language(nn.Module):
             width, max(width // 64, 1), 4 * width, dropout=0.0, batch_first=True, norm_first=True
         )
         self.bytes, self.places = nn.Embedding(256, width), nn.Parameter(torch.zeros(64, width))
-        self.layers = nn.TokenTransformer(layer, depth, enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
         self.out = nn.Linear(width, 256)
 
     def forward(self, ids: Tensor) -> Tensor:

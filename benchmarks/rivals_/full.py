@@ -77,7 +77,7 @@ class Curve(Callback):
     model: Model
     points: Examples
     every: int
-    begin: float = field(default_factory=perf_counter)
+    since: float = field(default_factory=perf_counter)
     found: list[tuple[float, float]] = field(default_factory=list)
 
     def step(self, progress: Any, metrics: dict[str, Any]) -> None:
@@ -85,8 +85,8 @@ class Curve(Callback):
         if progress.step % self.every == 0:
             now = perf_counter()
             value = precision(self.model.rank(self.points, 1), self.points)
-            self.found.append((round(now - self.begin, 1), round(value, 2)))
-            self.begin += perf_counter() - now
+            self.found.append((round(now - self.since, 1), round(value, 2)))
+            self.since += perf_counter() - now
 
 
 def full_softmax(asked: Asked) -> Outcome:

@@ -196,7 +196,7 @@ class _Transformer(nn.Module):
         super().__init__()
         self.words, self.places = nn.Embedding(words, d), nn.Parameter(torch.randn(length, d) / 8)
         layer = nn.TransformerEncoderLayer(d, 4, 64, dropout=0.0, batch_first=True)
-        self.layers = nn.TokenTransformer(layer, 2, enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.out = nn.Linear(d, words)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -231,12 +231,12 @@ def labels(data: Path | None, quick: bool) -> list[Net]:
 
     from shoal.core.losses import decoupled_softmax
     from shoal.core.objectives import in_batch
-    from shoal.data import load
+    from shoal.data import load_labels
     from shoal.sample.expand import Chain, Hop, ShortlistSampler, dst_then_src
     from shoal.sample.seeds import RandomBatchSampler
     from shoal.text.bag import BagEncoder
 
-    whole = load("wordnet")
+    whole = load_labels("wordnet")
     n = 1024 if quick else 8192
     order = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(0))
     train, spec = whole.train.subset(order[:n]), BagEncoder(dim=32)

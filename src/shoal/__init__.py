@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shoal.curvature.measure import spectrum as spectrum
     from shoal.curvature.spectrum import Spectrum as Spectrum
     from shoal.data import load as load
+    from shoal.data import load_labels as load_labels
     from shoal.data.graph import GraphData as GraphData
     from shoal.data.graph import graph_format as graph_format
     from shoal.data.graphs import load_links as load_links
@@ -139,6 +140,7 @@ _HOMES = {
     # labels
     "LabelModel": "models.labels",
     "load": "data",
+    "load_labels": "data",
     "BagEncoder": "text.bag",
     "BagSum": "text.bag",
     "TransformerEncoder": "text.transformer",

@@ -11,7 +11,7 @@ from torch.func import grad, hessian, jvp
 from shoal.core.block import Block
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
-from shoal.core.losses import decoupled_softmax, hardest_triplets, lowest_triplets, symmetric
+from shoal.core.losses import decoupled_softmax, hardest_triplets, lowest_triplets
 
 POSITIVES = [[0, 2], [1], [], [3, 0, 2]]
 
@@ -71,15 +71,6 @@ def test_lowest_triplets_equal_the_formula(j: int, k: int) -> None:
     ours.backward()
     assert scores.grad is not None and bool(scores.grad.isfinite().all())
     assert bool((scores.grad[[0, 1, 3]] != 0).any(1).all()) and not scores.grad[2].any()
-
-
-def test_symmetric_is_the_mean_of_both_directions() -> None:
-    """Half the loss of points over labels, half that of labels over points."""
-    back = [[j for j, own in enumerate(POSITIVES) if i in own] for i in range(5)]
-    one, two = _softmax_loop(_scores(), POSITIVES, 0.5), _softmax_loop(_scores().T, back, 0.5)
-    loss = symmetric(lambda scores, block: decoupled_softmax(scores, block, 0.5))
-    assert float(loss(_scores(), _block(POSITIVES, 5))) == pytest.approx((one + two) / 2)
-    assert one != pytest.approx(two)
 
 
 def test_relevance_weighs_the_positives_of_a_point() -> None:

@@ -17,7 +17,6 @@ last stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -156,28 +155,6 @@ def lowest_triplets(
     each = (torch.where(hinge > 0, hinge, floor).softmax(dim=2) * hinge).sum(2)
     count = block.csr.degrees().clamp(max=positives)
     return (each.sum(1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
-
-
-def symmetric(
-    loss: Callable[[Tensor, Block], Tensor],
-) -> Callable[[Tensor, Block], Tensor]:
-    """Average a loss over both directions: examples against labels, and labels against examples.
-
-    Seen from a label, its positives are the examples of the batch that have it; all other examples
-    are its negatives.
-
-    Example:
-        >>> ids = torch.tensor([0])
-        >>> block = Block(ids, torch.arange(2), torch.tensor([0, 1]), ids, ids)
-        >>> one_way = symmetric(decoupled_softmax)(torch.zeros(1, 2), block)
-        >>> one_way  # seen from the label there is no negative: half of log 2
-        tensor(0.3466)
-    """
-
-    def both(scores: Tensor, block: Block) -> Tensor:
-        return (loss(scores, block) + loss(scores.T, block.flip())) / 2
-
-    return both
 
 
 class _Logits(torch.autograd.Function):

@@ -14,10 +14,9 @@ With P the positives of a point, N its other labels, y one over P, l the number 
     decoupled  mean over P of log(e^{z_p} + Σ_N e^z) − z_p           G_p = −σ(s − z_p) / |P|
                                                                      G_n = e^{z_n − c}
 
-where ``s = log Σ_N e^z`` and ``c = −log mean_P 1 / (e^{z_p} + e^s)``. The last two need a first
-pass over the labels for s, which gives the loss as well; the first one needs none, and its loss
-costs a pass. The shift log l of the binary loss gives every label a prior of one in l: without it
-all l classifiers would begin at one half. ``decoupled`` is
+where ``s = log Σ_N e^z`` and ``c = −log mean_P 1 / (e^{z_p} + e^s)``. A first pass over the
+labels gives the loss, and s to the last two. The shift log l of the binary loss gives every label a
+prior of one in l: without it all l classifiers would begin at one half. ``decoupled`` is
 :func:`shoal.core.losses.decoupled_softmax`.
 """
 
@@ -102,7 +101,7 @@ class _Loss(torch.autograd.Function):
         ctx: Any, x: Tensor, rows: Tensor | None, classifiers: OneVsAll, block: Block
     ) -> Tensor:
         ctx.batch, ctx.rows = _Scored(classifiers, x.detach(), block), rows
-        ctx.survey = ctx.batch.survey(with_loss=True)
+        ctx.survey = ctx.batch.survey()
         return ctx.survey.loss
 
     @staticmethod
@@ -122,7 +121,7 @@ class _Survey:
     """What the second pass needs to know of the first.
 
     Attributes:
-        loss: the scalar; NaN where it was not asked for.
+        loss: the scalar.
         share: one over the number of points that the loss averages.
         shift: G of a label that is no positive is ``exp(z − shift)``; σ of it for `binary`.
         at: G of the positives, in the block's order; unused for `binary`.
@@ -188,10 +187,10 @@ class _Scored:
         else:
             torch.mm(a, b, out=out)
 
-    def survey(self, with_loss: bool) -> _Survey:
-        """The first pass, where the loss has or is asked for one."""
+    def survey(self) -> _Survey:
+        """The first pass."""
         if self.classifiers.kind == "binary":
-            return self._survey_binary(with_loss)
+            return self._survey_binary()
         below, positive = self._negatives()
         each = torch.logaddexp(positive, below[self.row])
         degree = self.degree.clamp(min=1).to(positive.dtype)
@@ -224,10 +223,10 @@ class _Scored:
         total = torch.zeros_like(out).index_add_(0, self.row, (values - top[self.row]).exp())
         return total.log() + top.where(self.degree > 0, 0.0)
 
-    def _survey_binary(self, with_loss: bool) -> _Survey:
+    def _survey_binary(self) -> _Survey:
         share, prior = 1 / max(len(self.x), 1), math.log(len(self.classifiers.table))
-        loss = self.x.new_full((), 0.0 if with_loss else torch.nan)
-        for tile in self.tiles() if with_loss else ():
+        loss = self.x.new_zeros(())
+        for tile in self.tiles():
             z = tile.logits.sub_(prior)
             loss = loss + functional.softplus(z).sum() - z[tile.row, tile.column].sum()
         shift = self.x.new_full((len(self.x), 1), prior)

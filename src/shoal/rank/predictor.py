@@ -124,8 +124,10 @@ class Ranker(Protocol):
     """
 
     kind: str
-    features: tuple[str, ...]
     lexical: bool
+
+    @property
+    def features(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def fitted(self, model: Predictor, known: Known) -> Ranker | None:
         """This ranker with its index of labels and examples; None if it has nothing to offer."""

@@ -1,0 +1,1 @@
+"""What benchmarks/rebuild.py runs in processes of their own."""
