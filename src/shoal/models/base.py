@@ -285,7 +285,7 @@ def expect_arguments(
     unknown = [name for name in objects if name not in saved]
     expect(not unknown, "open", f"arguments among {', '.join(saved)}", unknown, "leave it out")
     kept = {name: None if name in own else value for name, value in saved.items()}
-    return {name: tuple(x) if isinstance(x, list) else x for name, x in (kept | objects).items()}
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in {**kept, **objects}.items()}
 
 
 # -- fit -----------------------------------------------------------------------------------------

@@ -338,7 +338,7 @@ class GraphModel(OnHub):
         own = data is self._data
         good = got == width or (own and got == 0)  # they lie in a file
         expect(good, "features", f"{width} columns, as the model's", got, remedy)
-        return self._rows_of(data) if own else feature_rows(data.features, self.seed)
+        return self._rows_of(self._data) if own else feature_rows(data.features, self.seed)
 
     def _slim(self, data: Any, rows: Any) -> Any:
         """The data without features that are in a file already."""

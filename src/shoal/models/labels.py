@@ -204,7 +204,7 @@ class LabelModel(OnHub):
             about |= {"predictor": self._save(predictor, run.folder, about)}
             # opened again, so that what is evaluated is what others will open
             self._open(run.folder, about)
-            metrics = self._evaluated(test, run) if len(test) else {}
+            metrics = self._evaluated(data.test, run) if len(data.test) else {}
             self._about |= {"test": metrics, "steps": progress.step, "seconds": progress.seconds}
             base.write_header(run.folder, self._about)
             stage = run.folder / "classifiers"
@@ -360,8 +360,7 @@ class LabelModel(OnHub):
         return _over(test, found.labels, self.labels)
 
     def _evaluated(self, test: Examples, run: Any = None) -> dict[str, float]:
-        truth = self.predictor.truth
-        known = truth if truth is not None else Csr.from_lists([[]], len(self.labels))
+        known = self.predictor.truth
         metrics, behind = evaluate(self.predictor, test, known)
         if run is not None:
             for event, facts in behind.items():

@@ -189,8 +189,8 @@ def _classifiers(run: Run) -> Tensor | None:
         rows = Run.open(folder).load_model()["rows"]
     else:  # trained together with the encoder, or exported
         rows = run.load_model().get("tables", {}).get("head")
-    by_cosine = rows is not None and run.settings.get("head_loss") == "triplet"
-    return unit(rows) if by_cosine else rows
+    by_cosine = run.settings.get("head_loss") == "triplet"
+    return unit(rows) if by_cosine and rows is not None else rows
 
 
 def _combined(base: Predictor, state: Mapping[str, Any]) -> Predictor:
@@ -207,7 +207,7 @@ def _combined(base: Predictor, state: Mapping[str, Any]) -> Predictor:
         indexes = (LexicalIndex(Csr.of_state(words[name])) for name in names)
         found += [WordRanker(words["idf"], *indexes)]
         found += [NameRanker(NameIndex.of_state(words["names"], vocabulary))]
-        model = replace(model, words=vocabulary)
+        model = replace(model, own_words=vocabulary)
     kind = TrainedTree if state["rankings"] is None else TrainedNetwork
     rankers = tuple(ranker for ranker in found if ranker is not None)
     return replace(model, rankers=rankers, combiner=kind.of_state(state["fusion"]))

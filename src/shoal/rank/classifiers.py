@@ -117,14 +117,12 @@ class Classifiers:
         kind: Any = self.loss if named else "decoupled"
         table = OneVsAll.of(labels, self.optimizer(lr=self.lr), kind, temperature=self.temperature)
         seeds = batches(len(x), seed)
-        evaluate = None
-        if held_out is not None:
 
-            def evaluate() -> dict[str, float]:
-                keys = table.weights if named else unit(table.weights)
-                keys = keys.to(held_out[0].device)
-                rank = partial(_rank, held_out[0], keys)
-                return validate(rank, held_out[1])
+        def evaluate() -> dict[str, float]:
+            assert held_out is not None
+            keys = table.weights if named else unit(table.weights)
+            rank = partial(_rank, held_out[0], keys.to(held_out[0].device))
+            return validate(rank, held_out[1])
 
         job = classifier_job(
             table,
@@ -136,7 +134,7 @@ class Classifiers:
             warmup=warmup,
             seed=seed,
             refresh=lambda epoch: refreshed(seeds, lambda: x, epoch, batches, warm=0),
-            evaluate=evaluate,
+            evaluate=None if held_out is None else evaluate,
             evaluate_every=evaluate_every,
             device=device,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -187,7 +187,7 @@ class Predictor:
         rankers: find labels.
         combiner: weighs what they find; None ranks by the first of them alone.
         truth: ``[n, l]``, labels of the known examples; no row where nothing is known.
-        words: the vocabulary of the rankers that match words; None where there is none of them.
+        own_words: the vocabulary of rankers that match words; None where there are none of them.
         quotes: the beginnings of the known examples, for explanations; empty where not kept.
         search: finds nearest keys, by default exactly.
     """
@@ -197,8 +197,8 @@ class Predictor:
     label_tokens: Csr
     rankers: tuple[Ranker, ...]
     combiner: TrainedCombiner | None = None
-    truth: Csr | None = None  # pyright: ignore[reportAssignmentType]
-    words: Vocabulary | None = None  # pyright: ignore[reportAssignmentType]
+    truth: Csr = field(default_factory=lambda: Csr.from_lists([], 0))
+    own_words: Vocabulary | None = None
     quotes: Sequence[str] = ()
     search: Search = top_k
 
@@ -210,9 +210,9 @@ class Predictor:
         """
         shape, got = (len(self.labels), self.encoder.n_tokens), self.label_tokens.shape
         expect(got == shape, "label_tokens", f"a Csr of {shape}", got, "take all from one model")
-        if self.truth is not None:
-            wide = self.truth.n_cols
-            expect(wide == len(self.labels), "truth", f"{len(self.labels)} columns", wide, "align")
+        wide, known = self.truth.n_cols, self.truth.n_rows > 0
+        good = not known or wide == len(self.labels)
+        expect(good, "truth", f"{len(self.labels)} columns", wide, "align it with the labels")
 
     @property
     def probabilities(self) -> bool:
@@ -224,10 +224,15 @@ class Predictor:
         """Unit vectors of all labels."""
         return self.encoder.embed_labels(self.label_tokens)
 
+    @property
+    def words(self) -> Vocabulary:
+        """The vocabulary of rankers that match words."""
+        assert self.own_words is not None, "a ranker that matches words says lexical = True"
+        return self.own_words
+
     @cached_property
     def frequency(self) -> Int[Tensor, " l"]:
         """Known examples of each label."""
-        assert self.truth is not None
         return torch.bincount(self.truth.indices, minlength=self.truth.n_cols)
 
     def encode(self, texts: Texts) -> Float[Tensor, "n d"]:
@@ -343,9 +348,8 @@ class Predictor:
             expect(uid not in known, "label", "one that is not there yet", uid, "name it otherwise")
             known.add(uid)
         tokens = self.label_tokens.stack(self.encoder.labels(texts))
-        truth = self.truth
-        if truth is not None:
-            truth = Csr(truth.indptr, truth.indices, len(self.labels) + len(texts), truth.values)
+        truth, wider = self.truth, len(self.labels) + len(texts)
+        truth = Csr(truth.indptr, truth.indices, wider, truth.values)
         new = replace(self, labels=self.labels.stack(texts), label_tokens=tokens, truth=truth)
         longer = tuple(ranker.with_labels(self, new, texts) for ranker in self.rankers)
         return replace(new, rankers=longer)
@@ -365,7 +369,7 @@ class Predictor:
         known = Known(self, texts)
         more = tuple(ranker.with_examples(self, known) for ranker in self.rankers)
         changed = any(new is not old for new, old in zip(more, self.rankers, strict=True))
-        if self.truth is None or not changed:
+        if self.truth.n_rows == 0 or not changed:
             remedy = "fit one whose rankers keep them, such as shoal.NeighborRanker()"
             fail("examples", "a model that keeps examples", "one that does not", remedy)
         quotes = [*self.quotes, *_quotes(texts)] if self.quotes else ()
@@ -384,11 +388,11 @@ class Predictor:
         write_texts(self.labels, folder / "labels.json.gz")
         with gzip.open(folder / "examples.json.gz", "wt", encoding="utf-8") as file:
             json.dump(list(self.quotes), file, ensure_ascii=False)
-        own = self.words is None or self.encoder.words is self.words
+        own = self.own_words is None or self.encoder.words is self.own_words
         state: dict[str, Any] = {
             "label_tokens": self.label_tokens.state_dict(),
-            "truth": None if self.truth is None else self.truth.with_values(None).state_dict(),
-            "words": None if own else self.words.state_dict(),
+            "truth": self.truth.with_values(None).state_dict(),
+            "words": None if own or self.own_words is None else self.own_words.state_dict(),
             "rankers": [ranker.state_dict() for ranker in self.rankers],
             "combiner": None if self.combiner is None else self.combiner.state_dict(),
         }
@@ -411,7 +415,7 @@ class Predictor:
             encoder = open_encoder(folder, about["encoder"], device)
             own = state["words"]
             words = encoder.words if own is None else Vocabulary.of_state(own)
-            truth = None if state["truth"] is None else Csr.of_state(state["truth"])
+            truth = Csr.of_state(state["truth"])
             labels = read_texts(folder / "labels.json.gz")
             tokens = Csr.of_state(state["label_tokens"])
             base = Predictor(encoder, labels, tokens, (), None, truth, words, (), search)
@@ -481,7 +485,7 @@ def with_known(
     words = base.encoder.words
     if words is None and any(ranker.lexical for ranker in wanted):
         words = learn(examples.texts.all() + base.labels.all())
-    model = replace(base, truth=examples.labels, words=words, quotes=_quotes(examples.texts))
+    model = replace(base, truth=examples.labels, own_words=words, quotes=_quotes(examples.texts))
     known = Known(model, examples.texts, classifiers)
     fitted = (ranker.fitted(model, known) for ranker in wanted)
     return replace(model, rankers=tuple(ranker for ranker in fitted if ranker is not None))

@@ -231,7 +231,7 @@ class NeighborRanker:
     def reasons(self, query: Query, ids: Int[Tensor, "n k"]) -> dict[str, list[list[Any]]]:
         """``examples``: up to three of the nearest known ones that carry a label, and cosines."""
         model, near = query.model, self.nearest(query)
-        if not model.quotes or model.truth is None:
+        if not model.quotes:
             return {}
 
         def carriers(i: int, label: int) -> list[dict[str, Any]]:

@@ -52,8 +52,8 @@ class History:
         kept: dict[tuple[str, int], Event] = {}
         for line in log:
             line = {_RENAMED.get(name, name): value for name, value in line.items()}
-            line["event"] = _RENAMED.get(line["event"], line["event"])
-            event, step = line["event"], line.get("step", 0)
+            event = str(_RENAMED.get(line["event"], line["event"]))
+            line["event"], step = event, int(line.get("step") or 0)
             if event == "resume":
                 kept = {key: value for key, value in kept.items() if key[1] <= step}
             kept.pop((event, step), None)

@@ -294,7 +294,7 @@ def model_of(settings: LabelSettings) -> shoal.LabelModel:
 def encoder_of(settings: LabelSettings) -> Any:
     """The encoder's specification, or the trained encoder to start with."""
     asked = settings.encoder
-    rate = {} if settings.lr is None else {"lr": settings.lr}
+    rate: dict[str, Any] = {} if settings.lr is None else {"lr": settings.lr}
     if asked.from_ is not None:
         own = ("dim", "max_length", "lora")
         for name in own:
@@ -304,13 +304,14 @@ def encoder_of(settings: LabelSettings) -> Any:
     if asked.encoder == "bag":
         for name in ("max_length", "lora"):
             _belongs(getattr(asked, name) is None, name, "a transformer", "--encoder bag")
-        return shoal.BagEncoder(**rate, **({} if asked.dim is None else {"dim": asked.dim}))
+        rate |= {} if asked.dim is None else {"dim": asked.dim}
+        return shoal.BagEncoder(**rate)
     _belongs(asked.dim is None, "dim", "--encoder bag", asked.encoder)
     if ":" in asked.encoder:
         return named(asked.encoder, "encoder")(**rate)
-    given = {"max_length": asked.max_length, "lora": asked.lora}
-    given = {name: value for name, value in given.items() if value is not None}
-    return shoal.TransformerEncoder(asked.encoder, **rate, **given)
+    given: dict[str, Any] = {"max_length": asked.max_length, "lora": asked.lora}
+    rate |= {name: value for name, value in given.items() if value is not None}
+    return shoal.TransformerEncoder(asked.encoder, **rate)
 
 
 def batches_of(settings: LabelSettings, usual: int) -> Any:

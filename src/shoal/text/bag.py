@@ -138,6 +138,7 @@ class Bag:
     spec: BagEncoder = BagEncoder()
     table: UnifiedTensor | None = None
     module: nn.Module = field(default_factory=BagSum)
+    kind = "bag"
     optimizer = None
 
     def __post_init__(self) -> None:
@@ -258,7 +259,7 @@ class Bag:
         """
         vocabulary, rows = self.vocabulary, self.rows.cpu()
         if vocabulary.words is vocabulary:
-            save_bag(folder / "encoder", vocabulary, token_vectors(vocabulary, rows, 0))
+            save_bag(folder / "encoder", vocabulary.words, token_vectors(vocabulary, rows, 0))
             return [Exported("encoder", "any text")]
         assert isinstance(vocabulary, FieldVocabulary)
         seen, label = _some(documents), _some(labels)

@@ -269,6 +269,7 @@ class Transformer:
     spec: TransformerEncoder
     module: nn.Module
     optimizer: torch.optim.Optimizer | None = None
+    kind = "transformer"
     table = None
     words = None
 
@@ -338,7 +339,7 @@ class Transformer:
             reason = str(error).splitlines()[-1].strip()
             fail("checkpoint", "weights of this encoder", reason, "use the run's own")
         sides = [
-            TokenTransformer(without_adapters(side.backbone), side.pooling).eval()
+            TokenTransformer(without_adapters(side.backbone), self.spec.pooling).eval()
             for side in (self.own, self.of_labels)
         ]
         own = sides[0]

@@ -128,7 +128,7 @@ class Vocabulary:
 
     def named(self, tokens: Sequence[int]) -> list[str]:
         """Tokens as a reader knows them, a piece within a word behind ``##``."""
-        return [self.tokenizer.id_to_token(token) for token in tokens]
+        return [str(self.tokenizer.id_to_token(token)) for token in tokens]
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers for a checkpoint; the tokenizer as the bytes of its JSON."""
