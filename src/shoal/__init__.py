@@ -1,273 +1,29 @@
 """Train on mini-batches when the labels, the rows or the graph are too many for the accelerator.
 
-Public names, grouped by stage; each is imported from its home when it is first used, so that
-importing shoal costs nothing and starts nothing.
+The public names stand in ``__init__.pyi``, beside this file, for people and type checkers. Each is
+imported from its home when it is first used, so that importing shoal costs nothing and starts
+nothing.
 """
 
+import re
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from shoal.core.block import Batch as Batch
-    from shoal.core.block import Block as Block
-    from shoal.core.csr import Csr as Csr
-    from shoal.core.errors import InputError as InputError
-    from shoal.core.graph_metrics import link_metrics as link_metrics
-    from shoal.core.graph_metrics import link_ranks as link_ranks
-    from shoal.core.graph_metrics import node_metrics as node_metrics
-    from shoal.core.losses import decoupled_softmax as decoupled_softmax
-    from shoal.core.losses import hardest_triplets as hardest_triplets
-    from shoal.core.losses import lowest_triplets as lowest_triplets
-    from shoal.core.objectives import Objective as Objective
-    from shoal.core.objectives import in_batch as in_batch
-    from shoal.core.objectives import link_binary_cross_entropy as link_binary_cross_entropy
-    from shoal.core.objectives import link_softmax as link_softmax
-    from shoal.core.objectives import node_binary_cross_entropy as node_binary_cross_entropy
-    from shoal.core.objectives import node_cross_entropy as node_cross_entropy
-    from shoal.core.search import top_k as top_k
-    from shoal.curvature.measure import spectrum as spectrum
-    from shoal.curvature.spectrum import Spectrum as Spectrum
-    from shoal.data import load as load
-    from shoal.data import load_labels as load_labels
-    from shoal.data.graph import GraphData as GraphData
-    from shoal.data.graph import graph_format as graph_format
-    from shoal.data.graphs import load_links as load_links
-    from shoal.data.graphs import load_nodes as load_nodes
-    from shoal.data.links import LinkData as LinkData
-    from shoal.data.nodes import NodeData as NodeData
-    from shoal.data.texts import Examples as Examples
-    from shoal.data.texts import LabelData as LabelData
-    from shoal.data.texts import Texts as Texts
-    from shoal.fetch.quantized import QuantizedRows as QuantizedRows
-    from shoal.fetch.tiered import TieredTable as TieredTable
-    from shoal.fetch.unified import UnifiedTensor as UnifiedTensor
-    from shoal.fetch.unified import unified as unified
-    from shoal.fetch.update import RowAdagrad as RowAdagrad
-    from shoal.fetch.update import RowAdam as RowAdam
-    from shoal.fetch.update import RowSGD as RowSGD
-    from shoal.graph.features import feature_rows as feature_rows
-    from shoal.graph.gat import Gat as Gat
-    from shoal.graph.gat import GatLayer as GatLayer
-    from shoal.graph.layers import ConvLayer as ConvLayer
-    from shoal.graph.layers import Layered as Layered
-    from shoal.graph.layers import LinkEncoder as LinkEncoder
-    from shoal.graph.layers import full_graph as full_graph
-    from shoal.graph.layers import stacked as stacked
-    from shoal.graph.sage import Sage as Sage
-    from shoal.graph.sage import SageLayer as SageLayer
-    from shoal.models.base import Result as Result
-    from shoal.models.base import open as open
-    from shoal.models.hub import from_pretrained as from_pretrained
-    from shoal.models.labels import LabelModel as LabelModel
-    from shoal.models.links import LinkModel as LinkModel
-    from shoal.models.nodes import NodeModel as NodeModel
-    from shoal.rank.classifiers import Classifiers as Classifiers
-    from shoal.rank.ensemble import NetworkCombiner as NetworkCombiner
-    from shoal.rank.ensemble import combiner_kind as combiner_kind
-    from shoal.rank.evaluate import validate as validate
-    from shoal.rank.hnsw import HnswSearch as HnswSearch
-    from shoal.rank.one_vs_all import OneVsAll as OneVsAll
-    from shoal.rank.predictor import Prediction as Prediction
-    from shoal.rank.predictor import Predictor as Predictor
-    from shoal.rank.predictor import fit_ensemble as fit_ensemble
-    from shoal.rank.predictor import ranker_kind as ranker_kind
-    from shoal.rank.predictor import with_known as with_known
-    from shoal.rank.rankers import RANKERS as RANKERS
-    from shoal.rank.rankers import ClassifierRanker as ClassifierRanker
-    from shoal.rank.rankers import EncoderRanker as EncoderRanker
-    from shoal.rank.rankers import NameRanker as NameRanker
-    from shoal.rank.rankers import NeighborRanker as NeighborRanker
-    from shoal.rank.rankers import PlainRanker as PlainRanker
-    from shoal.rank.rankers import WordRanker as WordRanker
-    from shoal.rank.tree import TreeCombiner as TreeCombiner
-    from shoal.sample.batches import Clustered as Clustered
-    from shoal.sample.batches import Random as Random
-    from shoal.sample.batches import refreshed as refreshed
-    from shoal.sample.clusters import balanced_clusters as balanced_clusters
-    from shoal.sample.expand import Chain as Chain
-    from shoal.sample.expand import Hop as Hop
-    from shoal.sample.expand import NeighborSampler as NeighborSampler
-    from shoal.sample.expand import ShortlistSampler as ShortlistSampler
-    from shoal.sample.expand import dst_then_src as dst_then_src
-    from shoal.sample.expand import expand as expand
-    from shoal.sample.hardness import batch_hardness as batch_hardness
-    from shoal.sample.hardness import hard_negative_recall as hard_negative_recall
-    from shoal.sample.links import LinkSampler as LinkSampler
-    from shoal.sample.links import PairSampler as PairSampler
-    from shoal.sample.seeds import ClusterBatchSampler as ClusterBatchSampler
-    from shoal.sample.seeds import EmbeddingBank as EmbeddingBank
-    from shoal.sample.seeds import RandomBatchSampler as RandomBatchSampler
-    from shoal.sample.seeds import Subset as Subset
-    from shoal.sample.touch import touch_probability as touch_probability
-    from shoal.step.damped import DampedDiagonal as DampedDiagonal
-    from shoal.step.job import spectral_step as spectral_step
-    from shoal.step.learner import StepLearner as StepLearner
-    from shoal.step.rules import rates as rates
-    from shoal.step.rules import rescale as rescale
-    from shoal.step.schedule import BatchSizeLR as BatchSizeLR
-    from shoal.step.size import learning_rate as learning_rate
-    from shoal.step.trial_runs import trial_runs as trial_runs
-    from shoal.tasks import named as named
-    from shoal.tasks import task as task
-    from shoal.tasks.graphs import GraphSettings as GraphSettings
-    from shoal.text.bag import BagEncoder as BagEncoder
-    from shoal.text.bag import BagSum as BagSum
-    from shoal.text.encoder import TextEncoder as TextEncoder
-    from shoal.text.encoder import encoder_kind as encoder_kind
-    from shoal.text.transformer import TokenTransformer as TokenTransformer
-    from shoal.text.transformer import TransformerEncoder as TransformerEncoder
-    from shoal.training.callbacks import Callback as Callback
-    from shoal.training.callbacks import EarlyStopping as EarlyStopping
-    from shoal.training.callbacks import ShowProgress as ShowProgress
-    from shoal.training.gradients import Gradients as Gradients
-    from shoal.training.job import Budget as Budget
-    from shoal.training.job import Job as Job
-    from shoal.training.job import Progress as Progress
-    from shoal.training.loader import Loader as Loader
-    from shoal.training.loop import fit as fit
-    from shoal.training.run import Run as Run
-    from shoal.training.track import Tracker as Tracker
-
-_HOMES = {
-    # three models, and how tasks are registered
-    "open": "models.base",
-    "from_pretrained": "models.hub",
-    "Result": "models.base",
-    "NodeModel": "models.nodes",
-    "LinkModel": "models.links",
-    "task": "tasks",
-    "named": "tasks",
-    # labels
-    "LabelModel": "models.labels",
-    "load": "data",
-    "load_labels": "data",
-    "BagEncoder": "text.bag",
-    "BagSum": "text.bag",
-    "TransformerEncoder": "text.transformer",
-    "TokenTransformer": "text.transformer",
-    "TextEncoder": "text.encoder",
-    "encoder_kind": "text.encoder",
-    "Clustered": "sample.batches",
-    "Random": "sample.batches",
-    "refreshed": "sample.batches",
-    "dst_then_src": "sample.expand",
-    "batch_hardness": "sample.hardness",
-    "Classifiers": "rank.classifiers",
-    "OneVsAll": "rank.one_vs_all",
-    "EncoderRanker": "rank.rankers",
-    "ClassifierRanker": "rank.rankers",
-    "NeighborRanker": "rank.rankers",
-    "PlainRanker": "rank.rankers",
-    "WordRanker": "rank.rankers",
-    "NameRanker": "rank.rankers",
-    "RANKERS": "rank.rankers",
-    "ranker_kind": "rank.predictor",
-    "NetworkCombiner": "rank.ensemble",
-    "TreeCombiner": "rank.tree",
-    "combiner_kind": "rank.ensemble",
-    "Predictor": "rank.predictor",
-    "Prediction": "rank.predictor",
-    "fit_ensemble": "rank.predictor",
-    "with_known": "rank.predictor",
-    "validate": "rank.evaluate",
-    "HnswSearch": "rank.hnsw",
-    "Examples": "data.texts",
-    "LabelData": "data.texts",
-    "Texts": "data.texts",
-    "GraphSettings": "tasks.graphs",
-    # nouns
-    "InputError": "core.errors",
-    "Csr": "core.csr",
-    "Block": "core.block",
-    "Batch": "core.block",
-    "NodeData": "data.nodes",
-    "LinkData": "data.links",
-    "GraphData": "data.graph",
-    "graph_format": "data.graph",
-    "load_nodes": "data.graphs",
-    "load_links": "data.graphs",
-    # who is in the batch
-    "Subset": "sample.seeds",
-    "RandomBatchSampler": "sample.seeds",
-    "ClusterBatchSampler": "sample.seeds",
-    "EmbeddingBank": "sample.seeds",
-    "balanced_clusters": "sample.clusters",
-    "hard_negative_recall": "sample.hardness",
-    # what they touch
-    "expand": "sample.expand",
-    "Hop": "sample.expand",
-    "Chain": "sample.expand",
-    "ShortlistSampler": "sample.expand",
-    "NeighborSampler": "sample.expand",
-    "PairSampler": "sample.links",
-    "LinkSampler": "sample.links",
-    # how their rows arrive, and learn
-    "unified": "fetch.unified",
-    "UnifiedTensor": "fetch.unified",
-    "TieredTable": "fetch.tiered",
-    "QuantizedRows": "fetch.quantized",
-    "touch_probability": "sample.touch",
-    "Loader": "training.loader",
-    "RowAdam": "fetch.update",
-    "RowAdagrad": "fetch.update",
-    "RowSGD": "fetch.update",
-    # the joint, and one step
-    "Sage": "graph.sage",
-    "SageLayer": "graph.sage",
-    "Gat": "graph.gat",
-    "GatLayer": "graph.gat",
-    "ConvLayer": "graph.layers",
-    "Layered": "graph.layers",
-    "stacked": "graph.layers",
-    "LinkEncoder": "graph.layers",
-    "full_graph": "graph.layers",
-    "feature_rows": "graph.features",
-    "Objective": "core.objectives",
-    "in_batch": "core.objectives",
-    "node_cross_entropy": "core.objectives",
-    "node_binary_cross_entropy": "core.objectives",
-    "link_softmax": "core.objectives",
-    "link_binary_cross_entropy": "core.objectives",
-    "node_metrics": "core.graph_metrics",
-    "link_metrics": "core.graph_metrics",
-    "link_ranks": "core.graph_metrics",
-    "decoupled_softmax": "core.losses",
-    "hardest_triplets": "core.losses",
-    "lowest_triplets": "core.losses",
-    "Job": "training.job",
-    "Gradients": "training.gradients",
-    "Budget": "training.job",
-    "Progress": "training.job",
-    "Callback": "training.callbacks",
-    "EarlyStopping": "training.callbacks",
-    "ShowProgress": "training.callbacks",
-    "Tracker": "training.track",
-    "fit": "training.loop",
-    # how far
-    "spectrum": "curvature.measure",
-    "Spectrum": "curvature.spectrum",
-    # how far
-    "learning_rate": "step.size",
-    "rescale": "step.rules",
-    "rates": "step.rules",
-    "trial_runs": "step.trial_runs",
-    "BatchSizeLR": "step.schedule",
-    "spectral_step": "step.job",
-    "StepLearner": "step.learner",
-    "DampedDiagonal": "step.damped",
-    # what came of it
-    "Run": "training.run",
-    "top_k": "core.search",
-}
+_NAMES = re.compile(r"^from (shoal\.\S+) import (\w+) as \w+$", re.MULTILINE)
+_STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+_HOMES = {name: home for home, name in _NAMES.findall(_STUB)}
 
 # `open` would hide the built-in one from `import *`, and `load` says little there
 __all__ = sorted(set(_HOMES) - {"load", "open"})  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("shoal.core.distribution").installed_version()
     if name not in _HOMES:
         raise AttributeError(f"module 'shoal' has no attribute {name!r}")
-    return getattr(import_module(f"shoal.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
