@@ -44,7 +44,8 @@ def test_demo(
     table, *answers = said[0].split("\n\n")
     rows = [line.split() for line in table.splitlines()]
     assert [row[0] for row in rows] == ["batches", "random", "ngame", "ensemble"]
-    assert float(rows[3][-1]) > float(rows[2][-1]) > 0  # what comes after the encoder takes time
+    # what comes after the encoder takes time; two steps of it may take less than a printed digit
+    assert float(rows[3][-1]) > float(rows[2][-1]) >= 0
     for answer in answers:
         scores = [float(line.split()[-1]) for line in answer.strip().splitlines()[1:]]
         assert len(scores) == 3 and 1 >= scores[0] >= scores[1] >= scores[2] >= 0
