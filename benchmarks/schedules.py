@@ -169,13 +169,13 @@ def range_test(task: Task, seed: int, steps: int = 100) -> float:
 
 
 def by_prodigy(model: nn.Module) -> torch.optim.Optimizer:
-    from prodigyopt import Prodigy
+    from prodigyopt import Prodigy  # pyright: ignore[reportMissingImports]
 
     return Prodigy(model.parameters(), lr=1.0)
 
 
 def by_schedule_free(model: nn.Module) -> torch.optim.Optimizer:
-    from schedulefree import AdamWScheduleFree
+    from schedulefree import AdamWScheduleFree  # pyright: ignore[reportMissingImports]
 
     return AdamWScheduleFree(model.parameters(), warmup_steps=WARMUP)
 

@@ -42,6 +42,8 @@ def test_wheel_holds_what_is_needed(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
         "py.typed",
+        "__init__.pyi",
+        "report/page.html",
         "data/wordnet/synsets.tsv.gz",
         "data/wordnet/NOTICE",
         "serve/page.html",
@@ -49,7 +51,7 @@ def test_wheel_holds_what_is_needed(wheel: Path) -> None:
         assert f"shoal/{needed}" in names
     licenses = [name for name in names if ".dist-info/licenses/" in name]
     assert {Path(name).name for name in licenses} == {"LICENSE", "NOTICE"}
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"shoal"}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"shoal", "torch_shoal"}
     assert wheel.stat().st_size < 8e6
 
 

@@ -110,7 +110,7 @@ def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def digits(data: Path | None, quick: bool) -> list[Net]:
     """MLPs 64-32-10 on scikit-learn's digits, 1,536 images: tanh, relu, and tanh with squares."""
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # pyright: ignore[reportMissingImports]
 
     images: Any = load_digits()
     x, y = torch.tensor(images.data / 16 - 0.3).float(), torch.tensor(images.target)

@@ -157,7 +157,7 @@ def test_a_missing_tracker_is_named(
     """The error names the extra that brings it."""
     for module in ("torch.utils.tensorboard.writer", "wandb", "mlflow.tracking"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InputError, match=rf"pip install 'shoal\[track-{name}\]'"):
+    with pytest.raises(InputError, match=rf"pip install 'torch-shoal\[track-{name}\]'"):
         Tracker(name, tmp_path)
 
 
