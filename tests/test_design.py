@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -386,12 +387,18 @@ def test_the_page_gives_the_commands_bits(
 # -- who knows what ------------------------------------------------------------------------------
 
 
+@cache
+def parsed() -> dict[str, ast.Module]:
+    """Modules of the package by their path."""
+    return {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
+        for path in sorted(ROOT.rglob("*.py"))
+    }
+
+
 def sources(*left_out: str) -> Iterator[tuple[str, ast.Module]]:
-    """Modules of the package by their path, parsed."""
-    for path in sorted(ROOT.rglob("*.py")):
-        name = path.relative_to(ROOT).as_posix()
-        if not name.startswith(left_out):
-            yield name, ast.parse(path.read_text())
+    """Those whose path does not begin so."""
+    return ((name, tree) for name, tree in parsed().items() if not name.startswith(left_out))
 
 
 def names_in(tree: ast.AST) -> set[str]:

@@ -82,9 +82,9 @@ def test_own_objects_are_measured_and_tried(tmp_path: Path) -> None:
     """A linear softmax by ``file.py:function``, with trial runs."""
     (tmp_path / "own.py").write_text(OWN)
     words = ["spectrum", f"{tmp_path}/own.py:objects", "--batch-sizes", 8, 16]
-    found = result(*words, "--evidence", 8)
+    found = result(*words, "--trial-steps", 8)
     assert [row["batch"] for row in found["rates"]] == [8, 16]
-    assert len(found["evidence"]) == 5 and "advice" in found["evidence"][-1]
+    assert len(found["trial_runs"]) == 5 and "advice" in found["trial_runs"][-1]
     assert (tmp_path / "spectrum" / "spectrum.png").exists()
     little = result(*words, "--initial-loss", found["loss"] + 0.01)
     assert little["rates"][0]["safe"] < found["rates"][0]["safe"] / 2

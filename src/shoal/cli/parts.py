@@ -98,7 +98,7 @@ class Spectrum(Common):
     """Random vectors for trace and noise."""
     max_batches: int = 32
     """Batches of the loader that are measured."""
-    evidence: int = 0
+    trial_steps: int = 0
     """Steps of each trial run at 0.5, 1, 2 and 4 times the advice; none by default."""
     seed: int = 0
     """Seed of all random numbers."""

@@ -82,7 +82,7 @@ def measure(asked: Asked) -> dict[str, Any]:
         notes.append("Adam's metric needs its state: train the run with --keep-resume")
     plans = _plans(found, mine, asked.initial_loss, sizes, notes)
     known = _known(asked, found, mine, sizes, notes)
-    tried = _tried(asked, found, mine) if asked.evidence else None
+    tried = _tried(asked, found, mine) if asked.trial_steps else None
     home = Path(asked.source) if Path(asked.source).is_dir() else Path(asked.source).parent
     out = asked.out or home / "spectrum"
     return _written(out, found, plans, known, tried, notes)
@@ -184,17 +184,15 @@ def _known(
 
 def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> TrialRuns:
     """Trial runs at the loader's batch size."""
-    remedy = "leave --evidence out"
+    remedy = "leave --trial-steps out"
     optimizer = mine.optimizer
     if optimizer is None:
-        fail("evidence", "an optimizer of dense parameters", "none", remedy)
+        fail("trial_steps", "an optimizer of dense parameters", "none", remedy)
     plan = learning_rate(found, found.batch_size, optimizer, initial_loss=asked.initial_loss)
     model, loss_fn, forward = mine.model, mine.loss_fn, mine.forward
     if isinstance(model, Objective):
         learns = getattr(mine.loader.table, "trainable", False)
-        expect(
-            not learns, "evidence", "a run whose rows stay as they are", "rows that learn", remedy
-        )
+        expect(not learns, "trial_steps", "a run with frozen rows", "trainable rows", remedy)
         loss_fn, model = model.criterion, model.model
         forward = _called
     assert loss_fn is not None
@@ -204,7 +202,7 @@ def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> TrialRuns:
         mine.loader,
         optimizer,
         plan,
-        steps=asked.evidence,
+        steps=asked.trial_steps,
         forward=forward,
         initial_loss=asked.initial_loss,
         seed=asked.seed,
@@ -251,7 +249,7 @@ def _written(
         "trusted": plans[0].trusted if plans else False,
         "seconds": round(found.seconds, 2),
         "rates": _table(plans, known),
-        "evidence": None if tried is None else tried.explain().splitlines(),
+        "trial_runs": None if tried is None else tried.explain().splitlines(),
         "notes": [*dict.fromkeys([*found.warnings, *(plans[0].notes if plans else ()), *notes])],
         "spectrum": str(out / "spectrum.json"),
     }

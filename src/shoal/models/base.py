@@ -363,6 +363,9 @@ class Fitting:
                 _log.warning("%s: nothing to resume, training starts from the beginning", out)
             return Run.create(out, asked)
         run = Run.open(out)
+        first = (out / "record.jsonl").exists() and not (out / HEADER).exists()
+        remedy = "train a new run that begins with it"
+        expect(not first, str(out), "a run of this version", "one of the first layout", remedy)
         ready = run.last.exists() or not finished
         remedy = "train with keep_resume=True to resume later, or name another folder"
         expect(ready, str(out), "a run with checkpoints", "a finished one without", remedy)

@@ -370,7 +370,7 @@ class Predictor:
         more = tuple(ranker.with_examples(self, known) for ranker in self.rankers)
         changed = any(new is not old for new, old in zip(more, self.rankers, strict=True))
         if self.truth.n_rows == 0 or not changed:
-            remedy = "fit one whose rankers keep them, such as shoal.NeighborRanker()"
+            remedy = "train it on more examples, or with rankers=[shoal.NeighborRanker()] alone"
             fail("examples", "a model that keeps examples", "one that does not", remedy)
         quotes = [*self.quotes, *_quotes(texts)] if self.quotes else ()
         truth = self.truth.with_values(None).stack(labels.with_values(None))

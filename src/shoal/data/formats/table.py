@@ -7,6 +7,7 @@ in the test part it would count as wrong for ever.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -130,7 +131,11 @@ def data_of(table: Table) -> LabelData:
         InputError: as :func:`read`.
     """
     texts, rows, splits = Texts([], [], []), [], []
+    titled = "title" in (table.columns.title, table.columns.text)
     for row in table.rows:
+        if len(texts) == 0 and "title" in row[2] and not titled:
+            said = "%s: the column title is not read; name it: --title-column title"
+            logging.getLogger("shoal").warning(said, table.where)
         _add_text(texts, table, row)
         rows.append(_labels(table, row))
         splits.append(split := _split(table, row))
