@@ -174,7 +174,7 @@ class LabelModel(OnHub):
             InputError: for any bad setting or input; finished work stays.
         """
         data = self._data(data, labels)
-        test = data.test if test is None else self._examples(test, data.labels, "test")
+        judged = data.test if test is None else self._examples(test, data.labels, "test")
         fitting = Fitting(
             out, resume, epochs, steps, minutes, patience, callbacks, keep_resume, settings
         )
@@ -204,7 +204,7 @@ class LabelModel(OnHub):
             about |= {"predictor": self._save(predictor, run.folder, about)}
             # opened again, so that what is evaluated is what others will open
             self._open(run.folder, about)
-            metrics = self._evaluated(data.test, run) if len(data.test) else {}
+            metrics = self._evaluated(judged, run) if len(judged) else {}
             self._about |= {"test": metrics, "steps": progress.step, "seconds": progress.seconds}
             base.write_header(run.folder, self._about)
             stage = run.folder / "classifiers"
