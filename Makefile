@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# An index of CPU builds of torch, which pip then prefers to its usual one: make demo TORCH_INDEX=…
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
 # Spinning OpenMP threads make small steps several times slower on shared cores.
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := true
@@ -13,7 +16,7 @@ setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml constraints/cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]' --constraint constraints/cpu.txt
+	$(BIN)/pip install --quiet $(INDEX) --editable '.[dev]' --constraint constraints/cpu.txt
 	touch $@
 
 demo: setup ## train on the shipped WordNet: random against NGAME batches, then three queries
@@ -32,12 +35,12 @@ test-browser: setup ## the page of shoal serve in a real, headless Chromium
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 	  { echo 'test-browser: expected chromium and chromedriver, got none;' \
 	    'apt-get install chromium chromium-driver' >&2; exit 1; }
-	$(BIN)/pip install --quiet --editable '.[dev,browser]' --constraint constraints/cpu.txt
+	$(BIN)/pip install --quiet $(INDEX) --editable '.[dev,browser]' --constraint constraints/cpu.txt
 	$(BIN)/python -m pytest -q -m browser
 
 test-lowest: ## the suite at the lowest torch that pyproject.toml admits, in an environment of its own
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet --editable '.[test]' --constraint constraints/lowest.txt
+	.venv-lowest/bin/pip install --quiet $(INDEX) --editable '.[test]' --constraint constraints/lowest.txt
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto --maxprocesses 8
 
 lint: setup
