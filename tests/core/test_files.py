@@ -29,6 +29,18 @@ def test_a_file_is_new_or_old(tmp_path: Path) -> None:
     assert everything(tmp_path) == {"sub/a": "two"}
 
 
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    """A file that its writer keeps to its owner has the mode of any new file."""
+    plain = tmp_path / "plain"
+    plain.touch()
+    with file_aside(tmp_path / "a") as new:
+        new.touch(mode=0o600)
+    with folder_aside(tmp_path / "b") as folder:
+        (folder / "c").touch(mode=0o600)
+    written = [tmp_path / "a", tmp_path / "b" / "c"]
+    assert {path.stat().st_mode for path in written} == {plain.stat().st_mode}
+
+
 @pytest.mark.parametrize("in_one_step", [True, False])
 def test_a_folder_is_new_or_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_step: bool

@@ -24,6 +24,10 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _HERE = -100  # AT_FDCWD: paths are as the process sees them
 
+# A umask is only read by setting it, which is no matter while a process begins.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 @contextmanager
 def file_aside(path: Path) -> Iterator[Path]:
@@ -45,6 +49,7 @@ def file_aside(path: Path) -> Iterator[Path]:
         if not path.parent.exists():  # where that is a file, the write below fails and names it
             path.parent.mkdir(parents=True, exist_ok=True)
         yield new
+        _share(new)
         sync(new)
         new.replace(path)
         sync(path.parent)
@@ -66,6 +71,7 @@ def folder_aside(folder: Path) -> Iterator[Path]:
     try:
         yield new
         for path in [*new.rglob("*"), new]:
+            _share(path)
             sync(path)
         _take_place(new, folder)
         sync(folder.parent)
@@ -93,6 +99,12 @@ def _exchanged(one: Path, two: Path) -> bool:
     except AttributeError:  # a C library without it
         return False
     return call(_HERE, os.fsencode(one), _HERE, os.fsencode(two), _EXCHANGE) == 0
+
+
+def _share(path: Path) -> None:
+    """Let others read a file as the user's umask has it; safetensors writes for its owner alone."""
+    if path.is_file():
+        path.chmod(0o666 & ~_UMASK)
 
 
 def sync(path: Path) -> None:
