@@ -351,6 +351,17 @@ def test_a_task_of_ones_own_trains_through_the_command(
 
 
 @pytest.mark.usefixtures("here")
+def test_the_module_is_the_command() -> None:
+    """``python -m shoal`` refuses what the script refuses, with its status and words."""
+    words, path = ["train", "sparrows"], os.pathsep.join(sys.path)
+    ran = subprocess.run(
+        [sys.executable, "-m", "shoal", *words],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    script = shoal(*words)
+    assert ran.returncode == script.status == 2 and ran.stderr == script.err != ""
+
+
 def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the host's or a device's memory ends, the command says what to lower."""
 

@@ -30,6 +30,9 @@ def objects():
 
 def bare():
     return {"loader": []}
+
+def number():
+    return 1
 """
 
 
@@ -93,6 +96,20 @@ def test_own_objects_are_measured_and_tried(tmp_path: Path) -> None:
     )
 
 
+def test_objects_by_name_and_in_order_are_the_same(tmp_path: Path) -> None:
+    """A function that returns a tuple is measured as one that names its objects."""
+    tuple_of_them = """
+def in_order():
+    made = objects()
+    return tuple(made.get(part) for part in ("model", "loss_fn", "loader", "optimizer"))
+"""
+    (tmp_path / "own.py").write_text(OWN + tuple_of_them)
+    by_name, in_order = (
+        result("spectrum", f"{tmp_path}/own.py:{name}", *QUICK) for name in ("objects", "in_order")
+    )
+    assert by_name["lam_max"] == in_order["lam_max"] and by_name["rates"] == in_order["rates"]
+
+
 def test_bad_sources_are_named(tmp_path: Path) -> None:
     """No file, no function, not what a function must return, no run, an export."""
     (tmp_path / "own.py").write_text(OWN)
@@ -101,6 +118,7 @@ def test_bad_sources_are_named(tmp_path: Path) -> None:
         (f"{tmp_path}/absent.py:objects", "no file"),
         (f"{tmp_path}/own.py:absent", "has no attribute 'absent'"),
         (f"{tmp_path}/own.py:bare", "got no model; return a dictionary"),
+        (f"{tmp_path}/own.py:number", "got no model; return a dictionary"),
         (f"{tmp_path}/nothing", "expected a folder with a run"),
         (f"{tmp_path}/export", "expected a run to measure, got an export"),
     ):

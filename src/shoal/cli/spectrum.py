@@ -39,6 +39,9 @@ from shoal.training.run import Run
 # What of a run of the first layout, whose options were others, decides its batches.
 _OF_BATCHES = {"batch_size", "cluster_size", "batches", "positives", "valid", "seed"}
 
+# The order in which a function may return objects without names.
+_PARTS = ("model", "loss_fn", "loader", "optimizer", "forward")
+
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
@@ -130,10 +133,13 @@ def _label_job(model: Any, run: Run, source: str, columns: dict[str, Any]) -> Jo
 
 
 def _own(asked: Asked) -> _Measured:
-    """Objects of a user's file: ``file.py:function``."""
+    """Objects of a user's file: ``file.py:function``, by name or in the order of `_PARTS`."""
     make = named(asked.source, "source")
     made = make() if callable(make) else make
-    made = made if isinstance(made, Mapping) else vars(made)
+    if isinstance(made, tuple):
+        made = dict(zip(_PARTS, made, strict=False))
+    elif not isinstance(made, Mapping):
+        made = getattr(made, "__dict__", {})
     want = "model, loss_fn and loader, and perhaps optimizer and forward"
     for part in ("model", "loader"):
         expect(part in made, asked.source, want, f"no {part}", "return a dictionary of them")
