@@ -116,7 +116,7 @@ class Training(Common):
     epochs: Int = None
     """Stop after this many passes over the training examples."""
     minutes: Float = None
-    """Stop after this many minutes of training."""
+    """Stop after this many minutes of training; where labels are trained, of the encoder."""
     patience: Int = None
     """Stop after this many validations in a row without an improvement."""
     seed: int = 0
