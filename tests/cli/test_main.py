@@ -353,7 +353,7 @@ def test_a_task_of_ones_own_trains_through_the_command(
 @pytest.mark.usefixtures("here")
 def test_the_module_is_the_command() -> None:
     """``python -m shoal`` refuses what the script refuses, with its status and words."""
-    words, path = ["train", "sparrows"], os.pathsep.join(sys.path)
+    words, path = ["evaluate", "no-such-run"], os.pathsep.join(sys.path)
     ran = subprocess.run(
         [sys.executable, "-m", "shoal", *words],
         env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
