@@ -7,11 +7,7 @@ import io
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-import torch
 
 from shoal.cli import main as cli
 
@@ -51,19 +47,3 @@ def result(*words: object) -> dict[str, Any]:
     found = shoal(*words, "--json")
     assert found.status == 0, found.err
     return json.loads(found.out)
-
-
-def write_graph(data: Any, path: Path) -> Path:
-    """A planted graph as plain arrays."""
-    x = data.features
-    np.savez(
-        path,
-        indptr=data.graph.indptr,
-        indices=data.graph.indices,
-        x_indptr=x.indptr,
-        x_indices=x.indices,
-        x_data=x.values if x.values is not None else torch.ones(x.nnz),
-        x_shape=np.array(x.shape),
-        y=data.target.int(),
-    )
-    return path

@@ -22,7 +22,8 @@ from shoal.data.formats import xc
 from shoal.tasks import TASKS
 from shoal.training.callbacks import RunLog
 from shoal.training.run import Run
-from tests.command import ONE_LINE, result, shoal, write_graph
+from tests.command import ONE_LINE, result, shoal
+from tests.graphs import write_graph
 from tests.planted import planted_graph, planted_labels
 
 SMALL = "--batch-size 12 --cluster-size 4 --dim 8".split()

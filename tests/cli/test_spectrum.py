@@ -11,7 +11,8 @@ import pytest
 from shoal.cli.spectrum import job_of
 from shoal.curvature.spectrum import Spectrum as Measured
 from shoal.data.formats import xc
-from tests.command import result, shoal, write_graph
+from tests.command import result, shoal
+from tests.graphs import write_graph
 from tests.planted import planted_graph, planted_labels
 
 FROZEN = Path(__file__).parents[1] / "frozen"

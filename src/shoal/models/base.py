@@ -357,7 +357,7 @@ class Fitting:
     def _opened(self, out: Path, asked: dict[str, Any]) -> Run:
         finished = (out / TENSORS).exists()
         if not self.resume or not (out / "settings.json").exists():
-            remedy = "name another folder, or open it with shoal.open"
+            remedy = "name another folder, or remove this one"
             expect(not finished, str(out), "a folder without a model", "a model", remedy)
             if self.resume:
                 _log.warning("%s: nothing to resume, training starts from the beginning", out)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -31,6 +31,7 @@ from torch.nn.functional import pad, softplus
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, fail
+from shoal.core.kinds import Kind, register_kind
 from shoal.core.metrics import inverse_propensity
 from shoal.core.progress import progress
 from shoal.rank.ranking import Ranking, member
@@ -149,18 +150,10 @@ class Combiner(Protocol):
 KINDS: dict[str, Any] = {}
 """Classes of trained combiners by the name that a saved model records."""
 
-_C = TypeVar("_C", bound=type)
 
-
-def combiner_kind(name: str) -> Callable[[_C], _C]:
+def combiner_kind(name: str) -> Callable[[Kind], Kind]:
     """Register the class of trained combiners that saved models call `name`."""
-
-    def register(kind: _C) -> _C:
-        kind.kind = name  # pyright: ignore[reportAttributeAccessIssue]
-        KINDS[name] = kind
-        return kind
-
-    return register
+    return register_kind(KINDS, name)
 
 
 @combiner_kind("network")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError, expect, expect_positive, fail
+from shoal.core.kinds import Kind, register_kind
 from shoal.core.progress import progress
 from shoal.core.search import Search, top_k
 from shoal.data.formats.xc import read_texts, write_texts
@@ -162,18 +163,10 @@ class Ranker(Protocol):
 RANKER_KINDS: dict[str, Any] = {}
 """Classes of rankers by the name that a saved model records."""
 
-_C = TypeVar("_C", bound=type)
 
-
-def ranker_kind(name: str) -> Callable[[_C], _C]:
+def ranker_kind(name: str) -> Callable[[Kind], Kind]:
     """Register the class of rankers that saved models call `name`."""
-
-    def register(kind: _C) -> _C:
-        kind.kind = name  # pyright: ignore[reportAttributeAccessIssue]
-        RANKER_KINDS[name] = kind
-        return kind
-
-    return register
+    return register_kind(RANKER_KINDS, name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
+from shoal.core.kinds import Kind, register_kind
 from shoal.data.texts import Texts
 from shoal.text.vocabulary import Vocabulary
 
@@ -174,10 +175,8 @@ class Exported:
 KINDS: dict[str, type] = {}
 """Encoder classes by the name that a saved model records."""
 
-_C = TypeVar("_C", bound=type)
 
-
-def encoder_kind(name: str) -> Callable[[_C], _C]:
+def encoder_kind(name: str) -> Callable[[Kind], Kind]:
     """Register the class of encoders that saved models call `name`.
 
     Example:
@@ -186,13 +185,7 @@ def encoder_kind(name: str) -> Callable[[_C], _C]:
         >>> Constant.kind, KINDS.pop("constant") is Constant
         ('constant', True)
     """
-
-    def register(kind: _C) -> _C:
-        kind.kind = name  # pyright: ignore[reportAttributeAccessIssue]
-        KINDS[name] = kind
-        return kind
-
-    return register
+    return register_kind(KINDS, name)
 
 
 def open_encoder(folder: Path, about: Mapping[str, Any], device: str = "cpu") -> TextEncoder:
