@@ -10,7 +10,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: setup demo test test-slow test-gpu test-browser test-lowest lint bench pecos curvature-rivals docs clean
+.PHONY: setup demo test test-slow test-gpu test-browser test-extras test-lowest lint bench pecos curvature-rivals docs clean
 
 setup: $(VENV)/ready
 
@@ -38,6 +38,12 @@ test-browser: setup ## the page of shoal serve in a real, headless Chromium
 	$(BIN)/pip install --quiet $(INDEX) --editable '.[dev,browser]' --constraint constraints/cpu.txt
 	$(BIN)/python -m pytest -q -m browser
 
+test-extras: ## the suite with every optional package, and the tests that need them all
+	$(PYTHON) -m venv .venv-extras
+	.venv-extras/bin/pip install --quiet $(INDEX) --editable '.[all,dev]' --constraint constraints/cpu.txt
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-extras/bin/python -m pytest -q -n auto --maxprocesses 8 \
+	  -m 'not slow and not gpu and not browser'
+
 test-lowest: ## the suite at the lowest torch that pyproject.toml admits, in an environment of its own
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet $(INDEX) --editable '.[test]' --constraint constraints/lowest.txt
@@ -63,4 +69,4 @@ docs: setup ## check that every link and every command in the documents exists
 	$(BIN)/python tools/check_docs.py
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-pecos .venv-curvature build dist runs
+	rm -rf $(VENV) .venv-extras .venv-lowest .venv-pecos .venv-curvature build dist runs
