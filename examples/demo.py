@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--source", default="wordnet", help="another data set of texts and labels")
     parser.add_argument("--seed", type=int, default=0)
     choices = ("schedule", "spectral")
-    parser.add_argument("--step", choices=choices, default="schedule", help="see docs/steps.md")
+    parser.add_argument(
+        "--step", choices=choices, default="schedule", help="docs/concepts/steps.md"
+    )
     asked = parser.parse_args()
     data = shoal.load(asked.source)
     step = shoal.spectral_step if asked.step == "spectral" else None

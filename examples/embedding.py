@@ -1,7 +1,7 @@
 """A plain-torch script: words that stand together get like vectors (skip-gram with negatives).
 
-Nothing in it knows of shoal. docs/placement.md shows the two lines that make its table a unified
-tensor, and the test suite applies them: the losses stay the same.
+Nothing in it knows of shoal. docs/concepts/placement.md shows the two lines that make its table a
+unified tensor, and the test suite applies them: the losses stay the same.
 
     python examples/embedding.py
 """

@@ -31,8 +31,8 @@ def test_a_document_keeps_its_word(path: Path) -> None:
 def test_the_documents_are_found() -> None:
     """The law above is not empty: root and docs/ are read, and flow.md has sessions that run."""
     names = {path.relative_to(ROOT).as_posix() for path in check_docs.documents()}
-    assert names >= {"CONTRIBUTING.md", "docs/flow.md", "docs/results/README.md"}
-    blocks = check_docs.read(ROOT / "docs" / "flow.md").blocks
+    assert names >= {"CONTRIBUTING.md", "docs/concepts/flow.md", "docs/results/README.md"}
+    blocks = check_docs.read(ROOT / "docs" / "concepts" / "flow.md").blocks
     assert sum(block.language == "pycon" for block in blocks) > 5
 
 

@@ -19,7 +19,7 @@ import shoal
 
 ROOT = Path(shoal.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-# One table says who may import whom; docs/flow.md shows it.
+# One table says who may import whom; docs/concepts/flow.md shows it.
 PARTS = "core data sample fetch curvature training step graph text rank".split()
 MAY_IMPORT = {
     "core": [],
@@ -123,8 +123,8 @@ def test_the_table_names_every_room() -> None:
 
 
 def test_the_documents_show_the_table() -> None:
-    """docs/flow.md has a row per room, with what it may import."""
-    text = (ROOT.parents[1] / "docs" / "flow.md").read_text(encoding="utf-8")
+    """docs/concepts/flow.md has a row per room, with what it may import."""
+    text = (ROOT.parents[1] / "docs" / "concepts" / "flow.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", text, flags=re.M))
     short = " ".join(PARTS[1:])
     want = {

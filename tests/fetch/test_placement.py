@@ -1,4 +1,4 @@
-"""Placement, generated from the tables of docs/placement.md: the logic, and what really happens."""
+"""Placement, generated from the tables of the document: the logic, and what really happens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shoal.fetch.placement import Kind, Place, is_unified, place
 from shoal.fetch.unified import UnifiedTensor, unified
 from tests.fetch.standin import FAR, Driver, far
 
-PAGE = (Path(__file__).parents[2] / "docs" / "placement.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parents[2].joinpath("docs/concepts/placement.md").read_text(encoding="utf-8")
 
 
 def table_of(header: str) -> list[list[str]]:

@@ -19,8 +19,8 @@ PLAIN = (ROOT / "examples" / "embedding.py").read_text(encoding="utf-8")
 
 
 def with_two_lines() -> str:
-    """The script after the diff of docs/placement.md."""
-    page = (ROOT / "docs" / "placement.md").read_text(encoding="utf-8")
+    """The script after the diff of docs/concepts/placement.md."""
+    page = (ROOT / "docs" / "concepts" / "placement.md").read_text(encoding="utf-8")
     (diff,) = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
     lines = diff.splitlines()
     assert sum(line.startswith("+") for line in lines) == 2 and "-" not in {x[0] for x in lines}

@@ -15,7 +15,7 @@ left (with τ² = k_b s2, s2 = E‖(H_i − H) z‖² for a random unit z):
 E1 is the model of Granziol, Zohren and Roberts ("Learning Rates as a Function of Batch Size", JMLR
 2022) and the transition of Baik, Ben Arous and Péché (2005); E3 is Bai and Yao (2012). In real
 nets noise lies in the directions of the signal, so that E1 with s2 from random vectors is too small
-by one to two orders of magnitude, and E4, with κ measured, is near (docs/steps.md).
+by one to two orders of magnitude, and E4, with κ measured, is near (docs/concepts/steps.md).
 """
 
 from __future__ import annotations

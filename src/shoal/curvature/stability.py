@@ -17,7 +17,7 @@ bounds; the exact threshold is the eigenvalue problem of Mulayoff and Michaeli (
 :func:`~shoal.curvature.exact.exact_rate`; of Gaussian features it is a closed form,
 :func:`~shoal.curvature.exact.gaussian_rate`. All need a
 positive semi-definite curvature: the Gauss–Newton matrix. They say where a quadratic stops being
-stable: nets bend, and train at one to five times that (docs/steps.md).
+stable: nets bend, and train at one to five times that (docs/concepts/steps.md).
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def polyak(lam: float, least: float) -> tuple[float, float]:
     """Learning rate and momentum that are best on a noiseless quadratic, E9.
 
     Every step shrinks the error by √B. Without a noise term it is no advice for training: at batch
-    64 it diverged in every variant tried (docs/steps.md).
+    64 it diverged in every variant tried (docs/concepts/steps.md).
 
     Args:
         lam: the greatest eigenvalue.

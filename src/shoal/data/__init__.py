@@ -41,9 +41,9 @@ def load(
 
     Args:
         source: ``"wordnet"`` or ``"wordnet-graph"`` for the shipped ones (a folder of that name is
-            ``"./wordnet"``); a folder or a file in one of the formats of docs/formats.md; texts and
-            labels as a pair (:func:`shoal.data.texts.label_data`); a pandas DataFrame, or a Dataset
-            of the package datasets.
+            ``"./wordnet"``); a folder or a file in one of the formats of docs/reference/formats.md;
+            texts and labels as a pair (:func:`shoal.data.texts.label_data`); a pandas DataFrame, or
+            a Dataset of the package datasets.
         text_column: of a table: where the texts are; ``text`` by default.
         labels_column: of a table: where the labels are; ``labels`` by default.
         title_column: of a table: where titles are, if the texts have some.

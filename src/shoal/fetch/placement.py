@@ -1,10 +1,10 @@
 """Where an operation on a unified tensor computes, and where its result lies.
 
 A unified tensor lies in host memory and can be read from everywhere, so it goes to where the other
-operands are. :data:`RULES` says it in full; ``docs/placement.md`` prints it and the tests are made
-of it. The rules are those of PyTorch-Direct (Min et al., 2021, arXiv 2101.07956) and its public
-fork's, but for one: operands that leave the place open compute on the host, unless the table was
-given a default device, since shoal must work without a device.
+operands are. :data:`RULES` says it in full; docs/concepts/placement.md prints it and the tests are
+made of it. The rules are those of PyTorch-Direct (Min et al., 2021, arXiv 2101.07956) and its
+public fork's, but for one: operands that leave the place open compute on the host, unless the table
+was given a default device, since shoal must work without a device.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ measurement, by a range test (:mod:`shoal.step.range_test`).
 
 Plain gradients take the law's own rate. Adam's second moments leave the law some four to twenty
 times too low, so there the rate moves in proportion to the law, from the one that was given
-(docs/steps.md).
+(docs/concepts/steps.md).
 
 How often curvature is measured follows from a budget: a measurement costs so many gradients, and
 all of them may take a twentieth of all gradients. That counts steps and not seconds, so that a

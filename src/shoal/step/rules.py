@@ -8,11 +8,12 @@
     spectral   by E6 and by the floor of the gradients' noise, whichever allows less
 
 The spectral rule carries a known rate along the laws, so that whatever their constants miss is in
-the rate already: of all advice here it is the most accurate (docs/steps.md). A rate that trains is
-within both limits of its batch size, stability and floor; the same shares of both limits at another
-batch size are what it vouches for, and the lesser of the two is taken. Towards smaller batches that
-is the floor, towards larger ones stability. For Adam, whose square root the floor comes nearest to,
-it is E7 with the floor in the optimizer's metric; a spectrum in the plain one gives the root.
+the rate already: of all advice here it is the most accurate (docs/results/steps.md). A rate that
+trains is within both limits of its batch size, stability and floor; the same shares of both limits
+at another batch size are what it vouches for, and the lesser of the two is taken. Towards smaller
+batches that is the floor, towards larger ones stability. For Adam, whose square root the floor
+comes nearest to, it is E7 with the floor in the optimizer's metric; a spectrum in the plain one
+gives the root.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ and kinds of file alone, and each part is read by its own kind: so :func:`read` 
 the first of its names that is there. Where a matrix file is missing, ``target_ind`` and
 ``target_rel`` of the texts serve; where texts are missing, features do. A published split is read
 as it stands: examples without labels and empty texts are kept, since results are compared row by
-row; :func:`shoal.data.describe.describe` counts them. Formats: docs/formats.md.
+row; :func:`shoal.data.describe.describe` counts them. Formats: docs/reference/formats.md.
 """
 
 from __future__ import annotations

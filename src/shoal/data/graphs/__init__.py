@@ -43,7 +43,7 @@ def read(source: Any) -> GraphData:
             return format.read(source)
     if isinstance(source, str | Path):
         there = "something else" if Path(source).exists() else "nothing there"
-        remedy = "check the path; docs/formats.md lists what is read"
+        remedy = "check the path; docs/reference/formats.md lists what is read"
         fail(str(source), "a graph: wordnet-graph, or a file or folder of one", there, remedy)
     fail("data", "a graph, or its path", type(source).__name__, "convert it to PyG's Data, say")
 

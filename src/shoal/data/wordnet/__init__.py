@@ -6,7 +6,7 @@ relations, classes the 45 lexicographer files. Both views test on the synsets wh
 ``int(md5(uid), 16) % 5 == 0``.
 
 The file ``synsets.tsv.gz`` beside this module is made by tools/build_wordnet.py from Debian's
-package wordnet-base; its format is in docs/formats.md, WordNet's licence in NOTICE.
+package wordnet-base; its format is in docs/reference/formats.md, WordNet's licence in NOTICE.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 column; :class:`NgameBatches` is what its ``batch_sampler`` argument takes, and makes the callback
 that goes with it; :class:`MaskedSoftmaxLoss` and :class:`HardestTripletsLoss` take the known
 positives out of the in-batch negatives; :func:`xc_evaluator` reports the metrics of extreme
-classification. ``docs/integrations.md`` shows them together.
+classification. ``docs/how-to/integrations.md`` shows them together.
 """
 
 from shoal.integrations.batches import NgameBatchSampler as NgameBatchSampler
