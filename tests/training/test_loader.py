@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -281,6 +284,49 @@ def test_threads_end_with_the_iterator() -> None:
     never_asked = iter(loader())
     assert loader_threads() == []
     del never_asked
+
+
+# Eight workers, each in a batch that takes half a minute, when Ctrl-C comes.
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import torch
+from shoal import Loader
+signal.signal(signal.SIGINT, signal.default_int_handler)
+begun = threading.Barrier(9)
+def slow(seeds, generator):
+    if begun.broken:
+        return []
+    begun.wait()
+    time.sleep(30)
+    return []
+def read():
+    for _ in Loader([[0]] * 100, slow, torch.zeros(1, 1), seed=0, prefetch=8, workers=8):
+        pass
+def interrupt():
+    begun.wait()
+    print(time.time(), flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
+if sys.argv[1] == "main":
+    read()
+else:
+    own = threading.Thread(target=read)
+    own.start()
+    own.join()
+"""
+
+
+@pytest.mark.parametrize("reader", ["main", "own"])
+def test_ctrl_c_ends_a_process_with_busy_workers(reader: str) -> None:
+    """In the main thread and in one of one's own, and by the signal; two seconds on a free machine.
+
+    Others work on the machine that tests it, so ten are allowed; the workers would take thirty.
+    """
+    words = [sys.executable, "-c", INTERRUPTED, reader]
+    found = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert time.time() - float(found.stdout) < 10
+    assert found.returncode == -signal.SIGINT, found.stderr
+    assert found.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -281,6 +282,14 @@ class _Rows(torch.nn.Module):
 def _alone(seeds: Tensor, generator: torch.Generator) -> list:
     indptr = torch.arange(len(seeds) + 1)
     return [Block(seeds, seeds, indptr, indptr[:-1], seeds)]
+
+
+def test_an_interrupted_main_thread_ends_a_run_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another thread, where no signal comes, a run ends once Ctrl-C has ended the main one."""
+    monkeypatch.setattr("shoal.training.loop.main_interrupted", lambda: True)
+    with ThreadPoolExecutor(1) as other:
+        progress = other.submit(fit, node_job(), Budget(steps=9)).result()
+    assert (progress.stopped, progress.step) == ("interrupt", 1)
 
 
 def test_second_interrupt_acts_as_before() -> None:

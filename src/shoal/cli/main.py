@@ -163,7 +163,7 @@ def _logged(verbose: bool) -> Iterator[None]:
 
 
 def _with_room(function: Callable[[Any], dict[str, Any]], settings: Any) -> dict[str, Any]:
-    """Call a subcommand's function; where memory ends, say what to do.
+    """Call a subcommand's function; where memory or threads end, say what to do.
 
     Raises:
         InputError: if the host or a device has no room, besides those of the function.
@@ -173,10 +173,13 @@ def _with_room(function: Callable[[Any], dict[str, Any]], settings: Any) -> dict
     try:
         return function(settings)
     except (MemoryError, RuntimeError) as error:
-        from shoal.core.memory import is_out_of_memory
+        from shoal.core.memory import is_out_of_memory, is_out_of_threads
 
+        got = str(error).partition("\n")[0] or "no more"
+        if is_out_of_threads(error):
+            remedy = "raise a limit: ulimit -u, ulimit -v, or the container's"
+            fail("threads", "as many as this takes", got, remedy)
         if not is_out_of_memory(error):
             raise
         remedy = "lower --batch-size, or leave a graph's features in a file (--host-rows)"
-        got = str(error).partition("\n")[0] or "no more"
         fail("memory", "room for what this takes", got, remedy)

@@ -44,6 +44,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return known or "allocate memory" in str(error)  # the host's allocator has no class of its own
 
 
+def is_out_of_threads(error: Exception) -> bool:
+    """Whether `error` says that the system starts no more threads."""
+    return "start new thread" in str(error)  # Python's own: it has no class for it
+
+
 def peaks() -> dict[str, int]:
     """Highest memory so far, as whole MiB: ``peak_mib``, and ``device_peak_mib`` if CUDA is used.
 

@@ -12,6 +12,12 @@ _T = TypeVar("_T")
 _AFTER = 1.0
 
 
+class Bar(tqdm):
+    """A bar of tqdm's without its thread, which only redraws bars that stand still."""
+
+    monitor_interval = 0
+
+
 def progress(parts: Iterable[_T], what: str, total: int | None = None) -> Iterator[_T]:
     """The parts as they are, with a bar of how many have been taken, which is erased at the end.
 
@@ -25,5 +31,5 @@ def progress(parts: Iterable[_T], what: str, total: int | None = None) -> Iterat
         [1, 2]
     """
     return iter(
-        tqdm(parts, desc=what, total=total, unit="part", delay=_AFTER, leave=False, disable=None)
+        Bar(parts, desc=what, total=total, unit="part", delay=_AFTER, leave=False, disable=None)
     )

@@ -10,9 +10,8 @@ import sys
 import time
 from typing import Any
 
-from tqdm import tqdm
-
 from shoal.core.errors import expect, expect_positive
+from shoal.core.progress import Bar
 from shoal.training.job import Job, Progress
 from shoal.training.run import Run
 
@@ -167,7 +166,7 @@ class ShowProgress(Callback):
         """Open the bar where stderr is a terminal."""
         self._losses, self._validation, self._job = [], "", job
         if sys.stderr.isatty():
-            self._bar = tqdm(
+            self._bar = Bar(
                 desc=self.name,
                 total=1.0,
                 initial=progress.share,

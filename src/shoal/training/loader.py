@@ -29,7 +29,7 @@ from torch import Tensor
 from shoal.core.block import Batch, Block
 from shoal.core.errors import expect, expect_positive
 from shoal.fetch.gather import gather_rows
-from shoal.fetch.threads import pool
+from shoal.fetch.threads import main_interrupted, pool, result_of
 from shoal.fetch.unified import unified
 
 _Event = torch.cuda.Event | torch.Event
@@ -171,15 +171,21 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Go through the current epoch from the position on.
 
-        Threads live from the first batch asked for to the end of the iterator, however it ends; an
-        error in one surfaces where its batch would have come.
+        Threads live from the first batch asked for to the end of the iterator, however it ends: it
+        waits half a second at most for batches in the making, which nobody will see. An error in a
+        thread surfaces where its batch would have come.
 
         Yields:
             one batch after the other.
+
+        Raises:
+            KeyboardInterrupt: also in another thread than the main one, once Ctrl-C has ended that.
         """
         epoch = self.epoch
         with contextlib.closing(self._ahead(epoch)) as ahead:
             for index, made in ahead:
+                if main_interrupted():  # what this thread works for is gone
+                    raise KeyboardInterrupt
                 batch = self._hand_over(*made)
                 self.position = index + 1
                 yield batch
@@ -221,9 +227,9 @@ class Loader:
             while making:
                 index, future = making.popleft()
                 submit(1)
-                yield index, future.result()
+                yield index, result_of(future)
         finally:
-            threads.shutdown(wait=True, cancel_futures=True)
+            threads.close()
 
     def _make(self, epoch: int, index: int, seeds: Tensor) -> _Made:
         """Build a batch, but for trainable rows; with prefetch, in a worker's thread."""

@@ -28,6 +28,7 @@ import torch
 
 from shoal.core.block import Batch
 from shoal.core.errors import expect, fail
+from shoal.fetch.threads import main_interrupted
 from shoal.training.callbacks import Callback, RunLog, log_due
 from shoal.training.checkpoints import load_last, weights_of, whole_state
 from shoal.training.gradients import gradient_of, trained
@@ -248,19 +249,24 @@ def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield chunk
 
 
+class _MainInterrupted(threading.Event):
+    def is_set(self) -> bool:
+        return main_interrupted()
+
+
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
     """Catch the first interrupt (Ctrl-C, or a termination signal) so that a step can be finished.
 
-    Signals reach the main thread only; elsewhere the event is never set.
+    Signals reach the main thread only; elsewhere the event counts as set once Ctrl-C ended that.
 
     Yields:
         an event that the first signal sets; a second one acts as it did before.
     """
-    event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield _MainInterrupted()
         return
+    event = threading.Event()
     before: dict[int, Any] = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def on_signal(number: int, frame: Any) -> None:
