@@ -23,6 +23,7 @@ from shoal.sample.batches import Clustered as Clustered
 from shoal.sample.batches import Random as Random
 from shoal.sample.batches import refreshed as refreshed
 from shoal.sample.expand import dst_then_src as dst_then_src
+from shoal.core.ranks import spread as spread
 from shoal.sample.hardness import batch_hardness as batch_hardness
 from shoal.rank.classifiers import Classifiers as Classifiers
 from shoal.rank.one_vs_all import OneVsAll as OneVsAll

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
@@ -104,16 +105,28 @@ def task_of(name: str) -> Task:
 def train(task: Task, settings: Training) -> dict[str, Any]:
     """Load the data, fit the task's model, and say what came of it.
 
+    Started by torchrun, its processes train one model; the first one alone writes and speaks.
+
     Raises:
         InputError: for bad settings or data.
     """
+    from shoal.core import ranks
+
+    with ranks.launched():
+        if ranks.rank() > 0:
+            logging.getLogger("shoal").setLevel(logging.ERROR)
+        found = _train(task, settings, first=ranks.rank() == 0)
+        return {} if ranks.rank() > 0 else found
+
+
+def _train(task: Task, settings: Training, first: bool) -> dict[str, Any]:
     out = settings.out or Path("runs") / Path(settings.source).stem
     model = task.model_of(settings)
     columns = settings.load_arguments()
     data = shoal.load(settings.source, **columns) if columns else settings.source
     asked = {"task": task.name, **flat(settings)}
-    callbacks = [_writes_config(out / CONFIG, asked)]
-    if settings.track is not None:
+    callbacks = [_writes_config(out / CONFIG, asked)] if first else []
+    if first and settings.track is not None:
         callbacks.append(shoal.Tracker(settings.track, out))
     given = settings.fit_arguments()
     result = model.fit(data, out=out, callbacks=callbacks, settings=asked, **given)

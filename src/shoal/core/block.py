@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from shoal.core import ranks
 from shoal.core.csr import Csr
+from shoal.core.errors import expect
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,36 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class Share:
+    """Which rows of a batch's output each process makes: they are dealt in turn.
+
+    Attributes:
+        order: positions of all rows, ``[n]``; process r of w makes ``order[r::w]``.
+    """
+
+    order: Int[Tensor, " n"]
+
+    @property
+    def own(self) -> Int[Tensor, " r"]:
+        """The rows of this process."""
+        return self.order[ranks.rank() :: ranks.world_size()]
+
+    def joined(self, outputs: Shaped[Tensor, "r ..."]) -> Shaped[Tensor, "n ..."]:
+        """The outputs of all processes, in the order of the batch.
+
+        Raises:
+            InputError: if the model made another number of rows than it was asked for.
+        """
+        w = ranks.world_size()
+        sizes = [len(self.order[r::w]) for r in range(w)]
+        want, got = f"{sizes[ranks.rank()]} rows, one per dst", len(outputs)
+        expect(got == sizes[ranks.rank()], "model", want, got, "train it in one process")
+        dealt = torch.cat([self.order[r::w] for r in range(w)])
+        every = ranks.joined(outputs, sizes)
+        return torch.empty_like(every).index_copy_(0, dealt.to(every.device), every)
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Seeds, what they touch, and the rows that were gathered for it.
 
@@ -104,19 +136,30 @@ class Batch:
         seeds: ids of the examples or nodes that the loss averages over, ``[b]``.
         blocks: hops, input hop first; the last one's `dst` begins with the seeds.
         src: rows of the table for ``blocks[0].src``, ``[s, d]``.
-        target: what the loss compares with, one row a seed, or None where a block carries it.
+        target: what the loss compares with, one row a seed, or None where the last block carries
+            it.
+        share: where several processes train together: which rows of the output each of them makes.
+            Hops and `src` are then what this process needs for its own; all else is the whole
+            batch's.
     """
 
     seeds: Int[Tensor, " b"]
     blocks: tuple[Block, ...]
     src: Shaped[Tensor, "s ..."]
     target: Shaped[Tensor, "b ..."] | None = None
+    share: Share | None = None
+
+    @property
+    def hops(self) -> tuple[Block, ...]:
+        """The blocks that the model reads; without a target the last one is the loss's."""
+        return self.blocks if self.target is not None else self.blocks[:-1]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with every tensor changed."""
         target = None if self.target is None else change(self.target)
         blocks = tuple(block.map(change) for block in self.blocks)
-        return Batch(change(self.seeds), blocks, change(self.src), target)
+        share = None if self.share is None else Share(change(self.share.order))
+        return Batch(change(self.seeds), blocks, change(self.src), target, share)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""

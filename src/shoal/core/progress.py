@@ -1,4 +1,7 @@
-"""One bar for all long work: how far it is, on standard error; silent where that is no terminal."""
+"""One bar for all long work: how far it is, on standard error.
+
+Silent where that is no terminal, and in all processes but the first.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from shoal.core.ranks import rank
 
 _T = TypeVar("_T")
 # Work that is done sooner shows no bar at all.
@@ -30,6 +35,7 @@ def progress(parts: Iterable[_T], what: str, total: int | None = None) -> Iterat
         >>> list(progress([1, 2], "count"))
         [1, 2]
     """
+    silent = True if rank() else None  # None: where there is no terminal
     return iter(
-        Bar(parts, desc=what, total=total, unit="part", delay=_AFTER, leave=False, disable=None)
+        Bar(parts, desc=what, total=total, unit="part", delay=_AFTER, leave=False, disable=silent)
     )

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 
-from shoal.core import checkpoint
+from shoal.core import checkpoint, ranks
 from shoal.core.distribution import installed_version
 from shoal.core.errors import InputError, expect, expect_device, expect_folder, fail
 from shoal.core.files import file_aside
@@ -328,27 +328,38 @@ class Fitting:
         return Budget(self.steps, default, self.minutes)
 
     @contextmanager
-    def run(self, about: Mapping[str, Any]) -> Iterator[Run]:
+    def run(self, about: Mapping[str, Any], *data: torch.Tensor) -> Iterator[Run]:
         """The run to train in: a new one, the one to resume, or where `out` is None a passing one.
+
+        Where several processes train together, the first one alone has `out`; every other works in
+        a passing run, so that their machines need to share the data only (and `out` to resume).
 
         Args:
             about: of :func:`header`, with ``source``, the data's name or path.
+            data: what must be the same in all processes.
 
         Yields:
             the run, its folder and ``model.json`` in place.
 
         Raises:
-            InputError: if there is a run where a new one should be, or one with other settings.
+            InputError: if there is a run where a new one should be, or one with other settings, or
+                processes were not started alike.
         """
         limits = {name: getattr(self, name) for name in ("steps", "epochs", "minutes", "patience")}
         asked = {"task": about["task"], "source": about["source"], **about["model"], **limits}
         asked |= {} if self.settings is None else {"command": dict(self.settings)}
-        if self.out is None:
-            expect(not self.resume, "out", "the folder to resume", None, "pass out=")
+        none = self.out is None and self.resume
+        expect(not none, "out", "the folder to resume", None, "pass out=")
+        if self.out is None or ranks.rank() > 0:
             # best and last lie in a folder meanwhile, so that training is the same with and without
             with TemporaryDirectory(prefix="shoal-") as folder:
-                yield Run.create(folder, asked)
+                if self.resume and Path(str(self.out)).is_dir():
+                    shutil.copytree(str(self.out), folder, dirs_exist_ok=True)
+                _expect_alike(asked, data)
+                run = self._opened(Path(folder), asked) if self.resume else None
+                yield run or Run.create(folder, asked)
             return
+        _expect_alike(asked, data)
         run = self._opened(Path(self.out), asked)
         if not (run.folder / HEADER).exists():  # that of a finished run describes its model still
             write_header(run.folder, about)
@@ -403,7 +414,7 @@ class Fitting:
             stage: its name, for the progress that is shown.
             first: whether the limits and the callbacks that were asked for belong to it.
         """
-        shown: list[Callback] = [ShowProgress(stage)]
+        shown: list[Callback] = [] if ranks.rank() else [ShowProgress(stage)]
         if not first:
             return shown
         stopping = [] if self.patience is None else [EarlyStopping(self.patience)]
@@ -455,11 +466,19 @@ class Fitting:
 
     def result(self, run: Run, progress: Progress, test: dict[str, float]) -> Result:
         """The result of a run, finished or interrupted."""
-        here = None if self.out is None else run.folder
+        here = None if self.out is None or ranks.rank() > 0 else run.folder
         files = [] if here is None else [path for path in here.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
         where = progress.stopped, progress.step, round(progress.seconds, 3), progress.loss
         return Result(here, *where, best_validation(run), test, size)
+
+
+def _expect_alike(asked: Mapping[str, Any], data: Sequence[torch.Tensor]) -> None:
+    """Check that all processes have the same versions, settings and data, before any trains."""
+    if ranks.world_size() > 1:
+        versions = {"shoal": installed_version(), "torch": torch.__version__}
+        settings = {name: json.dumps(value, default=str) for name, value in asked.items()}
+        ranks.expect_same(versions | settings | {"data": ranks.digest(*data)})
 
 
 def best_validation(run: Run) -> dict[str, float]:

@@ -182,7 +182,8 @@ class LabelModel(OnHub):
         begin = time.monotonic()
         kept, held_out = self._held_out(data, valid)
         about = base.header("labels", self._arguments(), source=data.name)
-        with fitting.run(about) as run:
+        seen = digests(data.train.texts)
+        with fitting.run(about, seen, data.train.labels.indices) as run:
             seconds = round(time.monotonic() - begin, 3)
             run.start({"data": data.name, "prepare_seconds": seconds})
             predictor, progress = train(
@@ -197,7 +198,7 @@ class LabelModel(OnHub):
                 callbacks=lambda stage: fitting.watchers(stage, stage == "encoder"),
                 device=self.device,
             )
-            self._trained_on = digests(data.train.texts)
+            self._trained_on = seen
             if progress.stopped == "interrupt":
                 self._predictor = predictor
                 return fitting.result(run, progress, {})

@@ -89,8 +89,11 @@ def build(
     blocks = shoal.Chain(shortlist, shoal.Hop(tokens), partial(shoal.dst_then_src, offset=n))
     documents = tokens.span(0, n)
 
+    def embed() -> Any:  # by all processes that train together
+        return shoal.spread(lambda start, stop: encoder.embed(documents.span(start, stop)), n)
+
     def refresh(epoch: int) -> dict[str, Any]:
-        return shoal.refreshed(seeds, lambda: encoder.embed(documents), epoch, batches)
+        return shoal.refreshed(seeds, embed, epoch, batches)
 
     return shoal.Job(
         shoal.Objective(encoder.module, shoal.in_batch(parts.loss)),

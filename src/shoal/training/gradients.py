@@ -13,6 +13,10 @@ chain rule splits over rows once v = ∂loss/∂u is known,
 so outputs are computed a chunk at a time without a graph, the loss is differentiated at the
 outputs alone, and each chunk runs again, with a graph and the same random numbers, to be
 backpropagated from v. It costs one forward pass more and holds the activations of one chunk.
+
+Several processes do the same with one part each: a process computes its share of the outputs with a
+graph, all outputs are joined, every process differentiates the loss at them, and each carries its
+part of v back. Gradients are summed over the processes; the sum is that of one process.
 """
 
 from __future__ import annotations
@@ -25,10 +29,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from shoal.core.block import Batch, Block
+from shoal.core.block import Batch
 from shoal.core.errors import expect, expect_positive, fail
 from shoal.core.objectives import Objective
+from shoal.core.ranks import gathered, summed
 from shoal.fetch.stepping import coalesce
+from shoal.sample.parts import part
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -43,9 +49,9 @@ class Gradients:
         precision: of outputs and loss; ``"bfloat16"`` where torch's autocast uses it. Parameters,
             gradients and optimizers stay in float32.
         chunk: rows of the model's output whose activations are held at a time, by gradient caching;
-            None for all. The model is called with a part of the first block and must make one row
-            per `dst` in it, from that row's entries alone. The gradient is the same up to rounding,
-            but dropout's masks are drawn chunk by chunk.
+            None for all. The model is called with the hops that a part of the last one's `dst`
+            needs, and must make one row per `dst`, from that row's entries alone. The gradient is
+            the same up to rounding, but dropout's masks are drawn chunk by chunk.
 
     Raises:
         InputError: if a number is not positive, or the precision is another one.
@@ -94,8 +100,8 @@ class Gradient:
         if limit is None:
             return
         scale = (limit / (self.norm() + 1e-6)).clamp(max=1.0)
-        for part in [*self.dense.values()] + ([] if self.rows is None else [self.rows]):
-            part.mul_(scale)
+        for values in [*self.dense.values()] + ([] if self.rows is None else [self.rows]):
+            values.mul_(scale)
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -122,8 +128,8 @@ def gradient_of(
     """
     how = Gradients() if how is None else how
     params, chunk = trained(objective.model), how.chunk
-    if chunk is not None:
-        _expect_rows_apart(objective.model, batches)
+    for name in ("chunk",) * (chunk is not None) + ("processes",) * _is_shared(batches):
+        _expect_rows_apart(name, objective.model)
     losses, outputs, rows = [], [], []
     dense: list[Tensor] = []
     for batch in batches:
@@ -137,11 +143,19 @@ def gradient_of(
         outputs.append(out.detach())
         rows += grads[len(params) :]
         dense = _added(dense, grads[: len(params)])
+    if _is_shared(batches):
+        dense = summed(dense)
     named = dict(zip(params, dense, strict=True))
     if not rows_train:
         return Gradient(sum(losses), outputs, named)
     ids, joined = _joined([batch.blocks[0].src for batch in batches], rows)
+    if _is_shared(batches):
+        ids, joined = coalesce(gathered(ids), gathered(joined))
     return Gradient(sum(losses), outputs, named, ids, joined)
+
+
+def _is_shared(batches: Sequence[Batch]) -> bool:
+    return any(batch.share is not None for batch in batches)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,29 +175,41 @@ class _Passes:
     def whole(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Loss, outputs and the gradient of each leaf, from one graph."""
         out = self._outputs(self.batch)
-        loss = self._loss(out)
-        return loss, out, self._grads(loss, None)
+        if self.batch.share is None:
+            loss = self._loss(out)
+            return loss, out, self._grads(loss, None)
+        loss, every, cache = self._at_outputs(out.detach())
+        return loss, every, self._grads(out, cache)
 
     def cached(self, chunk: int) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The same from a graph a chunk; rows of like lengths share one, to be padded least."""
-        order = self.batch.blocks[0].indptr.diff().argsort(stable=True)
+        want, got = "a batch with hops that a model reads", f"{len(self.batch.blocks)} blocks"
+        expect(len(self.batch.hops) > 0, "chunk", want, got, "leave chunk out")
+        order = self.batch.hops[-1].indptr.diff().argsort(stable=True)
         parts = [(ids, _part(self.batch, ids)) for ids in order.split(chunk)]
         states, pieces = [], []
-        for _, part in parts:
+        for _, piece in parts:
             states.append(_random_state(self.batch.src.device))
             with torch.no_grad():
-                pieces.append(self._outputs(part))
-        out = _in_order(pieces, order)
-        loss = self._loss(out.requires_grad_())
-        (cache,) = torch.autograd.grad(loss, out)
+                pieces.append(self._outputs(piece))
+        loss, every, cache = self._at_outputs(_in_order(pieces, order))
         after = _random_state(self.batch.src.device)
         sums = [torch.zeros_like(leaf) for leaf in self.leaves]
-        for (ids, part), state in zip(parts, states, strict=True):
+        for (ids, piece), state in zip(parts, states, strict=True):
             _set_random_state(state, self.batch.src.device)
-            for total, grad in zip(sums, self._grads(self._outputs(part), cache[ids]), strict=True):
+            grads = self._grads(self._outputs(piece), cache[ids])
+            for total, grad in zip(sums, grads, strict=True):
                 total += grad
         _set_random_state(after, self.batch.src.device)
-        return loss, out, sums
+        return loss, every, sums
+
+    def _at_outputs(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, the outputs of all processes, and the loss's gradient at those of this one."""
+        share = self.batch.share
+        every = (out if share is None else share.joined(out)).requires_grad_()
+        loss = self._loss(every)
+        (cache,) = torch.autograd.grad(loss, every)
+        return loss, every, cache if share is None else cache[share.own]
 
     def _outputs(self, batch: Batch) -> Tensor:
         with self._cast():
@@ -205,30 +231,29 @@ class _Passes:
 
 
 def _part(batch: Batch, ids: Tensor) -> Batch:
-    """The batch as a model sees it that makes only rows `ids` of the first block's `dst`."""
-    block = batch.blocks[0]
-    positions, indptr = block.csr.edges(ids)
-    indices, edges = block.indices[positions], block.edges[positions]
-    return replace(batch, blocks=(Block(block.dst[ids], block.src, indptr, indices, edges),))
+    """The batch as a model sees it that makes only rows `ids` of the last hop's `dst`."""
+    hops, read = part(batch.hops, ids)
+    blocks = (*hops, *batch.blocks[len(hops) :])
+    return replace(batch, blocks=blocks, src=batch.src.index_select(0, read))
 
 
 def _in_order(pieces: list[Tensor], order: Tensor) -> Tensor:
     joined = torch.cat(pieces)
-    want, got = f"{len(order)} rows, one a dst of the first block", len(joined)
+    want, got = f"{len(order)} rows, one a dst of the last hop", len(joined)
     expect(got == len(order), "chunk", f"a model that makes {want}", got, "leave chunk out")
     out = torch.empty_like(joined)
     out[order] = joined
     return out
 
 
-def _expect_rows_apart(model: nn.Module, batches: Sequence[Batch]) -> None:
-    """Refuse what gradient caching would get wrong: rows of the output that depend on each other.
+def _expect_rows_apart(setting: str, model: nn.Module) -> None:
+    """Refuse what parts of a batch would get wrong: rows of the output that depend on each other.
 
-    Assumption: a model that mixes rows does so by batch normalization or reads several hops; other
-    ways cannot be seen from outside.
+    Assumption: a model that mixes rows does so by batch normalization; other ways cannot be seen
+    from outside.
 
     Raises:
-        InputError: naming the module or the blocks.
+        InputError: naming the module.
     """
     for name, module in model.named_modules():
         mixes = isinstance(module, _BATCH_NORMS) and (
@@ -236,10 +261,8 @@ def _expect_rows_apart(model: nn.Module, batches: Sequence[Batch]) -> None:
         )
         if mixes:
             what = f"{type(module).__name__} at {name or 'the top'} over the statistics of a batch"
-            fail("chunk", "a model that keeps rows apart", what, "put it in eval mode, or no chunk")
-    if any(batch.blocks[0].dst_in_src for batch in batches):
-        what = "blocks of a graph, whose layers read other nodes' rows"
-        fail("chunk", "a model that keeps rows apart", what, "leave chunk out")
+            remedy = f"put it in eval mode, or train without {setting}"
+            fail(setting, "a model that keeps rows apart", what, remedy)
 
 
 def _added(sums: list[Tensor], grads: list[Tensor]) -> list[Tensor]:

@@ -31,6 +31,7 @@ from shoal.core.errors import expect, expect_positive
 from shoal.fetch.gather import gather_rows
 from shoal.fetch.threads import main_interrupted, pool, result_of
 from shoal.fetch.unified import unified
+from shoal.sample.parts import shared
 
 _Event = torch.cuda.Event | torch.Event
 # a batch, and on a device the event that says it has arrived
@@ -106,6 +107,10 @@ class Loader:
         workers: threads that build them.
         device: where batches are handed over; None leaves them in host memory.
 
+    Attributes:
+        shared: whether batches come as one of several processes works on them
+            (:func:`shoal.sample.parts.shared`); :func:`shoal.fit` decides.
+
     Raises:
         InputError: if a number is out of range.
 
@@ -141,6 +146,7 @@ class Loader:
         self.target = target
         self.seed, self.prefetch, self.workers = seed, prefetch, workers
         self.epoch, self.position = 0, 0
+        self.shared = False
         # one side stream a loader: each further one would keep a memory pool of its own
         on_device = device is not None and torch.device(device).type == "cuda"
         self._stream = torch.cuda.Stream(device) if on_device else None
@@ -235,10 +241,11 @@ class Loader:
         """Build a batch, but for trainable rows; with prefetch, in a worker's thread."""
         blocks = tuple(self.block_sampler(seeds, batch_generator(self.seed, epoch, index)))
         target = None if self.target is None else gather_rows(self.target, seeds)
-        rows = len(blocks[0].src if blocks else seeds)
-        batch = Batch(seeds, blocks, torch.empty(rows, 0), target)
+        batch = Batch(seeds, blocks, torch.empty(0, 0), target)
+        batch = shared(batch) if self.shared else batch
+        batch = replace(batch, src=torch.empty(len(_source(batch)), 0))
         if self._trainable and blocks and self._stream is None:
-            _ = blocks[0].back  # kept by the block: the rows' gradient will need it
+            _ = batch.blocks[0].back  # kept by the block: the rows' gradient will need it
         if self._stream is None:
             return batch if self._trainable else self._with_rows(batch), None
         with torch.cuda.stream(self._stream):

@@ -10,6 +10,11 @@ Law: a run that is stopped after any step and resumed ends in the same numbers a
 at the same thread count. Everything that a step reads is therefore either a function of
 (seed, epoch, batch) or part of the checkpoint. (A budget in minutes alone is the exception: there
 the clock sets the learning rate.)
+
+Where ``torch.distributed`` runs, its processes train together: each makes its share of a batch's
+outputs (:mod:`shoal.sample.parts`), all take the same step, and what they cannot know alike (the
+clock, an interrupt, the loss's last bit) is told by process 0 or by any. n processes end in the
+numbers of one, up to rounding, and a run may be resumed by another number of them.
 """
 
 from __future__ import annotations
@@ -24,8 +29,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
+from shoal.core import ranks
 from shoal.core.block import Batch
 from shoal.core.errors import expect, fail
 from shoal.fetch.threads import main_interrupted
@@ -67,8 +74,12 @@ def fit(
         InputError: if the loss is not a finite number, there is no run to resume, the checkpoint is
             that of another job, or a callback refuses the job.
     """
+    if ranks.world_size() > 1 and step is not None:
+        what, remedy = f"{ranks.world_size()}, and a step rule", "measure in one process"
+        fail("step", "one process, as curvature is measured on whole batches", what, remedy)
+    job.loader.shared = ranks.world_size() > 1
     loop = _Loop(job, budget, run, step, callbacks)
-    with torch.random.fork_rng(), interrupts() as interrupted:
+    with ranks.together(), torch.random.fork_rng(), interrupts() as interrupted:
         torch.manual_seed(job.seed)
         if resume:
             loop.resume()
@@ -106,12 +117,12 @@ class _Loop:
             self._refresh()
             for batches in _chunks(iter(self.job.loader), self.job.gradients.accumulate):
                 metrics = self._step(batches)
-                self.progress.seconds = time.monotonic() - start
+                (self.progress.seconds,) = ranks.agreed([time.monotonic() - start])
                 self.progress.share = self._share()
                 for callback in self.callbacks:
                     callback.step(self.progress, metrics)
-                if interrupted.is_set():
-                    self.progress.stopped = "interrupt"
+                if ranks.any_of(interrupted.is_set() or bool(self.progress.stopped)):
+                    self.progress.stopped = self.progress.stopped or "interrupt"
                 if self._spent():
                     break
                 if self.folder is not None and self.folder.save_due(self.saved_at):
@@ -157,9 +168,12 @@ class _Loop:
         """Take one step; its metrics come back."""
         job = self.job
         self._set_lr(self._factor())
+        if job.loader.shared:  # processes draw different masks, and the same ones when resumed
+            key = np.random.SeedSequence((job.seed, self.progress.step, ranks.rank()))
+            torch.manual_seed(int(key.generate_state(1)[0]))
         gradient = gradient_of(job.objective, batches, job.table is not None, job.gradients)
-        self.progress.loss = gradient.loss
-        if math.isfinite(gradient.loss):
+        (self.progress.loss,) = ranks.agreed([gradient.loss])
+        if math.isfinite(self.progress.loss):
             gradient.clip_(job.gradients.clip)
             if job.optimizer is not None:
                 for name, param in trained(job.objective.model).items():
@@ -174,10 +188,10 @@ class _Loop:
         elif self.rule is None:  # which could put an earlier state back
             where = f"loss at step {self.progress.step + 1}"
             remedy = "lower the learning rate; the last checkpoint is untouched"
-            fail(where, "a finite number", gradient.loss, remedy)
+            fail(where, "a finite number", self.progress.loss, remedy)
         self.progress.step += 1
         curvature = self._observe(batches)
-        metrics: dict[str, Any] = {"loss": gradient.loss, "epoch": job.loader.epoch}
+        metrics: dict[str, Any] = {"loss": self.progress.loss, "epoch": job.loader.epoch}
         if job.measure is not None and log_due(self.progress.step):
             metrics |= job.measure(batches[-1], gradient.outputs[-1])
         return metrics | ({"curvature": curvature} if curvature else {})
@@ -219,6 +233,7 @@ class _Loop:
             return
         begin = time.monotonic()
         metrics = job.evaluate()
+        metrics = dict(zip(metrics, ranks.agreed(list(metrics.values())), strict=True))
         seconds = round(time.monotonic() - begin, 3)
         score = next(iter(metrics.values()))
         better = score > progress.best

@@ -1,0 +1,85 @@
+"""Jobs that several processes train together; run as a module, it is one of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import shoal
+from shoal.core import checkpoint, ranks
+from shoal.graph.sage import Sage
+from shoal.tasks import links
+from shoal.training.callbacks import Callback
+from shoal.training.checkpoints import weights_of
+from shoal.training.gradients import Gradients, gradient_of
+from shoal.training.job import Budget, Job, Progress
+from shoal.training.loop import fit
+from shoal.training.run import Run
+from tests.graphs import write_links
+from tests.training.test_loop import label_job, node_job
+
+STEPS = 8
+
+
+def link_job() -> Job:
+    """The page of the link task on planted links; trained rows, since there are no features."""
+    path = write_links(Path(f"links-{ranks.rank()}.npz"), features=False)
+    data = shoal.load_links(path)
+    rows = links.new_rows(data.graph.n_rows, 8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = shoal.LinkEncoder(Sage(8, 8, 8, layers=2, dropout=0.0))
+    return links.build(data, encoder, rows, table=rows, batch_size=40, fanouts=(3, 2))
+
+
+JOBS: dict[str, Callable[[], Job]] = {
+    "labels": label_job,
+    "chunks": lambda: label_job(gradients=Gradients(chunk=5)),
+    "clipped": lambda: label_job(gradients=Gradients(accumulate=2, clip=0.01)),
+    "nodes": lambda: node_job(dropout=0.0),
+    "links": link_job,
+}
+
+
+def outcome(make: Callable[[], Job]) -> dict[str, Any]:
+    """The gradient of a job's first batch, and what it has trained after some steps."""
+    job = make()
+    job.loader.shared = ranks.world_size() > 1
+    stream = iter(job.loader)
+    batch = next(stream)
+    trains = job.table is not None
+    found = gradient_of(job.objective, [batch], trains, job.gradients)
+    state: dict[str, Any] = {"loss": torch.tensor(found.loss), "dense": found.dense}
+    state["outputs"] = found.outputs[0]
+    if found.ids is not None and found.rows is not None:
+        order = found.ids.argsort()  # processes sum rows by id, one process keeps the batch's order
+        state |= {"ids": found.ids[order], "rows": found.rows[order]}
+    job = make()
+    progress = fit(job, Budget(steps=STEPS))
+    return {"gradient": state, "trained": weights_of(job), "best": torch.tensor(progress.best)}
+
+
+class Halfway(Callback):
+    """Ends training after half of the steps."""
+
+    def step(self, progress: Progress, metrics: dict[str, Any]) -> None:
+        """Ask for an end."""
+        if progress.step == STEPS // 2:
+            progress.stopped = "halfway"
+
+
+def main(folder: Path) -> None:
+    """Train every job, then half of one, as one process of several."""
+    with ranks.launched():
+        for name, make in JOBS.items():
+            checkpoint.save(folder / f"{name}-{ranks.rank()}.safetensors", outcome(make))
+        run = Run.create(folder / f"half-{ranks.rank()}", {})
+        fit(label_job(), Budget(steps=STEPS), run, callbacks=[Halfway()])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
