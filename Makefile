@@ -10,7 +10,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: setup demo test test-slow test-gpu test-browser test-extras test-lowest lint bench pecos curvature-rivals docs clean
+.PHONY: setup demo test test-slow test-gpu test-browser test-extras test-lowest lint bench pecos curvature-rivals docs site release clean
 
 setup: $(VENV)/ready
 
@@ -44,9 +44,9 @@ test-extras: ## the suite with every optional package, and the tests that need t
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-extras/bin/python -m pytest -q -n auto --maxprocesses 8 \
 	  -m 'not slow and not gpu and not browser'
 
-test-lowest: ## the suite at the lowest torch that pyproject.toml admits, in an environment of its own
+test-lowest: ## the suite at every lower bound of pyproject.toml, in an environment of its own
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet $(INDEX) --editable '.[test]' --constraint constraints/lowest.txt
+	.venv-lowest/bin/pip install --quiet $(INDEX) --editable '.[test,plot]' --constraint constraints/lowest.txt
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto --maxprocesses 8
 
 lint: setup
@@ -65,8 +65,17 @@ curvature-rivals: ## the environment of the rivals in benchmarks/spectrum.py
 	$(PYTHON) -m venv .venv-curvature
 	.venv-curvature/bin/pip install --quiet --no-deps --requirement constraints/curvature.txt
 
-docs: setup ## check that every link and every command in the documents exists
+docs: setup site ## check the documents' links, commands, names, facts and code; build the site
 	$(BIN)/python tools/check_docs.py
 
+site: setup ## the documents and the API as a site in site/, strictly: a warning is an error
+	$(BIN)/pip install --quiet $(INDEX) --editable '.[dev,docs]' --constraint constraints/cpu.txt
+	$(BIN)/python tools/notebooks.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+
+release: setup ## sdist and wheel in dist/, checked, installed elsewhere and tried
+	$(BIN)/pip install --quiet $(INDEX) --editable '.[dev,release]' --constraint constraints/cpu.txt
+	$(BIN)/python tools/release.py $(INDEX) --constraint constraints/cpu.txt
+
 clean:
-	rm -rf $(VENV) .venv-extras .venv-lowest .venv-pecos .venv-curvature build dist runs
+	rm -rf $(VENV) .venv-extras .venv-lowest .venv-pecos .venv-curvature build dist site runs

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import shoal
+
 ROOT = Path(__file__).parents[1]
 
 
-def _checker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_docs", ROOT / "tools" / "check_docs.py")
+def _tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-check_docs = _checker()
+check_docs = _tool("check_docs")
 
 
-@pytest.mark.parametrize("path", check_docs.documents(), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", check_docs.documents(), ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_a_document_keeps_its_word(path: Path) -> None:
     """Links, commands, names and code of every document exist and run."""
     assert list(check_docs.check(path)) == []
@@ -34,6 +39,44 @@ def test_the_documents_are_found() -> None:
     assert names >= {"CONTRIBUTING.md", "docs/concepts/flow.md", "docs/results/README.md"}
     blocks = check_docs.read(ROOT / "docs" / "concepts" / "flow.md").blocks
     assert sum(block.language == "pycon" for block in blocks) > 5
+
+
+@pytest.fixture(scope="module")
+def site() -> ModuleType:
+    return _tool("site")
+
+
+def test_every_public_name_has_its_page(site: ModuleType) -> None:
+    """The pages of the API hold each name of shoal once, and none is empty."""
+    sections = [line for page in site.api_pages().values() for line in page.splitlines()]
+    shown = [line.removeprefix("::: ") for line in sections if line.startswith("::: ")]
+    of_shoal = [name.rpartition(".")[2] for name in shown if check_docs.exists(name)]
+    assert len(shown) == len(of_shoal) > 100
+    assert set(shoal.__all__) | {"open", "load"} <= set(of_shoal)
+    assert len(set(shown)) == len(shown)
+
+
+def test_links_lead_to_where_files_stand_on_the_site(site: ModuleType) -> None:
+    """Within docs/ as they are; files of the repository become pages; anchors stay."""
+    text = "[a](../LOG.md#x) [b](../../src/shoal/tasks/labels.py) [c](https://x.org) [d](#y)"
+    assert site.relinked(text, "docs/how-to/choose.md") == (
+        "[a](../LOG.md#x) [b](../code/src/shoal/tasks/labels.py.md) [c](https://x.org) [d](#y)"
+    )
+    assert site.targets(text, "docs/how-to/choose.md") == ["src/shoal/tasks/labels.py"]
+    assert site.relinked("[a](docs/LOG.md)", "CONTRIBUTING.md") == "[a](LOG.md)"
+
+
+def test_notebooks_are_what_the_tutorials_say() -> None:
+    """Each tutorial has its notebook, made from it: same code, in order."""
+    notebooks = _tool("notebooks")
+    sources = sorted(notebooks.TUTORIALS.glob("*.md"))
+    assert len(sources) == 3
+    for source in sources:
+        made = notebooks.notebook(source.read_text(encoding="utf-8"))
+        assert source.with_suffix(".ipynb").read_text(encoding="utf-8") == made
+        code = [cell for cell in json.loads(made)["cells"] if cell["cell_type"] == "code"]
+        blocks = [block for block in check_docs.read(source).blocks if block.language == "python"]
+        assert ["".join(cell["source"]) + "\n" for cell in code] == [block.text for block in blocks]
 
 
 GOOD = """
@@ -87,6 +130,9 @@ def test_what_exists_is_no_problem(tmp_path: Path) -> None:
         ("```python\na = 1\n```\n```python\nassert a == 2\n```", "AssertionError"),
         ("```python\nimport absent_module\n```", "ModuleNotFoundError"),
         ("```pycon\n>>> 1 + 1\n3\n```", "Expected: 3 Got: 2"),
+        ("| a | b |\n|---|---|\n| 1 | 2 |\n\n| 3 | 4 |", "a row of a table without a head"),
+        ("| a | b |\n|---|---|\n| 1 |", "a row of 1 cells below 2"),
+        ("30<!-- shoal.tasks.labels.EPOCHS --> epochs", "shoal.tasks.labels.EPOCHS is"),
     ],
 )
 def test_what_does_not_exist_is_one_problem(tmp_path: Path, text: str, what: str) -> None:

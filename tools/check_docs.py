@@ -7,6 +7,8 @@
 - ``shoal verb --flag``, ``make target`` and ``python script.py --flag``, in fenced blocks and in
   code spans, are commands of this repository; so is a flag that stands alone in a span.
 - Spans like ``test_something`` and ``shoal.something`` name a test and a part of shoal.
+- A number before ``<!-- shoal.some.name -->`` is what that name holds in the code.
+- Tables are tables: a head, a rule below it, and rows of as many cells.
 - ``python`` blocks run, in order, in one namespace a file; ``pycon`` sessions answer as shown.
 
 Every problem is one line, ``file:line: what``; with any, the exit status is 1.
@@ -80,6 +82,8 @@ def check(path: Path) -> Iterator[str]:
     if not _of_its_day(path):
         yield from wrong_commands(document)
         yield from wrong_names(document)
+        yield from wrong_facts(document)
+    yield from wrong_tables(document)
     yield from wrong_code(document)
 
 
@@ -284,6 +288,49 @@ def exists(name: str) -> bool:
             return last in Path(str(module.__file__)).read_text(encoding="utf-8")
     owner, _, middle = home.rpartition(".")
     return hasattr(getattr(import_module(owner), middle), last)
+
+
+def wrong_facts(document: Document) -> Iterator[str]:
+    """Numbers that are not what the code says, each marked by a comment that readers do not see."""
+    for number, line in enumerate(document.prose, 1):
+        for said, name in re.findall(r"([\d.,]+)[*`]*<!-- (shoal\.[\w.]+) -->", line):
+            held = value(name)
+            if held is None or float(said.replace(",", "")) != float(held):
+                yield document.problem(number, f"{said} said, but {name} is {held}")
+
+
+def value(name: str) -> Any:
+    """What a dotted name of shoal holds: a number of a module, or a field's default; else None."""
+    if not exists(name):
+        return None
+    parts = name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            found: Any = import_module(".".join(parts[:cut]))
+            for part in parts[cut:]:
+                found = getattr(found, part)
+            return found
+    return None
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def wrong_tables(document: Document) -> Iterator[str]:
+    """Rows without a head, as after an empty line, and rows with more or fewer cells than it."""
+    head = 0
+    for number, line in enumerate(document.prose, 1):
+        if not (line.startswith("|") and line.rstrip().endswith("|")):
+            head = 0
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", _SPAN.sub("", line)))
+        if head == 0:
+            below = document.prose[number] if number < len(document.prose) else ""
+            if not re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", below):
+                yield document.problem(number, "a row of a table without a head")
+            head = cells
+        elif cells != head:
+            yield document.problem(number, f"a row of {cells - 1} cells below {head - 1}")
 
 
 # -- code ----------------------------------------------------------------------------------------

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shoal.core.memory import peaks
+import pytest
+
+from shoal.core import memory
+from shoal.core.memory import available_bytes, peaks
 from shoal.training.run import Run
 
 GROW = """
@@ -34,3 +37,11 @@ def test_every_line_of_a_record_tells_the_peak(tmp_path: Path) -> None:
     run.write("b", {"peak_mib": 1})
     first, second = run.log()
     assert 0 < first["peak_mib"] <= peaks()["peak_mib"] and second["peak_mib"] == 1
+
+
+def test_a_system_that_has_no_count_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: no /proc, no sysconf; nothing is made up."""
+    assert (available_bytes() or 0) > 2**20
+    monkeypatch.setattr(memory, "Path", lambda name: Path("absent", name[1:]))
+    monkeypatch.delattr("os.sysconf")
+    assert available_bytes() is None

@@ -29,7 +29,7 @@ from torch import Tensor
 from shoal.cli.parts import Plan
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_positive
+from shoal.core.errors import expect, expect_positive, fail
 from shoal.core.memory import available_bytes
 from shoal.data.graphs import labeled_nodes, read
 from shoal.graph.features import row_width
@@ -238,8 +238,12 @@ def _room(asked: Plan) -> tuple[int, int]:
     device = 0.0 if asked.device_gib is None else asked.device_gib * _GIB
     if asked.device_gib is None and asked.device != "cpu":
         device = torch.cuda.mem_get_info(torch.device(asked.device))[0] / 2
-    host = available_bytes() / 2 if asked.host_gib is None else asked.host_gib * _GIB
-    return int(device), int(host)
+    if asked.host_gib is not None:
+        return int(device), int(asked.host_gib * _GIB)
+    left = available_bytes()
+    if left is None:
+        fail("host_gib", "GiB of host memory", "none, and no count by this system", "set it")
+    return int(device), left // 2
 
 
 def _expect_numbers(asked: Plan) -> None:

@@ -29,12 +29,17 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / kib / 1024
 
 
-def available_bytes() -> int:
-    """Host memory that is left without swapping; all of it where the system has no count."""
+def available_bytes() -> int | None:
+    """Host memory that is left without swapping, or all of it; None where the system does not say.
+
+    Linux says what is left, macOS what there is, Windows neither by Python alone.
+    """
     meminfo = Path("/proc/meminfo")
     for line in meminfo.read_text().splitlines() if meminfo.exists() else []:
         if line.startswith("MemAvailable"):
             return int(line.split()[1]) * 1024
+    if not hasattr(os, "sysconf"):
+        return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
