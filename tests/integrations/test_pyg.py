@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from operator import ne
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,6 +16,8 @@ from torch import Tensor, nn
 
 from shoal.core.errors import InputError
 from shoal.data.graphs import load_nodes
+from shoal.fetch.disk import DiskRows
+from shoal.fetch.tiered import TieredTable
 from shoal.fetch.unified import unified
 from shoal.graph.layers import ConvLayer, Layered, full_graph
 from shoal.integrations.pyg import (
@@ -135,18 +140,238 @@ def test_whole_neighborhoods_give_the_full_graphs_rows() -> None:
     torch.testing.assert_close(found[:3], expected[torch.tensor([7, 0, 33])])
 
 
-def test_epochs_and_seeds_draw_anew() -> None:
-    """The same batch draws the same edges, unless the epoch or the seed is another."""
-    data, asked = made(), {"num_neighbors": [3], "batch_size": 60}
+def drawn(loader: Any) -> list[list[int]]:
+    """The edges of each batch of an epoch."""
+    return [batch.e_id.tolist() for batch in loader]
 
-    def edges(loader: Any) -> list[int]:
-        return next(iter(loader)).e_id.tolist()
 
-    loader = NeighborLoader(data, **asked)
-    first = edges(loader)
-    assert edges(loader) == first != edges(NeighborLoader(data, **asked, seed=1))
-    loader.node_sampler.set_epoch(1)
-    assert edges(loader) != first
+@pytest.mark.parametrize("asked", [{}, {"shuffle": True}, {"num_workers": 2}, {"batch_size": 1}])
+def test_every_epoch_draws_anew(asked: dict[str, Any]) -> None:
+    """Also batches of one, and workers that live on; an epoch that is chosen comes again."""
+    asked = {"num_neighbors": [2, 2], "batch_size": 20, "seed": 3} | asked
+    if "num_workers" in asked:
+        asked["persistent_workers"] = True
+    loader = NeighborLoader(made(), **asked, generator=seeded())
+    epochs = [drawn(loader) for _ in range(3)]
+    assert all(map(ne, epochs, epochs[1:])) and epochs[0] != epochs[2]
+    again = NeighborLoader(made(), **asked | {"num_workers": 0, "persistent_workers": False})
+    again.set_epoch(2)
+    if not asked.get("shuffle"):
+        assert drawn(again) == epochs[2]
+
+
+def test_links_draw_other_negatives_in_every_epoch() -> None:
+    """Without shuffling too."""
+    loader = LinkNeighborLoader(made(), [2], neg_sampling="binary", batch_size=100)
+
+    def negatives() -> list[list[int]]:
+        label = [(b, b.edge_label_index[:, b.edge_label == 0]) for b in loader]
+        return torch.cat([b.n_id[ends] for b, ends in label], 1).tolist()
+
+    assert negatives() != negatives()
+
+
+def test_epochs_that_overlap_are_epochs_of_their_own() -> None:
+    """Validation in the middle of an epoch, by the same sampler, changes none of its batches."""
+    data, sampler = made(), PygSampler(made(), [2, 2])
+    asked: dict[str, Any] = {"neighbor_sampler": sampler, "batch_size": 10, "seed": 0}
+    alone = drawn(NeighborLoader(data, **asked))
+    for workers in (0, 2):
+        loader, other = (NeighborLoader(data, **asked, num_workers=w) for w in (workers, 0))
+        found = []
+        for batch in loader:
+            found.append(batch.e_id.tolist())
+            drawn(other)
+        assert found == alone
+
+
+def test_torchs_seed_decides_where_none_is_given() -> None:
+    """As in PyG: torch.manual_seed makes draws repeatable, in shoal's loaders and in others."""
+    from torch_geometric.loader import NodeLoader
+
+    def epoch(seed: int, make: Callable[[], Any]) -> list[list[int]]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return drawn(make())
+
+    data = made()
+    for make in (
+        lambda: NeighborLoader(data, [2], batch_size=20),
+        lambda: NodeLoader(data, PygSampler(data, [2]), batch_size=20),
+    ):
+        assert epoch(0, make) == epoch(0, make) != epoch(1, make)
+    loader = NodeLoader(data, PygSampler(data, [2]), batch_size=20)
+    assert drawn(loader) != drawn(loader)
+
+
+def test_a_seed_that_repeats_is_expanded_as_often() -> None:
+    """Each time with its own draws, at its own place; the rows are the graph's, once and again."""
+    data = made()
+    seeds = torch.tensor([7, 3, 7, 7, 3])
+    (batch,) = NeighborLoader(data, [2, 2], seeds, batch_size=5)
+    assert batch.batch_size == 5 and torch.equal(batch.n_id[:5], seeds)
+    assert torch.equal(batch.x, data.x[batch.n_id]) and torch.equal(batch.y, data.y[batch.n_id])
+    assert torch.equal(batch.n_id[batch.edge_index], data.edge_index[:, batch.e_id])
+    rest = batch.n_id[5:]
+    assert len(rest.unique()) == len(rest) and not set(rest.tolist()) & {3, 7}
+    degree = (data.edge_index[1].bincount()[seeds]).clamp(max=2)
+    assert torch.equal(batch.edge_index[1].bincount(minlength=5)[:5], degree)
+    draws = {tuple(batch.e_id[batch.edge_index[1] == at].tolist()) for at in (0, 2, 3)}
+    assert len(draws) > 1  # node 7 has more than two neighbors
+
+
+def test_whole_neighborhoods_of_repeated_seeds() -> None:
+    """With all neighbors each of them comes out as from the whole graph."""
+    data, layers = made(), convs("sage")[0]
+    expected = layers[1](layers[0](data.x, data.edge_index).relu(), data.edge_index)
+    seeds = torch.tensor([9, 4, 9, 0, 4, 9])
+    (batch,) = NeighborLoader(data, [-1, -1], seeds, batch_size=6)
+    found = layers[1](layers[0](batch.x, batch.edge_index).relu(), batch.edge_index)
+    torch.testing.assert_close(found[:6], expected[seeds])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pygs_imbalanced_sampler(workers: int) -> None:
+    """It draws nodes with replacement, rare classes as often as others."""
+    from torch_geometric.loader import ImbalancedSampler
+
+    data = made()
+    data.y = (torch.arange(60) < 6).long()  # one in ten
+    sampler = ImbalancedSampler(data.y, num_samples=400)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        loader = NeighborLoader(data, [2], batch_size=50, sampler=sampler, num_workers=workers)
+        seen = torch.cat([batch.y[: batch.batch_size] for batch in loader])
+    assert len(seen) == 400 and 0.4 < seen.float().mean() < 0.6
+
+
+def test_it_is_pygs_own_class() -> None:
+    """isinstance and subclasses work, arguments come in PyG's order."""
+    from torch_geometric import loader as theirs
+
+    class Mine(NeighborLoader):
+        def filter_fn(self, out: Any) -> Any:
+            return super().filter_fn(out).update({"mine": True})
+
+    loader = Mine(made(), [2], torch.arange(10), None, True, batch_size=5)
+    assert isinstance(loader, NeighborLoader) and isinstance(loader, theirs.NeighborLoader)
+    assert loader.node_sampler.replace and len(loader) == 2
+    assert all(batch.mine for batch in loader)
+    assert loader(torch.tensor([3])).n_id[0] == 3  # a batch by hand, as PyG has it
+    links = LinkNeighborLoader(made(), [2])
+    assert isinstance(links, theirs.LinkNeighborLoader)
+
+
+@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize("cache", [False, True])
+def test_layer_wise_inference(table: bool, cache: bool) -> None:
+    """PyG's own models compute all nodes layer by layer, as from the whole graph."""
+    from torch_geometric.nn import GraphSAGE
+
+    data = made()
+    torch.manual_seed(0)
+    model = GraphSAGE(5, 8, 2, 3).eval()
+    expected = model(data.x, data.edge_index)
+    if table:
+        data.x = TieredTable(data.x)
+    loader = NeighborLoader(data, [-1], batch_size=16)
+    torch.testing.assert_close(model.inference(loader, cache=cache), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["memory", "tiers", "disk"])
+def test_tables_give_the_rows_of_a_batch(kind: str, workers: int, tmp_path: Path) -> None:
+    """In host memory, in tiers or in a file, of nodes and of edges; a transform sees them cut."""
+    data = made()
+    np.save(tmp_path / "x.npy", data.x.numpy())
+    path = tmp_path / "x.npy"
+    made_by = {
+        "memory": lambda: TieredTable(data.x),
+        "tiers": lambda: TieredTable(path, data.edge_index[1].bincount(minlength=60), host_rows=9),
+        "disk": lambda: DiskRows(path),
+    }
+    other = Data(x=made_by[kind](), edge_attr=TieredTable(data.edge_attr), y=data.y)
+    other.edge_index = data.edge_index
+    widths = []
+    loader = NeighborLoader(
+        other, [2, 2], batch_size=16, num_workers=workers,
+        transform=lambda batch: batch.update({"wide": batch.x.shape[1]}),
+    )  # fmt: skip
+    for batch in loader:
+        assert torch.equal(batch.x, data.x[batch.n_id])
+        assert torch.equal(batch.edge_attr, data.edge_attr[batch.e_id])
+        assert batch.num_nodes == len(batch.n_id)
+        widths.append(batch.wide)
+    assert widths == [5] * 4 and loader.data.num_nodes == 60
+    assert isinstance(other.x, TieredTable | DiskRows) and "num_nodes" not in other
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS:UserWarning")  # torch says that they are in beta
+@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_coo, torch.sparse_csc])
+def test_a_sparse_matrix_in_place_of_edges(layout: torch.layout) -> None:
+    """What ToSparseTensor makes gives batches with a matrix, and the same numbers."""
+    from torch_geometric.transforms import ToSparseTensor
+
+    data = made()
+    data.edge_index = data.edge_index.unique(dim=1)  # a matrix holds each edge once
+    data.edge_weight = torch.rand(data.num_edges, generator=seeded(1)) + 0.1
+    del data.edge_attr
+    conv = GraphConv(5, 3)
+    expected = conv(data.x, data.edge_index, data.edge_weight)
+    matrix = ToSparseTensor(attr="edge_weight", layout=torch.sparse_csr)(data.clone())
+    matrix.adj_t = matrix.adj_t.to_sparse(layout=layout)
+    for batch in NeighborLoader(matrix, [-1], torch.arange(60), batch_size=20):
+        assert batch.adj_t.layout == layout and "edge_index" not in batch
+        entries = batch.adj_t.to_sparse_coo().coalesce()
+        found = conv(batch.x, entries.indices().flip(0), entries.values())
+        torch.testing.assert_close(found[:20], expected[batch.n_id[:20]])
+    links = next(iter(LinkNeighborLoader(matrix, [2], batch_size=30)))
+    assert links.edge_label_index.shape == (2, 30)
+
+
+def test_loaders_share_a_sampler() -> None:
+    """One copy of the graph for training, validation and PyG's own loaders and data modules."""
+    from torch_geometric.loader import NeighborLoader as Theirs
+
+    data = made()
+    sampler = PygSampler(data, [2, 2], weight_attr="edge_weight")
+    mine = NeighborLoader(data, neighbor_sampler=sampler, batch_size=20)
+    theirs = Theirs(data, [2, 2], neighbor_sampler=sampler, batch_size=20)
+    links = LinkNeighborLoader(data, [2, 2], neighbor_sampler=sampler, batch_size=20)
+    assert mine.node_sampler is theirs.node_sampler is links.link_sampler is sampler
+    for loader in (mine, theirs):
+        assert sum(batch.batch_size for batch in loader) == 60
+    sampler.num_neighbors = [1]
+    assert all(batch.edge_index[1].bincount().max() == 1 for batch in mine)
+
+
+def test_the_usual_script_for_inference() -> None:
+    """PyG's example of GraphSAGE: a loader over a shallow copy whose features are then dropped."""
+    data = made()
+    loader = NeighborLoader(copy.copy(data), [-1], input_nodes=None, batch_size=16)
+    del loader.data.x, loader.data.y
+    loader.data.num_nodes = data.num_nodes
+    loader.data.n_id = torch.arange(data.num_nodes)
+    conv = SAGEConv(5, 3)
+    parts = [conv(data.x[b.n_id], b.edge_index)[: b.batch_size] for b in loader]
+    torch.testing.assert_close(torch.cat(parts), conv(data.x, data.edge_index))
+
+
+@pytest.mark.extras  # workers that start from nothing import torch
+def test_loaders_travel_to_spawned_workers(tmp_path: Path) -> None:
+    """With rows that lie in a file, of which the workers map their own."""
+    data = made()
+    np.save(tmp_path / "x.npy", data.x.numpy())
+    for x in (unified(tmp_path / "x.npy"), TieredTable(tmp_path / "x.npy", host_rows=5)):
+        other = Data(x=x, edge_index=data.edge_index)
+        loader = NeighborLoader(
+            other, [2], batch_size=30, num_workers=2, multiprocessing_context="spawn", seed=0
+        )
+        found = list(loader)
+        assert [b.e_id.tolist() for b in found] == drawn(
+            NeighborLoader(data, [2], batch_size=30, seed=0)
+        )
+        assert all(torch.equal(b.x, data.x[b.n_id]) for b in found)
 
 
 def test_weights_are_chances() -> None:
@@ -199,6 +424,11 @@ def test_data_is_read_as_it_is(tmp_path: Path) -> None:
         load_nodes(HeteroData())
 
 
+def short() -> Data:
+    """A table that lacks a row."""
+    return Data(x=TieredTable(torch.ones(59, 1)), edge_index=made().edge_index, num_nodes=60)
+
+
 def _many(**options: Any) -> Callable[[], object]:
     return lambda: NeighborLoader(made(), [2], batch_size=4, **options)
 
@@ -209,15 +439,32 @@ def _many(**options: Any) -> Callable[[], object]:
     [
         (lambda: PygSampler(HeteroData(), [2]), "data: expected a homogeneous Data"),
         (lambda: PygSampler(Data(x=torch.ones(2, 1)), [2]), "data: expected a homogeneous Data"),
-        (lambda: PygSampler(made(), []), "num_neighbors: expected a list of numbers"),
+        (lambda: PygSampler(made(), []), "num_neighbors: expected a list of whole numbers"),
+        (lambda: PygSampler(made(), [2.5]), "num_neighbors: expected a list of whole numbers"),
+        (lambda: PygSampler(made(), 5), "num_neighbors: expected a list of whole numbers"),
+        (lambda: PygSampler(made(), {"to": [2]}), "num_neighbors: expected a list of whole"),
+        (lambda: PygSampler(made(), [2, -3]), "num_neighbors: expected a list of whole numbers"),
+        (lambda: NeighborLoader(made()), "num_neighbors: expected a list .* got None"),
+        (lambda: NeighborLoader(HeteroData(), [2]), "data: expected a homogeneous Data"),
+        (lambda: NeighborLoader(Data(adj_t=torch.eye(3)), [2]), "adj_t: expected a sparse tensor"),
+        (_many(neighbor_sampler=PygSampler(made(), [3])), r"num_neighbors: expected \[3\], as nei"),
+        (
+            _many(neighbor_sampler=PygSampler(made(), [2]), replace=True),
+            "replace: expected False, as",
+        ),
+        (
+            _many(neighbor_sampler=PygSampler(made(9, 9), [2])),
+            "neighbor_sampler: expected one of 60",
+        ),
+        (_many(seed=-1), "seed: expected a whole number of at least 0"),
         (lambda: PygSampler(made(), [2], weight_attr="w"), r"w: expected one weight an edge"),
         (_many(disjoint=True), "disjoint: expected its default, False, got True; leave it out"),
         (_many(subgraph_type="induced"), "subgraph_type: expected its default, directional"),
-        (lambda: next(iter(_many(input_nodes=torch.tensor([1, 1]))())), "got a node twice"),
+        (lambda: NeighborLoader(short(), [2]), "x: expected a row a node, 60, got 59; align"),
         (lambda: next(iter(_many(input_nodes=torch.tensor([60]))())), r"ids in \[0, 60\), got 60"),
     ],
 )
 def test_what_it_does_not_do_is_named(call: Callable[[], object], message: str) -> None:
-    """Other graphs, missing weights, options of the compiled sampler, seeds twice: one line."""
+    """Other graphs, counts, weights, samplers and tables, options of the compiled sampler."""
     with pytest.raises(InputError, match=message):
         call()

@@ -79,6 +79,40 @@ class Layout:
         return self.start + math.prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The file that rows come from, as it was when it was opened: what travels in their place.
+
+    Attributes:
+        path: of the file, absolute.
+        name: of the array in it; None where it holds one.
+        size: of the file, in bytes.
+        changed: time of its last change, in nanoseconds.
+    """
+
+    path: Path
+    name: str | None
+    size: int
+    changed: int
+
+    @staticmethod
+    def of(path: str | Path, name: str | None = None) -> Origin:
+        """Look at a file that exists."""
+        stat = Path(path).stat()
+        return Origin(Path(path).absolute(), name, stat.st_size, stat.st_mtime_ns)
+
+    def expect_same(self) -> None:
+        """See that the file is what it was.
+
+        Raises:
+            InputError: if it is missing, or another.
+        """
+        now = Origin.of(expect_file(self.path, "the rows of a table that travelled"), self.name)
+        want = f"the file of {self.size} bytes that the table was made of"
+        got = f"{now.size} bytes, changed since"
+        expect(now == self, str(self.path), want, got, "make the table again")
+
+
 def layout_of(path: str | Path, name: str | None = None) -> Layout:
     """Read the headers of a file whose rows are wanted.
 
@@ -227,6 +261,27 @@ def map_array(found: Layout) -> Shaped[Tensor, ...]:
         fail(str(found.path), "a file that can be mapped", error.strerror, remedy)
     rows = torch.from_numpy(np.frombuffer(raw, np.uint8, offset=before))
     return rows.view(found.dtype).view(found.shape)
+
+
+def is_written(rows: Tensor) -> bool:
+    """Whether rows that were mapped from a file may differ from it: something wrote to them here.
+
+    Linux counts the pages that a process has of its own; elsewhere the answer is yes.
+    """
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
+        return True
+    begin, end = rows.data_ptr(), rows.data_ptr() + rows.nbytes
+    inside = False
+    with smaps.open() as lines:
+        for line in lines:
+            first, *rest = line.split(maxsplit=2)
+            if not first.endswith(":"):  # a stretch of memory: its first and last address
+                low, high = (int(x, 16) for x in first.split("-"))
+                inside = low < end and begin < high
+            elif inside and first == "Anonymous:" and int(rest[0]) > 0:
+                return True
+    return False
 
 
 def _copied_on_write() -> dict[str, int]:

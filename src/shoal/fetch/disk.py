@@ -28,7 +28,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from shoal.core.errors import expect, expect_ids, expect_positive, fail
-from shoal.core.mapped import layout_of
+from shoal.core.mapped import Origin, layout_of
 from shoal.fetch.gather import LENT_BYTES, Buffers, expect_out
 from shoal.fetch.threads import for_each
 
@@ -71,7 +71,7 @@ class DiskRows:
         want, remedy = "a system with preadv (Linux, macOS 11)", "use shoal.unified(path)"
         expect(able, "DiskRows", want, sys.platform, remedy)
         self._layout = layout_of(path, name)
-        self._name, self._threads = name, threads
+        self._origin, self._threads = Origin.of(path, name), threads
         self.shape, self.dtype = torch.Size(self._layout.shape), self._layout.dtype
         self._file = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._file)
@@ -89,7 +89,7 @@ class DiskRows:
         return f"DiskRows({str(self.path)!r}, {tuple(self.shape)}, {self.dtype})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (self.path, self._name, self._threads)
+        return _reopen, (self._origin, self._threads)
 
     @property
     def path(self) -> Path:
@@ -196,8 +196,9 @@ def _identity(stat: os.stat_result) -> tuple[int, ...]:
     return stat.st_size, stat.st_mtime_ns, stat.st_dev, stat.st_ino
 
 
-def _reopen(path: Path, name: str | None, threads: int) -> DiskRows:
-    return DiskRows(path, name, threads=threads)
+def _reopen(origin: Origin, threads: int) -> DiskRows:
+    origin.expect_same()
+    return DiskRows(origin.path, origin.name, threads=threads)
 
 
 def runs(rows: np.ndarray, start: int, row_bytes: int) -> np.ndarray:

@@ -20,7 +20,9 @@ import textwrap
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,6 +113,7 @@ class TieredTable:
         idle = on_disk or host_rows == 0
         expect(idle, "host_rows", "0, as all rows are in host memory", host_rows, "leave it out")
         expect_device(str(device))
+        self._asked = {"device_rows": device_rows, "host_rows": host_rows, "device": device}
         hot = self._cache(device_rows, torch.device(device), 0)
         warm = self._cache(min(host_rows, len(self) - len(hot)), torch.device("cpu"), len(hot))
         self._caches = {name: x for name, x in (("device", hot), ("host", warm)) if len(x)}
@@ -137,6 +140,26 @@ class TieredTable:
         lines = Columns({"tier": name, **use.percent()} for name, use in self.use().items())
         title = f"TieredTable of {tuple(self.shape)} {self.dtype}; reads in per cent"
         return f"{title}\n{textwrap.indent(str(lines), '  ')}"
+
+    def __getitem__(self, ids: Int[Tensor, " s"]) -> Shaped[Tensor, "s ..."]:
+        """Rows `ids`, as :meth:`gather` gives them."""
+        return self.gather(ids)
+
+    def to(self, device: torch.device | str) -> TieredTable:
+        """This table, for the host: what code for tensors asks before it reads rows.
+
+        Raises:
+            InputError: if another device is asked for.
+        """
+        remedy = "leave it out: rows arrive where their ids are"
+        expect(torch.device(device).type == "cpu", "device", "the host", device, remedy)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as what the table was made of: rows in a file as its path, caches empty-handed."""
+        seen = self._seen_by_all() if self._observes else None
+        scores = None if self._observes else self._scores
+        return partial(_arrive, **self._asked), (self._below, scores, seen)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -235,12 +258,17 @@ class TieredTable:
         Between epochs: it waits until no gather is under way, and those that come meanwhile wait
         for it. Counts of what tiers serve start again at zero; counts of rows go on.
         """
-        if self._seen:
+        scores = self._seen_by_all()
+        if scores is not None:
             with self._gate.one(), self._counting:
-                counts = [seen.cpu().double() for seen in self._seen.values()]
-                self._scores = torch.stack(counts).sum(0)
+                self._scores = scores
                 self._place(self._scores)
                 self._served = dict.fromkeys(self._served, 0)
+
+    def _seen_by_all(self) -> Tensor | None:
+        """How often each row was read, whatever the device of the ids; None before the first."""
+        counts = [seen.cpu().double() for seen in self._seen.values()]
+        return torch.stack(counts).sum(0) if counts else None
 
     def _place(self, scores: Tensor) -> None:
         caches = list(self._caches.values())
@@ -280,6 +308,15 @@ class TieredTable:
             name: TierUse(count, shares.get(name), reads[name] / total if total else None)
             for name, count in counts.items()
         }
+
+
+def _arrive(below: object, scores: Tensor | None, seen: Tensor | None, **asked: Any) -> TieredTable:
+    """A table that travelled: with what it held, and what it counted."""
+    table = TieredTable(below, scores, **asked)  # pyright: ignore[reportArgumentType]
+    if seen is not None:
+        table._seen[torch.device("cpu")] = seen.int()
+        table.refresh()
+    return table
 
 
 def _table(rows: object) -> UnifiedTensor | DiskRows:

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from shoal.core.errors import expect, expect_ids, fail
-from shoal.core.mapped import map_rows
+from shoal.core.mapped import Origin, is_written, map_rows
 from shoal.fetch import device_rows
 from shoal.fetch.device_rows import DeviceRows
 from shoal.fetch.dispatch import DISPATCH
@@ -57,9 +57,10 @@ def unified(
     Args:
         rows: a CPU tensor, a numpy array or memory map, or a ``.npy``, ``.npz`` or
             ``.safetensors`` file, which may be larger than memory and is read when it is touched;
-            writing to it changes this process's copy. At least 1-d. A leaf that requires a gradient
-            gives a table that does, and a parameter a parameter. A unified tensor without new
-            settings is returned as it is.
+            writing to it changes this process's copy. A table of a file travels to other processes,
+            and is copied, as the file's path, until its rows are written to. At least 1-d. A leaf
+            that requires a gradient gives a table that does, and a parameter a parameter. A unified
+            tensor without new settings is returned as it is.
         optimizer: moves the rows in :meth:`UnifiedTensor.update`.
         name: which array of a file that may hold several; not needed where it holds one.
         default_device: computes where operands leave the place open (host ids, no other operand);
@@ -83,9 +84,11 @@ def unified(
     if isinstance(rows, UnifiedTensor):
         if optimizer is None and device is None and not propagates:
             return rows
-        return _make(rows._plain, optimizer or rows.optimizer, mapped=rows._mapped, **settings)
+        kept = {"mapped": rows._mapped, "origin": rows._origin}
+        return _make(rows._plain, optimizer or rows.optimizer, **kept, **settings)
     if isinstance(rows, str | Path):
-        return _make(map_rows(rows, name), optimizer, mapped=True, **settings)
+        plain = map_rows(rows, name)
+        return _make(plain, optimizer, mapped=True, origin=Origin.of(rows, name), **settings)
     known = isinstance(rows, Tensor | np.ndarray)
     expect(known, "rows", "a tensor, an array or a path", type(rows).__name__, "convert them")
     if isinstance(rows, np.ndarray):
@@ -130,6 +133,7 @@ class UnifiedTensor(Tensor):
     _is_param: bool
     _plain: Tensor
     _mapped: bool
+    _origin: Origin | None
     _row_bytes: int
     _buffers: Buffers
     _device_rows: DeviceRows
@@ -304,6 +308,7 @@ class UnifiedTensor(Tensor):
         """Move the rows to memory that other processes see; devices map them again."""
         self._device_rows.forget()
         self._plain.share_memory_()
+        self._origin = None
         return self
 
     def alias(self) -> UnifiedTensor:
@@ -324,19 +329,34 @@ class UnifiedTensor(Tensor):
         if id(self) not in memo:
             self.synchronize()
             optimizer = copy.deepcopy(self.optimizer, memo)
-            memo[id(self)] = _make(self._plain.clone(), optimizer, **self._settings())
+            file = self._file()
+            rows = self._plain.clone() if file is None else file
+            memo[id(self)] = _copy(rows, optimizer, **self._settings())
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         self.synchronize()
         if self._is_alias and not self._is_param:
             return self._plain.__reduce_ex__(protocol)
-        return partial(_make, **self._settings()), (self._plain, self.optimizer)
+        return partial(_copy, **self._settings()), (self._file() or self._plain, self.optimizer)
+
+    def _file(self) -> Origin | None:
+        """The file that holds these rows, if one does."""
+        return None if self._origin is None or is_written(self._plain) else self._origin
 
     def _settings(self) -> dict[str, Any]:
         """What makes a table of other memory like this one."""
         kind = {"requires_grad": self.requires_grad, "parameter": self._is_param}
         return {"default_device": self.default_device, "propagates": self.propagates, **kind}
+
+
+def _copy(rows: Tensor | Origin, optimizer: RowOptimizer | None, **settings: Any) -> UnifiedTensor:
+    """A table of rows that travelled, or of the file that they lie in."""
+    if isinstance(rows, Tensor):
+        return _make(rows, optimizer, **settings)
+    rows.expect_same()
+    plain = map_rows(rows.path, rows.name)
+    return _make(plain, optimizer, mapped=True, origin=rows, **settings)
 
 
 def _make(
@@ -346,6 +366,7 @@ def _make(
     default_device: torch.device | None,
     propagates: bool,
     mapped: bool = False,
+    origin: Origin | None = None,
     requires_grad: bool = False,
     parameter: bool = False,
 ) -> UnifiedTensor:
@@ -355,7 +376,8 @@ def _make(
     expect(rows.dim() >= 1, "rows", "at least one axis", "a number", "stack the rows")
     table = torch.Tensor._make_subclass(UnifiedTensor, rows)
     table.optimizer, table.default_device, table.propagates = optimizer, default_device, propagates
-    table._plain, table._mapped, table._is_alias = rows, mapped, False
+    table._plain, table._is_alias = rows, False
+    table._mapped, table._origin = mapped, origin
     table._is_param = parameter  # torch takes a tensor with this mark for a parameter
     table._row_bytes = math.prod(rows.shape[1:]) * rows.element_size()
     table._buffers = Buffers()

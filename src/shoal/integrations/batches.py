@@ -21,12 +21,9 @@ from torch.utils.data import BatchSampler
 
 from shoal.core import checkpoint
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_positive
+from shoal.core.errors import expect, expect_positive, fail
 from shoal.sample.fanout import draw
 from shoal.sample.seeds import ClusterBatchSampler, EmbeddingBank
-
-FILE = "ngame.safetensors"
-"""What :meth:`NgameBatchSampler.save` writes into a checkpoint's folder."""
 
 
 class NgameBatchSampler(BatchSampler):
@@ -44,6 +41,7 @@ class NgameBatchSampler(BatchSampler):
             epoch takes one of them at random. Without it point j is row j.
         warm_epochs: epochs of random batches before the first clustering; 1 as in ``shoal train``.
         refresh_every: epochs between two clusterings; 1 as there.
+        name: of its file in a checkpoint; several samplers in one trainer need a name each.
 
     Raises:
         InputError: if `rows` does not list something for every point, or a count is out of range.
@@ -67,6 +65,7 @@ class NgameBatchSampler(BatchSampler):
         *,
         warm_epochs: int = 1,
         refresh_every: int = 1,
+        name: str = "ngame",
     ) -> None:
         super().__init__(clusters, clusters.batch_size, clusters.drop_last)  # pyright: ignore
         expect(warm_epochs >= 0, "warm_epochs", "at least 0", warm_epochs, "raise it")
@@ -80,6 +79,7 @@ class NgameBatchSampler(BatchSampler):
         self.embed = (lambda: embed.rows) if isinstance(embed, EmbeddingBank) else embed
         self.clusters, self.rows = clusters, rows
         self.warm_epochs, self.refresh_every = warm_epochs, refresh_every
+        self.file = f"{name}.safetensors"
         self.epoch = 0
         self.begun = -1
 
@@ -104,6 +104,16 @@ class NgameBatchSampler(BatchSampler):
 
     def _refresh(self) -> None:
         """Cluster in the first process, and tell the others."""
+        want, remedy = "a bank that the loss fills", "pass the same bank to the loss"
+        if self.bank is not None and not self.bank.filled:
+            if self.warm_epochs == 0:
+                remedy = "use warm_epochs=1"
+            fail(
+                "embed",
+                want,
+                "one without a row",
+                f"{remedy}; MatryoshkaLoss fills its width alone",
+            )
         many = distributed.is_available() and distributed.is_initialized()
         if not many or distributed.get_rank() == 0:
             self.clusters.refresh(self.embed())
@@ -162,7 +172,7 @@ class NgameBatchSampler(BatchSampler):
 
     def save(self, folder: str | Path) -> None:
         """Write the state into `folder`, all of it or nothing."""
-        checkpoint.save(Path(folder) / FILE, self.state_dict())
+        checkpoint.save(Path(folder) / self.file, self.state_dict())
 
     def load(self, folder: str | Path) -> None:
         """Take up what :meth:`save` wrote into `folder`.
@@ -170,4 +180,4 @@ class NgameBatchSampler(BatchSampler):
         Raises:
             InputError: if it is missing, damaged, or another sampler's.
         """
-        self.load_state_dict(checkpoint.load(Path(folder) / FILE))
+        self.load_state_dict(checkpoint.load(Path(folder) / self.file))

@@ -2,17 +2,21 @@
 
 PyG's own ``NeighborLoader`` and ``LinkNeighborLoader`` raise ImportError where pyg-lib is not
 installed, and pyg-lib is not on PyPI. :class:`PygSampler` answers what PyG asks of a sampler
-(``torch_geometric.sampler.BaseSampler``), in plain torch; :func:`NeighborLoader` and
-:func:`LinkNeighborLoader` put it into PyG's ``NodeLoader`` and ``LinkLoader`` under the names that
-scripts import already. Models, transforms, workers and the layout of a batch are PyG's own.
+(``torch_geometric.sampler.BaseSampler``), in plain torch. ``NeighborLoader`` and
+``LinkNeighborLoader`` are PyG's own classes with that sampler in them, under the names that scripts
+import already (:mod:`shoal.integrations._pyg`, which needs PyG as soon as it is imported). Models,
+transforms, workers and the layout of a batch are PyG's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from hashlib import blake2b
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
@@ -23,6 +27,42 @@ from shoal.core.errors import expect, expect_ids, fail
 from shoal.sample.fanout import draw
 from shoal.sample.relabel import Scratch, distinct
 
+if TYPE_CHECKING:
+    from shoal.integrations._pyg import LinkNeighborLoader as LinkNeighborLoader
+    from shoal.integrations._pyg import NeighborLoader as NeighborLoader
+
+# Where the draws of the batch at hand come from; set by a loader that numbers its batches.
+_STREAM: ContextVar[tuple[int, int, int] | None] = ContextVar("stream", default=None)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the loaders when they are asked for, and PyG with them.
+
+    Raises:
+        AttributeError: if there is no such name.
+        InputError: if torch_geometric is not installed.
+    """
+    if name not in ("NeighborLoader", "LinkNeighborLoader"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _import("torch_geometric.loader")
+    from shoal.integrations import _pyg
+
+    return getattr(_pyg, name)
+
+
+@contextmanager
+def drawing_from(stream: tuple[int, int, int]) -> Iterator[None]:
+    """Let samplers draw from a stream: (seed, epoch, number of the batch), all at least 0.
+
+    Yields:
+        nothing.
+    """
+    before = _STREAM.set(stream)
+    try:
+        yield
+    finally:
+        _STREAM.reset(before)
+
 
 def graph_of(data: Any) -> tuple[Csr, Int[Tensor, " e"]]:
     """The in-neighbor lists of a PyG ``Data``, and which of its edges each entry is.
@@ -30,6 +70,7 @@ def graph_of(data: Any) -> tuple[Csr, Int[Tensor, " e"]]:
     Returns:
         row v of the matrix lists the sources of v's incoming edges; entry i is edge ``order[i]`` of
         ``data.edge_index``, so ``data.edge_attr[order]`` are the rows of the matrix's entries.
+        Without an edge_index the edges are the entries of ``data.adj_t``.
 
     Raises:
         InputError: if `data` is heterogeneous, has no edge_index, or an id is out of range.
@@ -42,6 +83,9 @@ def graph_of(data: Any) -> tuple[Csr, Int[Tensor, " e"]]:
         ((tensor([1, 0, 2]), tensor([0, 1, 3, 3])), [2, 0, 1])
     """
     edge_index = getattr(data, "edge_index", None)
+    adj_t = getattr(data, "adj_t", None)
+    if edge_index is None and adj_t is not None:
+        edge_index = edges_of(adj_t)[0]
     if not isinstance(edge_index, Tensor) or edge_index.dim() != 2 or len(edge_index) != 2:
         want = "a homogeneous Data with an edge_index of shape [2, edges]"
         fail("data", want, type(data).__name__, "convert it, as HeteroData.to_homogeneous does")
@@ -52,19 +96,41 @@ def graph_of(data: Any) -> tuple[Csr, Int[Tensor, " e"]]:
     return graph.with_values(None), graph.values
 
 
+def edges_of(adj_t: Any) -> tuple[Int[Tensor, "2 e"], Tensor]:
+    """Edges and values of the transposed adjacency matrix that PyG's ``ToSparseTensor`` makes.
+
+    Args:
+        adj_t: a sparse tensor of torch's, of any layout; entry (v, u) is an edge from u to v.
+
+    Raises:
+        InputError: if it is another kind of matrix.
+
+    Example:
+        >>> edges_of(torch.tensor([[0.0, 2.0], [0.0, 0.0]]).to_sparse_csr())
+        (tensor([[1],
+                [0]]), tensor([2.]))
+    """
+    sparse = isinstance(adj_t, Tensor) and adj_t.layout != torch.strided
+    remedy = "make it by ToSparseTensor(layout=torch.sparse_csr), or keep edge_index"
+    expect(sparse, "adj_t", "a sparse tensor of torch's", type(adj_t).__name__, remedy)
+    entries = adj_t.cpu().to_sparse_coo().coalesce()
+    return entries.indices().flip(0), entries.values()
+
+
 class PygSampler:
     """Sampled neighborhoods for PyG's ``NodeLoader`` and ``LinkLoader``.
 
     As in PyG each node is expanded once, at the hop at which it first appears, so a batch is one
-    subgraph for all layers. What a batch draws is a function of the seed, the epoch and its own
-    seeds alone: any number of workers gives the same batches.
+    subgraph for all layers; a seed that stands several times in a batch is expanded as often, each
+    time with draws of its own. In shoal's loaders the draws of a batch are a function of the seed,
+    the epoch and the batch's number, so any number of workers gives the same batches. In others
+    they come from torch's global stream, as those of PyG's own sampler do.
 
     Args:
         data: a homogeneous ``Data``.
         num_neighbors: edges drawn a node, one number a hop, the seeds' own hop first; -1 for all.
         replace: draw with replacement.
         weight_attr: the name of the data's edge weights, to draw in proportion to them.
-        seed: of all draws.
 
     Raises:
         InputError: if `data` is not homogeneous, there is no hop, or the weights are missing.
@@ -77,28 +143,32 @@ class PygSampler:
         *,
         replace: bool = False,
         weight_attr: str | None = None,
-        seed: int = 0,
     ) -> None:
-        good = isinstance(num_neighbors, Sequence) and len(num_neighbors) > 0
-        want = "a list of numbers, one a hop"
-        expect(good, "num_neighbors", want, num_neighbors, "pass [15, 10], say")
-        self.fanouts = [None if k < 0 else int(k) for k in num_neighbors]
         graph, self.edge_permutation = graph_of(data)
+        self.num_neighbors = num_neighbors
         if weight_attr is not None:
             weights = getattr(data, weight_attr, None)
             if not isinstance(weights, Tensor) or weights.shape != graph.indices.shape:
                 got = getattr(weights, "shape", weights)
                 fail(weight_attr, f"one weight an edge, [{graph.nnz}]", got, "set it in data")
             graph = graph.with_values(weights.cpu()[self.edge_permutation])
-        self.graph, self.replace, self.weighted = graph, replace, weight_attr is not None
-        self.seed, self.scratch = seed, Scratch()
-        # in shared memory, so that workers which live on through epochs see it change
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.graph, self.replace, self.weight_attr = graph, replace, weight_attr
+        self.scratch = Scratch()
         _import("torch_geometric.sampler").BaseSampler.register(PygSampler)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw anew for batches that come again in the same order, as without shuffling."""
-        self._epoch.fill_(epoch)
+    @property
+    def num_neighbors(self) -> list[int]:
+        """Edges drawn a node, one number a hop; -1 for all."""
+        return self._num_neighbors
+
+    @num_neighbors.setter
+    def num_neighbors(self, counts: Sequence[int]) -> None:
+        values = getattr(counts, "values", counts)  # of PyG's NumNeighbors
+        whole = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+        good = whole and all(isinstance(k, Integral) and int(k) >= -1 for k in values)
+        want = "a list of whole numbers, one a hop, -1 for all"
+        expect(good, "num_neighbors", want, counts, "pass [15, 10], say")
+        self._num_neighbors = [int(k) for k in values]
 
     def sample_from_nodes(self, inputs: Any, **_: Any) -> Any:
         """Sample around the nodes of a ``NodeSamplerInput``.
@@ -107,10 +177,10 @@ class PygSampler:
             a ``SamplerOutput`` whose nodes begin with the seeds.
 
         Raises:
-            InputError: if a seed is out of range or stands twice, or has a time.
+            InputError: if a seed is out of range or has a time.
         """
         _no_time(inputs)
-        out = self._sample(inputs.node, self._generator(inputs.node))
+        out = self._sample(inputs.node, _generator())
         out.metadata = (inputs.input_id, None)
         return out
 
@@ -124,7 +194,7 @@ class PygSampler:
             InputError: if an edge has a time or an end out of range.
         """
         _no_time(inputs)
-        generator = self._generator(torch.cat([inputs.row, inputs.col]))
+        generator = _generator()
         edge_sample = _import("torch_geometric.sampler.neighbor_sampler").edge_sample
         with torch.random.fork_rng(devices=[]):  # PyG draws negatives from torch's global stream
             torch.manual_seed(generator.initial_seed())
@@ -136,33 +206,36 @@ class PygSampler:
                 neg_sampling=neg_sampling,
             )
 
-    def _generator(self, ids: Tensor) -> Generator:
-        """The randomness of a batch, from the seed, the epoch and the batch's seeds."""
-        key = torch.cat([torch.tensor([self.seed, int(self._epoch)]), ids.long()])
-        word = blake2b(key.numpy().tobytes(), digest_size=8).digest()
-        return Generator().manual_seed(int.from_bytes(word, "little") >> 1)
-
     def _sample(self, seeds: Int[Tensor, " b"], generator: Generator) -> Any:
         """One subgraph: hop after hop, the nodes that the hop before brought."""
         graph, nodes = self.graph, seeds.long()
         expect_ids("input_nodes", nodes, graph.n_rows)
         place, begin = self.scratch.columns(graph), 0
-        once = torch.equal(distinct(nodes, place), nodes)
-        expect(once, "input_nodes", "distinct nodes in a batch", "a node twice", "use .unique()")
+        known = distinct(nodes, place)
+        # where each of them stands: a seed that repeats is found where it stands first
+        first = torch.full_like(known, len(nodes))
+        number = place.index_select(0, nodes).long()
+        first = first.scatter_reduce_(0, number, torch.arange(len(nodes)), "amin")
         rows, cols, edges, node_counts = [], [], [], [len(nodes)]
-        for fanout in self.fanouts:
+        for count in self.num_neighbors:
             front = nodes[begin:]
             drawn, indptr = draw(
-                graph, front, fanout, generator, replace=self.replace, weighted=self.weighted
+                graph,
+                front,
+                None if count < 0 else count,
+                generator,
+                replace=self.replace,
+                weighted=self.weight_attr is not None,
             )
             sources = graph.indices.index_select(0, drawn).long()
-            known, nodes = len(nodes), distinct(torch.cat([nodes, sources]), place)
-            rows.append(place.index_select(0, sources).long())
+            before, known = len(known), distinct(torch.cat([known, sources]), place)
             owner = torch.arange(begin, begin + len(front))
             cols.append(owner.repeat_interleave(indptr.diff()))
             edges.append(drawn)
-            node_counts.append(len(nodes) - known)
-            begin = known
+            nodes, begin = torch.cat([nodes, known[before:]]), len(nodes)
+            stands = torch.cat([first, torch.arange(len(seeds), len(nodes))])
+            rows.append(stands.index_select(0, place.index_select(0, sources).long()))
+            node_counts.append(len(nodes) - begin)
         return _import("torch_geometric.sampler").SamplerOutput(
             node=nodes,
             row=torch.cat(rows),
@@ -173,95 +246,13 @@ class PygSampler:
         )
 
 
-def NeighborLoader(
-    data: Any,
-    num_neighbors: Sequence[int],
-    input_nodes: Any = None,
-    *,
-    replace: bool = False,
-    weight_attr: str | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> Any:
-    """Make PyG's ``NodeLoader`` with shoal's sampler, in place of PyG's ``NeighborLoader``.
-
-    Args:
-        data: a homogeneous ``Data``; its ``x`` may be a :class:`~shoal.UnifiedTensor`.
-        num_neighbors: as in :class:`PygSampler`, and so are the three after `input_nodes`.
-        input_nodes: the nodes that are seeds: ids, a mask, or None for all.
-        replace: draw with replacement.
-        weight_attr: the name of the data's edge weights.
-        seed: of all draws.
-        options: all else that ``NodeLoader`` takes: ``batch_size``, ``shuffle``, ``num_workers``,
-            ``transform``, …
-
-    Returns:
-        a ``torch_geometric.loader.NodeLoader``.
-
-    Raises:
-        InputError: if torch_geometric is not installed, or as :class:`PygSampler`.
-    """
-    _refuse(options)
-    sampler = PygSampler(data, num_neighbors, replace=replace, weight_attr=weight_attr, seed=seed)
-    return _import("torch_geometric.loader").NodeLoader(data, sampler, input_nodes, **options)
-
-
-def LinkNeighborLoader(
-    data: Any,
-    num_neighbors: Sequence[int],
-    edge_label_index: Any = None,
-    *,
-    replace: bool = False,
-    weight_attr: str | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> Any:
-    """Make PyG's ``LinkLoader`` with shoal's sampler, in place of PyG's ``LinkNeighborLoader``.
-
-    Args:
-        data: a homogeneous ``Data`` whose ``edge_index`` passes messages. Edges that are to be
-            predicted should not stand in it: ``RandomLinkSplit`` sees to that for validation and
-            test, and for training with ``disjoint_train_ratio``.
-        num_neighbors: as in :class:`PygSampler`, and so are the three after `edge_label_index`.
-        edge_label_index: the edges that are seeds, ``[2, edges]``; None for all.
-        replace: draw with replacement.
-        weight_attr: the name of the data's edge weights.
-        seed: of all draws, negatives too.
-        options: all else that ``LinkLoader`` takes: ``edge_label``, ``neg_sampling``,
-            ``neg_sampling_ratio``, ``batch_size``, …
-
-    Returns:
-        a ``torch_geometric.loader.LinkLoader``.
-
-    Raises:
-        InputError: if torch_geometric is not installed, or as :class:`PygSampler`.
-    """
-    _refuse(options)
-    sampler = PygSampler(data, num_neighbors, replace=replace, weight_attr=weight_attr, seed=seed)
-    return _import("torch_geometric.loader").LinkLoader(data, sampler, edge_label_index, **options)
-
-
-# What PyG's loaders take, what it is by default, and what its compiled samplers alone do otherwise.
-_DEFAULTS = {
-    "time_attr": None,
-    "input_time": None,
-    "edge_label_time": None,
-    "neighbor_sampler": None,
-    "disjoint": False,
-    "directed": True,
-    "subgraph_type": "directional",
-    "temporal_strategy": "uniform",
-}
-
-
-def _refuse(options: dict[str, Any]) -> None:
-    """Take out what only PyG's own sampler reads, if it asks for nothing."""
-    options.pop("is_sorted", None)  # a hint about the order of edges, which shoal sorts anyway
-    for name, default in _DEFAULTS.items():
-        given = options.pop(name, default)
-        value = getattr(given, "value", given)  # PyG's enumerations
-        remedy = "leave it out, or install pyg-lib and use PyG's own loader"
-        expect(value == default, name, f"its default, {default}", given, remedy)
+def _generator() -> Generator:
+    """The randomness of the batch at hand."""
+    stream = _STREAM.get()
+    if stream is None:
+        return Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
+    (word,) = np.random.SeedSequence(stream).generate_state(1, np.uint64)
+    return Generator().manual_seed(int(word >> 1))
 
 
 def _no_time(inputs: Any) -> None:

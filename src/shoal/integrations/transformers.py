@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from shoal.core import checkpoint
 from shoal.core.distribution import require
 from shoal.core.errors import fail
-from shoal.integrations.batches import FILE, NgameBatchSampler
+from shoal.integrations.batches import NgameBatchSampler
 from shoal.integrations.callbacks import StepControl, announce
 
 _PACKAGE = "transformers", "transformers", "trainer"
@@ -35,8 +35,9 @@ def refresh_callback(sampler: NgameBatchSampler) -> Any:
     """Make the ``TrainerCallback`` that `sampler` needs: epochs, clusters, checkpoints.
 
     At the begin of an epoch it clusters anew where that is due. With each checkpoint of the trainer
-    it writes ``ngame.safetensors`` into its folder, and a run that is resumed reads it from
-    ``output_dir/checkpoint-<step>``, so that it sees the batches of an uninterrupted run.
+    it writes the sampler's file (``ngame.safetensors``, by its name) into its folder, and a run
+    that is resumed reads it from ``output_dir/checkpoint-<step>``, so that it sees the batches of
+    an uninterrupted run.
 
     Args:
         sampler: the batch sampler of the training data loader.
@@ -47,14 +48,15 @@ def refresh_callback(sampler: NgameBatchSampler) -> Any:
     Raises:
         InputError: if transformers is not installed.
     """
-    return callback_of(lambda model: sampler)
+    return callback_of(lambda args, model: sampler)
 
 
-def callback_of(find: Callable[[Any], NgameBatchSampler]) -> Any:
+def callback_of(find: Callable[[Any, Any], NgameBatchSampler]) -> Any:
     """Make the callback of :func:`refresh_callback` for a sampler that a trainer makes later.
 
     Args:
-        find: gives the sampler; called with the model when training begins and at every event.
+        find: gives the sampler; called with the trainer's arguments and the model when training
+            begins and at every event.
 
     Raises:
         InputError: if transformers is not installed.
@@ -65,19 +67,19 @@ def callback_of(find: Callable[[Any], NgameBatchSampler]) -> Any:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Take the model, and the state of the checkpoint that training goes on from."""
-            sampler = find(kwargs["model"])
+            sampler = find(args, kwargs["model"])
             if state.global_step > 0:
                 sampler.load(_checkpoint(args, state))
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Begin the epoch."""
             # a resumed run starts with the fraction that it was stopped at
-            announce(find(kwargs["model"]), int(state.epoch + 1e-6))
+            announce(find(args, kwargs["model"]), int(state.epoch + 1e-6))
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Add the sampler's state to the checkpoint."""
             if state.is_world_process_zero:
-                find(kwargs["model"]).save(_checkpoint(args, state))
+                find(args, kwargs["model"]).save(_checkpoint(args, state))
 
     return Refresh()
 
@@ -158,6 +160,6 @@ def _checkpoint(args: Any, state: Any) -> Path:
     """
     folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
     if not folder.is_dir():
-        wanted = f"the checkpoint that training goes on from, with {FILE}"
+        wanted = "the checkpoint that training goes on from"
         fail(str(folder), wanted, "no such folder", "move the checkpoint into output_dir")
     return folder

@@ -33,6 +33,8 @@ def xc_evaluator(
     ks: Sequence[int] = (1, 3, 5),
     name: str = "",
     batch_size: int = 256,
+    prompts: tuple[str | None, str | None] = (None, None),
+    tasks: tuple[str, str] = ("query", "document"),
 ) -> Any:
     """Make an evaluator for the trainer's ``evaluator`` argument.
 
@@ -48,6 +50,11 @@ def xc_evaluator(
         ks: the ranks to stop at.
         name: goes before the names of the metrics, as sentence-transformers does it.
         batch_size: texts a forward pass.
+        prompts: what goes before documents, and before labels: what the training arguments'
+            ``prompts`` say of the two columns. None for the prompts that the model itself has for
+            the two tasks.
+        tasks: how documents and labels are encoded: by ``encode_query`` and ``encode_document``, or
+            by routes of another name.
 
     Returns:
         a ``BaseEvaluator``; called with a model it returns the metrics by name.
@@ -70,7 +77,10 @@ def xc_evaluator(
         def __call__(
             self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
         ) -> dict[str, float]:
-            rows, keys = (encode(model, list(x), batch_size) for x in (documents, labels))
+            rows, keys = (
+                encode(model, list(texts), batch_size, prompt=prompt, task=task)
+                for texts, prompt, task in zip((documents, labels), prompts, tasks, strict=True)
+            )
             top = _nearest(rows, keys, max(ks), drop)
             found = metrics.evaluate(top, truth, weights, ks)
             if inverse is None:

@@ -62,6 +62,11 @@ class _ShortlistLoss(nn.Module, ABC):
 
     def __init__(self, model: Any, known: Csr, bank: EmbeddingBank | None) -> None:
         super().__init__()
+        width = getattr(model, "get_embedding_dimension", lambda: None)()
+        if bank is not None and width is not None:
+            got = bank.rows.shape[1]
+            want, remedy = f"a bank of the model's width {width}", f"use EmbeddingBank(n, {width})"
+            expect(got == width, "bank", want, got, remedy)
         self.model, self.known, self.bank = model, known, bank
 
     @abstractmethod
@@ -87,7 +92,8 @@ class _ShortlistLoss(nn.Module, ABC):
         Args:
             columns: embeddings ``[b, d]`` of anchors and positives.
             labels: [document id, label id] of each row.
-            learning: this is a training step, whose embeddings the bank keeps.
+            learning: this is a training step, whose embeddings the bank keeps, at full width:
+                MatryoshkaLoss passes the same batch by narrower ones too.
 
         Raises:
             InputError: if there are not two columns, or the ids are not those of the known pairs.
@@ -96,7 +102,8 @@ class _ShortlistLoss(nn.Module, ABC):
         expect(count == 2, "columns", "two, (anchor, positive)", count, "drop the others")
         ids = expect_pairs("label", labels)
         block, first = shortlist(self.known, ids)
-        if learning and self.bank is not None:
+        whole = self.bank is not None and columns[0].shape[1] == self.bank.rows.shape[1]
+        if learning and self.bank is not None and whole:
             self.bank.write(block.dst, columns[0])
         anchors, positives = (normalize(column.float(), dim=1) for column in columns)
         scores = anchors @ positives[first.to(positives.device)].T

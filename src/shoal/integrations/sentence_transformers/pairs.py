@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
+from shoal.core.distribution import require
 from shoal.core.errors import expect, fail
 
 COLUMN = "label"
@@ -36,7 +37,8 @@ def number_pairs(*datasets: Any) -> tuple[list[Any], Csr]:
         the data sets with their new column, and all known positives, documents x labels.
 
     Raises:
-        InputError: if a data set has not exactly two columns, or no rows.
+        InputError: if one is no ``datasets.Dataset``, has not exactly two columns or one that is
+            called label, has no rows, or something else than a text in one.
 
     Example:
         Two rows of one document; its two labels, and one of another document.
@@ -50,13 +52,17 @@ def number_pairs(*datasets: Any) -> tuple[list[Any], Csr]:
     labels: dict[str, int] = {}
     pairs: list[Tensor] = []
     first = 0
+    expect(len(datasets) > 0, "datasets", "one or more", "none", "pass the training set")
     for dataset in datasets:
-        names = dataset.column_names
+        names = expect_dataset("datasets", dataset).column_names
         expect(len(names) == 2, "datasets", "two columns, (anchor, positive)", names, "drop others")
+        remedy = f"use .rename_column({COLUMN!r}, 'positive'), say"
+        expect(COLUMN not in names, "datasets", f"no column {COLUMN!r} yet", names, remedy)
         expect(len(dataset) > 0, "datasets", "some rows", 0, "drop the empty data set")
         documents: dict[str, int] = {}
-        column = [documents.setdefault(text, first + len(documents)) for text in dataset[names[0]]]
-        other = [labels.setdefault(text, len(labels)) for text in dataset[names[1]]]
+        anchors, positives = (_texts(dataset, name) for name in names)
+        column = [documents.setdefault(text, first + len(documents)) for text in anchors]
+        other = [labels.setdefault(text, len(labels)) for text in positives]
         pairs.append(torch.tensor([column, other]))
         first += len(documents)
     row, col = torch.cat(pairs, dim=1)
@@ -65,13 +71,47 @@ def number_pairs(*datasets: Any) -> tuple[list[Any], Csr]:
     return [data.add_column(COLUMN, ids.T.tolist()) for data, ids in numbered], known
 
 
+def _texts(dataset: Any, name: str) -> list[str]:
+    """A column of texts."""
+    texts = list(dataset[name])
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            remedy = "drop or repair such rows, by .filter or .map"
+            fail(f"column {name!r}, row {row}", "a text", repr(text), remedy)
+    return texts
+
+
+# How other kinds of data become a Dataset.
+_REMEDIES = {
+    "DatasetDict": "pass its data sets one by one, as dataset['train']",
+    "IterableDatasetDict": "load its data sets one by one, without streaming",
+    "dict": "pass its data sets one by one, or Dataset.from_dict(columns)",
+    "IterableDataset": "load it without streaming, or use Dataset.from_list(list(rows))",
+    "DataFrame": "use Dataset.from_pandas(frame, preserve_index=False)",
+    "list": "use Dataset.from_list(rows), each row a dictionary",
+}
+
+
+def expect_dataset(name: str, dataset: Any) -> Any:
+    """Return `dataset` if it is a ``datasets.Dataset``.
+
+    Raises:
+        InputError: if it is not; or if that package is not installed.
+    """
+    library = require("datasets", name, "sentence-transformers")
+    kind = type(dataset).__name__
+    remedy = _REMEDIES.get(kind, "make one by Dataset.from_dict(columns)")
+    expect(isinstance(dataset, library.Dataset), name, "a datasets.Dataset", f"a {kind}", remedy)
+    return dataset
+
+
 def ids_of(dataset: Any) -> Int[Tensor, "n 2"]:
     """The ids that :func:`number_pairs` put into a data set.
 
     Raises:
-        InputError: if it has none.
+        InputError: if it is no ``datasets.Dataset``, or has none.
     """
-    names = dataset.column_names
+    names = expect_dataset("dataset", dataset).column_names
     remedy = "pass what number_pairs returns"
     expect(COLUMN in names, "dataset", f"a column {COLUMN!r} of ids", names, remedy)
     return expect_pairs("dataset", torch.tensor(dataset[COLUMN][:]))
@@ -91,7 +131,12 @@ def expect_pairs(name: str, ids: Tensor | None) -> Int[Tensor, "n 2"]:
     return ids
 
 
+def anchors_of(dataset: Any) -> str:
+    """The name of the column of anchors: the first that holds no ids."""
+    return next(name for name in dataset.column_names if name != COLUMN)
+
+
 def texts_of(dataset: Any, rows: Sequence[int]) -> list[str]:
-    """The anchors of some rows: the first column that holds no ids."""
-    (name, *_) = (name for name in dataset.column_names if name != COLUMN)
+    """The anchors of some rows."""
+    name = anchors_of(dataset)
     return dataset.select_columns([name])[rows][name]
