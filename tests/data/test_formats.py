@@ -145,7 +145,7 @@ def test_latin_1_is_converted(tmp_path: Path) -> None:
     """convert reads old bytes when told to, and writes UTF-8."""
     path = tmp_path / "t.tsv"
     path.write_bytes("text\tlabels\nté\tx\nt\tý\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"t\.tsv:2: expected utf-8.*shoal convert --encoding"):
+    with pytest.raises(InputError, match=r"t\.tsv:2: expected utf-8.*--encoding windows-1252"):
         convert(str(path), tmp_path / "t.jsonl", "jsonl")
     convert(str(path), tmp_path / "t.jsonl", "jsonl", "latin-1")
     data = load(tmp_path / "t.jsonl")

@@ -60,7 +60,7 @@ def test_unknown_sources_list_what_is_possible(tmp_path: Path) -> None:
     """A name that is none, and a file of another kind: the three possibilities are listed."""
     (tmp_path / "t.pdf").write_text("")
     for source, got in (("wordnets", "no such file"), (str(tmp_path / "t.pdf"), "another kind")):
-        with pytest.raises(InputError, match=f'"wordnet", a folder with trn.json.gz.*got {got}'):
+        with pytest.raises(InputError, match=f'"wordnet", a file ending in .csv, .*got {got}'):
             data.load(source)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,10 +70,15 @@ def describe(asked: Data) -> dict[str, Any]:
     """
     from shoal.data import graphs, is_graph, load_labels
     from shoal.data.describe import describe as describe_labels
+    from shoal.data.meant import doubt
 
     if is_graph(asked.source):
         return graphs.describe(asked.source)
-    return describe_labels(load_labels(asked.source, **asked.table.arguments()))
+    data = load_labels(asked.source, **asked.table.arguments())
+    refused = doubt(data)
+    if refused is not None:
+        logging.getLogger("shoal").warning("training refuses this: %s", refused)
+    return describe_labels(data)
 
 
 def convert(asked: Convert) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Spectrum(Common):
     """How objects of your own are trained, where they hold no optimizer."""
     lr: Float = None
     """A rate that trains at the loader's batch size; the optimizer's own by default."""
-    batch_sizes: tuple[int, ...] = ()
+    batch_sizes: Annotated[tuple[int, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """Batch sizes to advise on; powers of two around the loader's by default."""
     initial_loss: Float = None
     """The loss at which training began; without it noise may hold half of the present one."""

@@ -48,7 +48,12 @@ class Evaluate(Ranking):
     run: Run
     """Folder of a run, a saved model or an export."""
     source: Text = None
-    """Another data set with the same labels; the run's own by default."""
+    """Another data set with labels of the same names; the run's own by default. All its examples
+    are judged, or its test split where it says which they are."""
+    out: File = None
+    """Texts: also write each example's labels and predictions here, as JSON lines."""
+    k: int = 5
+    """With --out: number of labels per text."""
     table: Table = field(default_factory=Table)
 
 
@@ -163,16 +168,33 @@ def source_of(run: Path, source: str | None, table: Table) -> tuple[str, dict[st
         InputError: if a run on data in memory has none, or its settings are damaged.
     """
     if source is not None:
-        return source, table.arguments()
+        return source, table_of(run, Path(source), table).arguments()
+    source, own = _of_command(run)
+    if not isinstance(source, str):
+        fail("source", "the data to read", "none, since the model was fitted in memory", "name it")
+    return source, Table(**own | given(table)).arguments()
+
+
+def table_of(run: Path, source: Path, table: Table) -> Table:
+    """How a table is read: as the run's own was, where the options do not say otherwise."""
+    from shoal.data.cells import READ
+    from shoal.data.lines import suffix_of
+
+    if suffix_of(source) not in READ or not (run / "settings.json").exists():
+        return table
+    own = _of_command(run)[1]
+    own.pop("encoding", None)  # another file may be in another one
+    return Table(**own | given(table))
+
+
+def _of_command(run: Path) -> tuple[str | None, dict[str, Any]]:
+    """The source of a run, and the options of its table."""
     from shoal.training.run import Run
 
     settings = Run.open(run).settings
     command = settings.get("command") or settings
-    source = command.get("source")
-    if not isinstance(source, str):
-        fail("source", "the data to read", "none, since the model was fitted in memory", "name it")
     own = {x.name: command[x.name] for x in fields(Table) if command.get(x.name) is not None}
-    return source, Table(**own | given(table)).arguments()
+    return command.get("source"), own
 
 
 def given(table: Table) -> dict[str, Any]:
@@ -193,17 +215,62 @@ def evaluate(asked: Evaluate) -> dict[str, Any]:
         InputError: if the run is not whole, or the data is of another kind.
     """
     from shoal.data import load_labels
+    from shoal.data.lines import write_whole
 
     model = opened(asked.run, asked)
     source, columns = source_of(asked.run, asked.source, asked.table)
     about = {"run": str(asked.run), "data": source}
     if on_graph(model):
+        remedy = "leave it out: predictions for nodes are shoal predict's"
+        expect(asked.out is None, "out", "an option for texts", "one for graphs", remedy)
         return about | {"test": model.evaluate(source)}
-    data = load_labels(source, **columns)
+    data = load_labels(source, **columns, test=0)
     if not (data.own_split or (asked.run / "model.json").exists()):
         said = "%s: a run of the first layout, whose test rows were others: some were trained on"
         _log.warning(said, asked.run)
-    return about | {"test": model.evaluate(data)}
+    if asked.source is None:
+        _say_changed(model, data)
+    test = model.test_examples(data)
+    about |= {"examples": len(test)}
+    if asked.out is not None:
+        about |= {"out": str(asked.out)}
+        write_whole(asked.out, _lines_of_predictions(model, test, asked.k))
+    return about | {"test": model.evaluate(test)}
+
+
+def _say_changed(model: Any, data: Any) -> None:
+    """Log how the data of a run differs from what it was trained on."""
+    import torch
+
+    from shoal.data.splits import digests, split_test
+
+    known, now = model.trained_on, digests(split_test(data).train.texts)
+    new, gone = (int((~torch.isin(*x)).sum()) for x in ((now, known), (known, now)))
+    if len(known) and (new or gone):
+        said = "%s has changed since the run was trained: training examples: %d new, %d gone"
+        _log.warning(said, data.name, new, gone)
+
+
+def _lines_of_predictions(model: Any, test: Any, k: int) -> Iterator[str]:
+    """What predicting gave for each example, beside its labels.
+
+    Yields:
+        a JSON line an example.
+    """
+    import torch
+
+    from shoal.data.texts import names_of
+
+    names = model.labels.uids
+    names = names + [""] * (test.labels.n_cols - len(names))  # the model does not have the others
+    truth = names_of(test.labels, names)
+    for begin in range(0, len(test), _AT_A_TIME):
+        part = test.texts.subset(torch.arange(begin, min(begin + _AT_A_TIME, len(test))))
+        rows = model.predict(part, k=k)
+        for text, row in zip(part.all(), rows, strict=True):
+            own = [name for name in next(truth) if name]
+            line = {"text": text, "truth": own, "labels": [plain(x) for x in row]}
+            yield json.dumps(line) + "\n"
 
 
 def predict(asked: Predict) -> dict[str, Any]:
@@ -241,10 +308,10 @@ def _of_texts(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]
 
     remedy = "leave it out: a run on labels predicts for texts"
     expect(asked.source is None, "source", "an option for graphs", "one for labels", remedy)
-    table = asked.table
+    table = table_of(asked.run, asked.texts, asked.table)
     columns = Columns(text=table.text_column, title=table.title_column)
     texts = read_texts_to_predict(asked.texts, columns, table.encoding)
-    _warn(model, asked.threshold)
+    _say_scores(model, asked.threshold)
 
     def predictions() -> Iterator[dict[str, Any]]:
         for begin in progress(range(0, len(texts), _AT_A_TIME), "predict"):
@@ -284,7 +351,7 @@ def query(asked: Query) -> dict[str, Any]:
     known = not bool(model.unknown([asked.text]).any())
     got = shorten(asked.text)
     expect(known, "text", "some word that the model knows", got, "ask in other words")
-    _warn(model, asked.threshold)
+    _say_scores(model, asked.threshold)
     found = model.predict(asked.text, asked.k, asked.threshold, asked.explain)
     rows = Columns(plain(x) | {"score": round(x.score, 3)} for x in found)
     if asked.json:
@@ -300,10 +367,18 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     return {"score": row["score"], "title": row["title"], **name}
 
 
-def _warn(model: Any, threshold: float | None) -> None:
-    """Log where a threshold means less than it seems to."""
-    if threshold is not None and not model.probabilities:
-        _log.warning("scores are cosines, no probabilities: the model has no trained ensemble")
+def _say_scores(model: Any, threshold: float | None) -> None:
+    """Log that scores are no probabilities, where they are not.
+
+    Raises:
+        InputError: if there is a threshold, which would mean something else.
+    """
+    if model.probabilities:
+        return
+    remedy = "leave it out, or train with a larger --valid: it teaches what scores are worth"
+    want = "a model whose scores are probabilities"
+    expect(threshold is None, "threshold", want, "one of cosines", remedy)
+    _log.warning("scores are cosines, no probabilities")
 
 
 def newest_run(folder: Path) -> Path:

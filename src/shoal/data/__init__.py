@@ -33,11 +33,13 @@ def load(
     separator: str | None = None,
     split_column: str | None = None,
     encoding: str = "utf-8",
+    test: float | int = 0.2,
 ) -> LabelData | NodeData | LinkData:
     """Load a data set, in whatever format it is found to be in.
 
     Where a source does not say which of its examples are for testing, a fifth of them is held out,
-    by a hash of each text (:func:`shoal.data.splits.held_out`).
+    by a hash of each text (:func:`shoal.data.splits.held_out`). Files in a folder that were not
+    read are named in a warning.
 
     Args:
         source: ``"wordnet"`` or ``"wordnet-graph"`` for the shipped ones (a folder of that name is
@@ -47,11 +49,13 @@ def load(
         text_column: of a table: where the texts are; ``text`` by default.
         labels_column: of a table: where the labels are; ``labels`` by default.
         title_column: of a table: where titles are, if the texts have some.
-        separator: of a table: between the labels in a cell, ``|`` by default; empty where a cell is
-            one label.
+        separator: of a table: between the labels in a cell; ``|`` by default, and lists as programs print
+            them; empty where a cell is one label.
         split_column: of a table: where rows say ``train`` or ``test``; ``split`` by default, if
             there is one.
-        encoding: of the source's texts; "latin-1" for old files, which accepts any bytes.
+        encoding: of the source's texts; "latin-1" for old files, which accepts any bytes. A byte
+            order mark overrules it.
+        test: the share that is held out where the source has no split, in [0, 1); 0 for none.
 
     Raises:
         InputError: if it is none of these, or what is read is damaged.
@@ -63,7 +67,7 @@ def load(
 
     columns = Columns(text_column, labels_column, title_column, split_column, separator)
     data = read(source, columns, encoding)
-    return split_test(data) if isinstance(data, LabelData) else data
+    return split_test(data, test) if isinstance(data, LabelData) else data
 
 
 def load_labels(source: Any, **options: Any) -> LabelData:

@@ -1,24 +1,29 @@
-"""Records of a table: CSV (quoted), TSV (unquoted), JSON lines and Parquet, read and written.
+"""Records of a table: CSV (quoted), TSV (unquoted), JSON and Parquet, read and written.
 
-A record is a dictionary by column. Readers yield it with the line that it begins on (in Parquet its
-row, from 1); writers take records whose labels are lists, which CSV and TSV join with ``|``.
+A record is a dictionary by column. Readers yield it with the line that it begins on (in Parquet and
+in a JSON list its number, from 1); writers take records whose labels are lists, which CSV and TSV
+join with ``|``. The columns of a CSV stand between commas, or, where its first line has none,
+between semicolons or tabs.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from shoal.core.distribution import require
 from shoal.core.errors import InputError, expect, expect_file, fail
-from shoal.data.lines import json_object, lines, saving, writer
+from shoal.data.label_cells import SEPARATOR, is_list
+from shoal.data.lines import json_object, lines, saving, suffix_of, writer
+from shoal.data.unread import opened
 
-SEPARATOR = "|"
+_log = logging.getLogger("shoal")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Columns:
         title: a second column of texts, shorter ones; no column.
         split: the column that says ``train`` or ``test``; ``split``, where there is one.
         separator: between the labels in a cell of text; ``|``, since labels themselves hold commas,
-            semicolons and spaces. Where it is empty, a cell is one label.
+            semicolons and spaces, and lists as other programs print them are recognized
+            (:mod:`shoal.data.label_cells`). Where it is empty, a cell is one label.
     """
 
     text: str | None = None
@@ -67,7 +73,11 @@ class Kind:
 
 
 def _read_csv(path: Path, encoding: str) -> Records:
-    cells = csv.reader((line + "\n" for _, line in lines(path, encoding)), strict=True)
+    numbered = lines(path, encoding)
+    first = [text for _, text in islice(numbered, 1)]
+    between = next((x for x in ",;\t" if x in "".join(first)), ",")
+    text = chain(first, (line for _, line in numbered))
+    cells = csv.reader((line + "\n" for line in text), strict=True, delimiter=between)
 
     def rows() -> Iterator[tuple[int, list[str]]]:
         line = 1
@@ -82,34 +92,47 @@ def _read_csv(path: Path, encoding: str) -> Records:
         finally:
             csv.field_size_limit(limit)
 
-    return _by_column(path, rows())
+    return _by_column(path, rows(), "quote or fill them")
 
 
 def _read_tsv(path: Path, encoding: str) -> Records:
+    as_csv = f"name the file {path.stem.removesuffix('.tsv')}.csv, where quotes are read"
     rows = ((number, line.split("\t") if line else []) for number, line in lines(path, encoding))
-    return _by_column(path, rows)
+    quoted = 0
+    for number, record in _by_column(path, rows, f"fill them, or {as_csv}"):
+        quoted += any(len(x) > 1 and x[0] == '"' == x[-1] for x in (*record, *record.values()))
+        yield number, record
+    if quoted:
+        told = "%s: quotes stand around cells of %d rows, and are read as text; if they are not, %s"
+        _log.warning(told, path, quoted, as_csv)
 
 
-def _by_column(path: Path, rows: Iterator[tuple[int, list[str]]]) -> Records:
-    """Records of rows whose first one names the columns.
+def _by_column(path: Path, rows: Iterator[tuple[int, list[str]]], remedy: str) -> Records:
+    """Records of rows whose first one names the columns; `remedy` is for rows of other lengths.
 
     Yields:
         the line of each and its cells by column.
     """
     _, header = next(rows, (1, []))
+    header = [name.strip() for name in header]
     twice = sorted({name for name in header if name and header.count(name) > 1})
     want = "each column once"
     expect(not twice, f"{path}:1", want, f"two called {', '.join(twice)}", "rename one of them")
     for number, row in rows:
         if row and len(row) != len(header):
             want = f"{len(header)} cells, as the first line has"
-            fail(f"{path}:{number}", want, len(row), "quote or fill them")
+            fail(f"{path}:{number}", want, len(row), remedy)
         if row:
             yield number, dict(zip(header, row, strict=True))
 
 
 def _flat(record: dict[str, Any]) -> list[str]:
-    return [SEPARATOR.join(x) if isinstance(x, list) else x for x in record.values()]
+    """The cells of a record; one label that looks like a list is told by a separator behind it."""
+    cells = []
+    for x in record.values():
+        cell = SEPARATOR.join(x) if isinstance(x, list) else x
+        cells.append(cell + SEPARATOR * (isinstance(x, list) and is_list(cell)))
+    return cells
 
 
 def _write_csv(records: Iterator[dict[str, Any]], path: Path) -> None:
@@ -129,7 +152,28 @@ def _write_tsv(records: Iterator[dict[str, Any]], path: Path) -> None:
             file.write("\t".join(_flat(record)) + "\n")
 
 
-# -- JSON lines --------------------------------------------------------------------------------
+# -- JSON --------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path, encoding: str) -> Records:
+    """One list of records, or JSON lines.
+
+    Yields:
+        the number of each, from 1, or its line, and its cells by column.
+    """
+    _, first = next(((i, line) for i, line in lines(path, encoding) if line.strip()), (1, ""))
+    if not first.lstrip().startswith("["):
+        yield from _read_jsonl(path, encoding)
+        return
+    want = "a JSON list of objects"
+    try:
+        found = json.loads("\n".join(line for _, line in lines(path, encoding)))
+    except (ValueError, RecursionError) as error:
+        fail(str(path), want, error, "correct it, or write one object a line")
+    for number, record in enumerate(found, 1):
+        good = isinstance(record, dict)
+        expect(good, f"{path}:{number}", want, repr(record)[:60], "write objects alone")
+        yield number, record
 
 
 def _read_jsonl(path: Path, encoding: str) -> Records:
@@ -154,6 +198,7 @@ def _pyarrow(name: str) -> Any:
 def _read_parquet(path: Path, _: str) -> Records:
     parquet = _pyarrow(str(path)).parquet
     path = expect_file(path, "a table")
+    opened(path)
     number = 0
     try:
         with path.open("rb") as raw:
@@ -188,3 +233,17 @@ TABLES = {
     ".jsonl": Kind(_read_jsonl, _write_jsonl, lists=True),
     ".parquet": Kind(_read_parquet, _write_parquet, lists=True),
 }
+# further suffixes of files that are read
+READ = TABLES | {".ndjson": TABLES[".jsonl"], ".json": Kind(_read_json, _write_jsonl, lists=True)}
+
+
+def kind_of(path: Path) -> Kind:
+    """How a table is read, by its suffix.
+
+    Raises:
+        InputError: if it has none of those known.
+    """
+    kind = READ.get(suffix_of(path))
+    if kind is None:
+        fail(str(path), f"a suffix of {', '.join(READ)}", repr(path.suffix), "rename the file")
+    return kind

@@ -23,6 +23,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError, expect, expect_file, fail
 from shoal.core.mapped import map_rows
 from shoal.data.lines import as_tensor, lines, saving, shorten, writer
+from shoal.data.unread import opened
 
 # rows whose text is made at a time when a matrix is written: a million would be memory
 _ROWS_AT_A_TIME = 4096
@@ -238,6 +239,7 @@ def read_arrays(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray
         InputError: if the file is missing or damaged, or lacks a key.
     """
     path = expect_file(path, "arrays (.npz)")
+    opened(path)
     try:
         # np.load leaves a file that it opened itself open where the archive is damaged.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -276,6 +278,7 @@ def _read_npz(path: Path, features: bool) -> Csr:
     from scipy import sparse
 
     path = expect_file(path, "a matrix (.npz)")
+    opened(path)
     try:
         with path.open("rb") as raw:  # scipy loads no pickles: it sets allow_pickle to False
             matrix = sparse.load_npz(raw)

@@ -23,6 +23,7 @@ from shoal.core.errors import expect, expect_ids
 from shoal.data.graph import GraphData
 from shoal.data.lines import as_tensor
 from shoal.data.splits import random_split
+from shoal.data.texts import plain_texts
 
 CLASSES = 2**20
 """The most classes: each has a row of weights, and a score for each node."""
@@ -207,6 +208,7 @@ def tf_idf(texts: list[str], min_documents: int = 2) -> Csr:
                 [0.0000, 1.0000],
                 [1.0000, 0.0000]])
     """
+    texts = plain_texts(texts)
     row, col, n_words = _words(texts)
     key, times = torch.unique(row * n_words + col, return_counts=True)
     row, col = key // max(n_words, 1), key % max(n_words, 1)

@@ -13,16 +13,15 @@ from typing import Any
 
 from shoal.core.errors import expect, fail
 from shoal.data import is_graph
-from shoal.data.cells import TABLES, Columns
+from shoal.data.cells import READ, Columns
 from shoal.data.formats import format_of
-from shoal.data.formats.registry import suffix_of
 from shoal.data.formats.table import data_of, table_of_file, table_of_frame, texts_of
-from shoal.data.formats.xc import read_texts
-from shoal.data.lines import lines
+from shoal.data.lines import lines, suffix_of
 from shoal.data.links import LinkData
 from shoal.data.matrix import read_matrix
 from shoal.data.nodes import NodeData
 from shoal.data.texts import LabelData, Texts, as_texts, label_data
+from shoal.data.unread import naming_unread
 
 Source = Any  # a name, a path, (texts, labels), or a frame of columns
 
@@ -55,10 +54,11 @@ def read(
         return wordnet.labels()
     if isinstance(source, str | Path):
         form = format_of(Path(source))
-        if form.columns:
-            return form.read(Path(source), encoding, columns)
-        _expect_no_columns(source, columns)
-        return form.read(Path(source), encoding)
+        with naming_unread(source):
+            if form.columns:
+                return form.read(Path(source), encoding, columns)
+            _expect_no_columns(source, columns)
+            return form.read(Path(source), encoding)
     if isinstance(source, tuple) and len(source) == 2:
         _expect_no_columns("(texts, labels)", columns)
         return label_data(*source)
@@ -72,10 +72,10 @@ def read_texts_to_predict(
     r"""Read texts, in their order, whatever else stands beside them.
 
     Args:
-        source: a ``.txt`` of one text per line; a table, of which the text column is read; JSON
-            lines of uid, title and content (``.json``); an ``.npz`` of features; any other file
-            that :func:`read` takes; a folder or ``"wordnet"``, of which the test split is read, or
-            the training split where that is empty; a list of texts, or a frame.
+        source: a ``.txt`` of one text per line; a table, of which the text column is read, or where
+            there is none, uid, title and content; an ``.npz`` of features; any other file that
+            :func:`read` takes; a folder or ``"wordnet"``, of which the test split is read, or the
+            training split where that is empty; a list of texts, or a frame.
         columns: of a table; no option for other sources.
         encoding: of a source's texts.
 
@@ -97,16 +97,15 @@ def read_texts_to_predict(
         _expect_no_columns("texts", columns)
         return as_texts(source)[0]
     path, suffix = Path(source), suffix_of(Path(source))
-    if suffix in TABLES and (suffix != ".tsv" or format_of(path).columns):
+    if suffix in READ and path.is_file() and format_of(path).columns:
         return texts_of(table_of_file(path, encoding, columns))
-    _expect_no_columns(source, columns)
-    if suffix == ".json":
-        return read_texts(path, encoding)
     if suffix == ".npz":
+        _expect_no_columns(source, columns)
         return Texts.spelled(read_matrix(path, features=True))
-    if suffix == ".txt" and not _holds_examples(path):
+    if suffix == ".txt" and path.is_file() and not _holds_examples(path):
+        _expect_no_columns(source, columns)
         return Texts.of([line.strip() for _, line in lines(path, encoding)])
-    data = read(source, encoding=encoding)
+    data = read(source, columns, encoding)
     if not isinstance(data, LabelData):
         fail(str(source), "texts", "a graph", "predict for its nodes with a model of graphs")
     return (data.test if len(data.test) else data.train).texts

@@ -50,7 +50,7 @@ def _contents(texts: Texts) -> Iterator[bytes]:
         yield ids[a:b].tobytes() + weights[a:b].tobytes()
 
 
-def held_out(texts: Texts, share: float, seed: int, purpose: str = "test") -> Bool[Tensor, " n"]:
+def held_out(texts: Texts, share: float | int, seed: int, purpose: str = "test") -> Bool[Tensor, " n"]:
     """Which examples are held out: those whose digest is among the lowest `share` of all digests.
 
     In small data, where that would leave a side empty, the text of the lowest digest is held out,
@@ -109,7 +109,7 @@ def random_split(
     return order[held:].sort().values, order[:held].sort().values
 
 
-def split_test(data: LabelData, share: float = 0.2, seed: int = 0) -> LabelData:
+def split_test(data: LabelData, share: float | int = 0.2, seed: int = 0) -> LabelData:
     """The data set with test examples: its own where it has some, otherwise :func:`held_out`.
 
     Example:
@@ -172,7 +172,7 @@ def validation_split(data: LabelData, share: float, seed: int) -> tuple[Examples
 
 
 def _divided(
-    examples: Examples, share: float, seed: int, purpose: str
+    examples: Examples, share: float | int, seed: int, purpose: str
 ) -> tuple[Examples, Examples]:
     held = held_out(examples.texts, share, seed, purpose)
     kept, out = ((held == side).nonzero().squeeze(1) for side in (False, True))

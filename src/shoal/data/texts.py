@@ -65,8 +65,9 @@ class Texts:
     @staticmethod
     def of(titles: Sequence[str], uids: Sequence[str] | None = None) -> Texts:
         """Plain texts, as titles; their uids are their positions unless they are given."""
+        titles = plain_texts(titles, "titles")
         uids = row_names(len(titles)) if uids is None else list(uids)
-        return Texts(uids, list(titles), [""] * len(titles))
+        return Texts(uids, titles, [""] * len(titles))
 
     @staticmethod
     def spelled(features: Csr) -> Texts:
@@ -296,6 +297,25 @@ def as_texts(value: Any, name: str = "texts") -> tuple[Texts, bool]:
             remedy = 'pass text.encode("utf-8", "replace").decode()'
             fail(f"{name}[{i}]", "a text of whole characters", shorten(item), remedy)
     return Texts(row_names(len(items)), titles, contents), single
+
+
+def plain_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
+    """Strings as a list; one string is a list of one, not of its characters.
+
+    Raises:
+        InputError: naming the position, if an item is no string.
+
+    Example:
+        >>> plain_texts("red mug"), plain_texts(iter(["red mug", "tea"]))
+        (['red mug'], ['red mug', 'tea'])
+    """
+    if isinstance(texts, str):
+        return [texts]
+    found = as_list(texts, name, "a text or a list of texts")
+    bad = next((i for i, text in enumerate(found) if not isinstance(text, str)), None)
+    if bad is not None:
+        fail(f"{name}[{bad}]", "a string", shorten(found[bad]), "replace it or leave it out")
+    return found
 
 
 def as_list(value: Any, name: str, want: str) -> list[Any]:

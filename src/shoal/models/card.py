@@ -218,7 +218,8 @@ def _facts(model: LabelModel, about: dict[str, Any]) -> str:
         "scores": "probabilities" if model.probabilities else "cosines or inner products",
     }
     if "steps" in about:
-        facts["training of the encoder"] = f"{about['steps']} steps, {about['seconds']:.0f} s"
+        steps, seconds = f"{about['steps']} steps of the encoder", f"{about['seconds']:.0f} s"
+        facts["training"] = f"{steps}; {seconds} with all that was trained after it"
     if "added" in about:
         facts["added after training"] = f"{about['added']}; the metrics below are without them"
     return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())

@@ -21,6 +21,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive, fail
 from shoal.core.search import Search, top_k
 from shoal.data import load
+from shoal.data.meant import expect_learnable
 from shoal.data.splits import digests, validation_split
 from shoal.data.texts import Examples, LabelData, Texts, as_texts, label_data
 from shoal.models import base
@@ -185,7 +186,10 @@ class LabelModel(OnHub):
         seen = digests(data.train.texts)
         with fitting.run(about, seen, data.train.labels.indices) as run:
             seconds = round(time.monotonic() - begin, 3)
-            run.start({"data": data.name, "prepare_seconds": seconds})
+            counts = {"train": len(kept), "held_out": len(held_out or ()), "test": len(judged)}
+            counts["labels"] = len(data.labels)
+            resolved = {"data": data.name, "examples": counts, "device": self.device}
+            run.start(resolved | {"prepare_seconds": seconds})
             predictor, progress = train(
                 data,
                 kept,
@@ -221,6 +225,7 @@ class LabelModel(OnHub):
             want, remedy = "texts with labels", "fit a NodeModel or LinkModel on a graph"
             expect(isinstance(data, LabelData), "data", want, type(data).__name__, remedy)
         expect(len(data.train) > 0, data.name, "at least one training example", 0, "add examples")
+        expect_learnable(data)
         return data
 
     def _held_out(self, data: LabelData, valid: Any) -> tuple[Examples, Examples | None]:
@@ -262,6 +267,11 @@ class LabelModel(OnHub):
     def labels(self) -> Texts:
         """All labels, by name and text."""
         return self.predictor.labels
+
+    @property
+    def trained_on(self) -> Int[Tensor, " n"]:
+        """Digests of the training examples (:func:`shoal.data.splits.digests`)."""
+        return self._trained_on
 
     @property
     def probabilities(self) -> bool:
@@ -324,7 +334,7 @@ class LabelModel(OnHub):
         Args:
             data: texts, with `labels`: all of them are judged; or a data set as `fit` takes it: its
                 test split, or where it has none of its own, all examples but those that the model
-                was trained on.
+                was trained on; or what :meth:`test_examples` gave.
             labels: as for `fit`; matched with the model's by name. Labels that the model does not
                 have count as missed.
 
@@ -341,7 +351,9 @@ class LabelModel(OnHub):
         """The examples that :meth:`evaluate` judges."""
         if labels is not None:
             return self._examples((data, labels), self.labels, "labels")
-        found = data if isinstance(data, LabelData) else load(data)
+        if isinstance(data, Examples):
+            return data
+        found = data if isinstance(data, LabelData) else load(data, test=0)
         if not isinstance(found, LabelData):
             fail("data", "texts with labels", type(found).__name__, "evaluate on data like its own")
         test = found.test if len(found.test) else found.train

@@ -118,8 +118,8 @@ def refreshed(
         warm: overrules ``warm_epochs``.
 
     Returns:
-        metrics for the log: examples per cluster (1: random batches), the number of clusters, and
-        whether they are new.
+        metrics for the log: examples per batch and per cluster (1: random batches), the number of
+        clusters, and whether they are new.
     """
     if hasattr(sampler, "set_epoch"):
         sampler.set_epoch(epoch)
@@ -130,7 +130,8 @@ def refreshed(
     if due and refresh is not None:
         refresh(embed())
     size, n = getattr(sampler, "size", 1), getattr(sampler, "n", 0)
-    return {
+    batch = getattr(sampler, "batch_size", None)
+    return ({"batch_size": batch} if isinstance(batch, int) else {}) | {
         "cluster_size": size,
         "clusters": -(-n // size),
         "refreshed": due and refresh is not None,

@@ -26,7 +26,7 @@ from torch.nn.functional import pad
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
-from shoal.data.texts import Texts
+from shoal.data.texts import Texts, plain_texts
 from shoal.text.vocabulary import Vocabulary, random_rows
 
 FIELDS = (
@@ -131,6 +131,7 @@ class FieldVocabulary:
             >>> read.titles, read.contents
             (['hat', ''], ['', 'one with the hat'])
         """
+        texts = plain_texts(texts)
         tokens = self.tokens(texts)
         leaning, end = self._leaning[:-1], self._leaning[-1]
         total = end.repeat(len(texts))

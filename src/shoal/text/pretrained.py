@@ -25,6 +25,7 @@ from shoal.core.distribution import require
 from shoal.core.errors import expect, expect_folder, expect_positive, fail
 from shoal.core.files import sync
 from shoal.core.progress import progress
+from shoal.data.texts import plain_texts
 
 # texts handed to the tokenizer at a time: its answers are objects, and a million of them is memory
 _TEXTS = 16384
@@ -84,8 +85,9 @@ class TransformerVocabulary:
 
     def _csr(self, texts: Sequence[str], special: bool, drop: int | None) -> Csr:
         parts, lengths = [torch.zeros(0, dtype=torch.int32)], [0]
+        texts = plain_texts(texts)
         for start in progress(range(0, len(texts), _TEXTS), "tokenize"):
-            part = list(texts[start : start + _TEXTS])
+            part = texts[start : start + _TEXTS]
             found = self._cutting.encode_batch_fast(part, add_special_tokens=special)
             ids = [[i for i in encoding.ids if i != drop] for encoding in found]
             lengths.extend(len(row) for row in ids)
@@ -99,7 +101,7 @@ class TransformerVocabulary:
             InputError: if the folder cannot be written to.
         """
         digest = hashlib.blake2b(self._cutting.to_str().encode())
-        for text in texts:
+        for text in plain_texts(texts):
             digest.update(text.encode() + b"\0")
         mark = folder / "digest.txt"
         try:

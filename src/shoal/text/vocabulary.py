@@ -21,6 +21,7 @@ characters beside its own.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +37,8 @@ from torch import Tensor
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, fail
 from shoal.core.progress import progress
-from shoal.data.texts import Texts
+from shoal.data.lines import shorten
+from shoal.data.texts import Texts, plain_texts
 
 _UNKNOWN = "[UNK]"
 _PREFIX = "##"
@@ -52,6 +54,9 @@ _UNSPACED = (
 # A unit of these scripts is at most so long, and occurs at least so often: where it is longer or
 # rarer, it is a phrase of one or two texts. Assumptions, tried on made-up names of products.
 _UNIT, _UNIT_COUNT = 6, 5
+# So many words, of which such a share occurs once, are no texts of a language: 66 % do in 1,000
+# titles of WordNet, which are lemmas, and 24 % in their definitions.
+_MANY, _MOST_ONCE = 500, 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +92,9 @@ class Vocabulary:
     def tokens(self, texts: Sequence[str]) -> Csr:
         """Tokens of each text in order, as often as they occur: ``[n, V]``."""
         flat: list[int] = []
-        ends = [0]
+        ends, texts = [0], plain_texts(texts)
         for start in progress(range(0, len(texts), _CHUNK), "tokenize"):
-            part = list(texts[start : start + _CHUNK])
+            part = texts[start : start + _CHUNK]
             for encoding in self.tokenizer.encode_batch_fast(part, add_special_tokens=False):
                 flat.extend(i for i in encoding.ids if i != self.unknown)
                 ends.append(len(flat))
@@ -175,6 +180,11 @@ def learn(
     counts, runs = _by_script(_count_words(texts))
     known = len(counts) + len(runs) > 0
     expect(known, "texts", "some words", "none", "check that the texts are not empty")
+    once, every = sum(count == 1 for count in counts.values()), counts.total()
+    if every >= _MANY and once > _MOST_ONCE * every:
+        told = "%d of %d words of the texts occur once, as ids do, or texts without spaces between "
+        told += "words: little can be learned from them; try another column, or --encoder"
+        logging.getLogger("shoal").warning(told, once, every)
     small = _pieces_tokenizer(counts, n_pieces)
     table = dict(sorted(small.get_vocab().items(), key=lambda item: item[1]))
     words = sorted(w for w, c in counts.items() if c >= min_count and len(w) <= _LONGEST)
@@ -222,7 +232,9 @@ def _splitter(model: models.Model, unspaced: bool = False) -> Tokenizer:
 def _count_words(texts: Iterable[str]) -> Counter[str]:
     splitter = _splitter(models.WordPiece({_UNKNOWN: 0}, unk_token=_UNKNOWN))
     counts: Counter[str] = Counter()
-    for text in texts:
+    for i, text in enumerate([texts] if isinstance(texts, str) else texts):
+        if not isinstance(text, str):
+            fail(f"texts[{i}]", "a string", shorten(text), "replace it or leave it out")
         normal = splitter.normalizer.normalize_str(text)  # pyright: ignore[reportOptionalMemberAccess]
         words = splitter.pre_tokenizer.pre_tokenize_str(normal)  # pyright: ignore[reportOptionalMemberAccess]
         counts.update(word for word, _ in words)

@@ -189,7 +189,7 @@ class ShowProgress(Callback):
     def validate(self, progress: Progress, metrics: dict[str, Any]) -> None:
         """Print the epoch's line with the first metric, the one that decides what is best."""
         scores = [x for x in metrics.items() if x[0] not in ("epoch", "validate_seconds")]
-        self._validation = "".join(f", {name} {score:.2f}" for name, score in scores[:1])
+        self._validation = "".join(f", {name} {score:.2f} %" for name, score in scores[:1])
         self._print(progress)
 
     def end(self, progress: Progress, metrics: dict[str, Any]) -> None:

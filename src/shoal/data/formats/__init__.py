@@ -16,7 +16,6 @@ from typing import Any
 from shoal.core.errors import InputError, expect, fail
 from shoal.data.cells import TABLES
 from shoal.data.formats.registry import FORMATS, Format
-from shoal.data.formats.registry import suffix_of as suffix_of
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -45,10 +44,10 @@ def format_of(path: Path) -> Format:
         if path.is_dir():
             names = sorted(file.name for file in path.iterdir())[:8]
             found = f"a folder of {', '.join(names) or 'no files'}"
-    folders = "; ".join(f"{', '.join(form.files)} ({form.name})" for form in forms if form.files)
-    endings = ", ".join(dict.fromkeys(suffix for form in forms for suffix in form.suffixes))
-    want = f'"wordnet", a folder with {folders}; or a file ending in {endings}'
-    fail(str(path), want, found, "name one of these")
+    endings = ", ".join(sorted({suffix for form in forms for suffix in form.suffixes}))
+    want = f'"wordnet", a file ending in {endings}, or a folder in a format of docs/formats.md'
+    remedy = "check the path" if not there else "rename its files as that page has them"
+    fail(str(path), want, found, remedy)
 
 
 def convert(source: str, out: Path, to: str, encoding: str = "utf-8", **columns: Any) -> dict:

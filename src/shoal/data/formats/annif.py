@@ -98,6 +98,10 @@ def _read_examples(
     for number, line in lines(path, encoding):
         text, tab, cell = line.partition("\t")
         expect(bool(tab), f"{path}:{number}", "'text<TAB><URI> <URI>'", shorten(line), "add a tab")
+        odd = [word for word in cell.split() if word[0] + word[-1] != "<>"]
+        if odd:
+            want = "URIs in angle brackets behind the text"
+            fail(f"{path}:{number}", want, shorten(odd[0]), "write <URI> <URI>, or name columns")
         row = [_uri(word) for word in cell.split()]
         unknown = [] if known is None else [uri for uri in row if uri not in known]
         if unknown:

@@ -2,7 +2,8 @@
 
 ``{train,test}_labels.txt`` holds names with spaces between them, ``{train,test}_raw_texts.txt`` or,
 where that is missing, ``{train,test}_texts.txt`` the texts. A label is its name, in which ``_`` may
-stand for a space; labels that no example has do not exist.
+stand for a space; labels that no example has do not exist. Where all names are numbers and the
+folder has a file of label texts, as X-Transformer's have, they are its lines, from 0.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from shoal.core.errors import expect, expect_folder
 from shoal.data import reduce
 from shoal.data.formats.registry import name_of, text_format
-from shoal.data.formats.xc import find
+from shoal.data.formats.xc import TEXTS, find
 from shoal.data.lines import lines, write_lines, writer
 from shoal.data.texts import Examples, LabelData, Texts, matrix_of, names_of
 
@@ -43,8 +44,20 @@ def read(folder: str | Path, encoding: str = "utf-8") -> LabelData:
         want = f"{n} lines, as {path.name} has"
         expect(n == found, str(label_file), want, found, "take both from one release")
     names = sorted({name for split in rows for row in split for name in row})
+    label_file = find(folder, TEXTS["lbl"])
+    if label_file is not None and all(name.isdecimal() for name in names):
+        # numbers of lines of a file of texts, as in X-Transformer's data
+        titles = [line for _, line in lines(label_file, encoding)]
+        beyond = [name for name in names if int(name) >= len(titles)]
+        want = f"texts of all labels, as {beyond[0]} of train_labels.txt" if beyond else ""
+        remedy = "take both from one release"
+        expect(not beyond, str(label_file), want, f"{len(titles)} lines", remedy)
+        names.sort(key=int)
+        texts_of_labels = Texts.of([titles[int(name)] for name in names], names)
+    else:
+        texts_of_labels = Texts.of(names, names)
     train, test = (Examples.of(texts[i], matrix_of(rows[i], names)) for i in (0, 1))
-    return LabelData(name_of(folder), train, test, Texts.of(names, names))
+    return LabelData(name_of(folder), train, test, texts_of_labels)
 
 
 @text_format(

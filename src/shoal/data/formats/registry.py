@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 
-from shoal.data.lines import lines
+from shoal.data.lines import lines, suffix_of
 from shoal.data.reduce import Step, reduce
 from shoal.data.texts import LabelData
 
@@ -54,7 +54,8 @@ class Format:
     @property
     def suffix(self) -> str:
         """Of what is written: none for a folder."""
-        return self.suffixes[0] if self.suffixes and not self.files else ""
+        single = self.columns or not self.files
+        return self.suffixes[0] if self.suffixes and single else ""
 
     def fits(self, path: Path) -> bool:
         """Whether a file or folder is in this format, by its names and first lines alone."""
@@ -100,7 +101,7 @@ def text_format(
         steps: what the format cannot hold (:mod:`shoal.data.reduce`).
         suffixes: of the files that are read, lower case, ".gz" apart.
         files: patterns of the files by which a folder is recognized; one that has none is written
-            as one file, if it has a suffix.
+            as one file, if it has a suffix, and so is a table.
         begins: says of a first line whether the file is in this format; needed where others share a
             suffix, or a pattern with a star.
         order: of those that fit, the format of the lowest order reads.
@@ -118,17 +119,6 @@ def text_format(
         return write
 
     return register
-
-
-def suffix_of(path: Path) -> str:
-    """The suffix that names a file's format, in lower case: ``.csv`` of ``a.csv.gz``, too.
-
-    Example:
-        >>> suffix_of(Path("a.csv.gz")), suffix_of(Path("a.TXT")), suffix_of(Path("a.gz"))
-        ('.csv', '.txt', '')
-    """
-    path = path.with_suffix("") if path.suffix == ".gz" else path
-    return path.suffix.lower()
 
 
 def name_of(path: Path) -> str:

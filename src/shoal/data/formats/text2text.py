@@ -95,6 +95,9 @@ def _read_rows(path: Path, encoding: str) -> tuple[Texts, Rows]:
     titles, rows = [], Rows(path, 1)
     for number, line in lines(path, encoding):
         cell, tab, text = line.partition("\t")
+        if "\t" in text:
+            remedy = "put a space for each tab of the text; a table with a header is a .tsv"
+            fail(f"{path}:{number}", "labels, a tab and a text", shorten(line), remedy)
         try:
             if not tab:
                 raise ValueError
@@ -102,6 +105,7 @@ def _read_rows(path: Path, encoding: str) -> tuple[Texts, Rows]:
             rows.append([int(i) for i, _, _ in cut], [float(v or 1) for _, _, v in cut])
         except ValueError:
             want = "'label,label<TAB>text' or 'label::relevance,…<TAB>text'"
-            fail(f"{path}:{number}", want, shorten(line), "correct the line")
+            remedy = "correct the line; a table with a header is a .tsv"
+            fail(f"{path}:{number}", want, shorten(line), remedy)
         titles.append(text)
     return Texts.of(titles), rows

@@ -13,6 +13,7 @@ row; :func:`shoal.data.describe.describe` counts them. Formats: docs/reference/f
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,17 @@ TEXTS = {
         "lbl.json",
         "raw/Y.txt",
         "Y.txt",
+        "raw/lbl_X.txt",
+        "lbl_X.txt",
         "Z.txt",
+        "Z.all.txt",  # PECOS's guide to xlinear
+        "Z.raw.txt",
         "output-items.txt",
         "output-labels.txt",
         "label_map.txt",
+        "label.raw.txt",
+        "raw/Yf.txt",
+        "Yf.txt",
     ),
 }
 FEATURES = {
@@ -77,6 +85,9 @@ def read(folder: str | Path, encoding: str = "utf-8") -> LabelData:
     test = _read_examples(folder, "tst", train.labels.n_cols, encoding)
     if labels is None:
         labels = numbered_labels(train.labels.n_cols)
+        if train.texts.features is None:
+            said = "%s: no texts of labels (%s, …): they are called l0, l1, …, and found by example"
+            logging.getLogger("shoal").warning(said, folder, ", ".join(TEXTS["lbl"][:7]))
     return LabelData(name_of(folder), train, test, labels)
 
 

@@ -3,8 +3,9 @@
 Two layouts are understood. shoal's has ``indptr`` and ``indices`` (row v lists the nodes that v
 reads) and sparse features in ``x_indptr``, ``x_indices``, ``x_data``, ``x_shape``; PyG's has
 ``edge_index`` (sources above targets, so v reads the sources of its edges) and dense features
-``x``. Either may hold ``y`` and the split: ``train_mask``, ``val_mask``, ``test_mask``. Nothing
-here is a pickle.
+``x``. Either may hold ``y`` and the split, as masks or as ids: ``train_mask``, ``val_mask``,
+``test_mask``, or ``train_idx``, ``valid_idx``, ``test_idx`` and the like, as scripts for DGL and
+OGB keep it. Arrays of other names are not read, and named. Nothing here is a pickle.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from shoal.core.errors import expect, expect_file, expect_finite, expect_ids
 from shoal.core.mapped import map_array, tensors_of
 from shoal.data.graph import GraphData, graph_format, naming
 from shoal.data.matrix import read_arrays
+from shoal.data.unread import say_unread
 
 Arrays = Mapping[str, Tensor]
 
 _SUFFIXES = (".npz", ".safetensors")
-_MASKS = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
+_PARTS = {"train": ("train",), "valid": ("val", "valid", "validation", "dev"), "test": ("test",)}
+_KINDS = ("mask", "idx", "index", "ids", "id", "nid", "nodes")
+_KNOWN = {"indptr", "indices", "edge_index", "x", "y", "num_nodes", "x_indptr", "x_indices"}
+_KNOWN |= {"x_data", "x_shape", "shape"}
 
 
 def _holds(source: Any) -> bool:
@@ -53,8 +58,42 @@ def of_arrays(name: str, arrays: Arrays) -> GraphData:
     """
     graph = graph_of(arrays)
     features = features_of(arrays, graph.n_rows)
-    parts = {part: arrays[key].bool() for part, key in _MASKS.items() if key in arrays}
+    keys = _split_keys(arrays)
+    say_unread(name, sorted(set(arrays) - _KNOWN - set(keys.values())))
+    parts = {part: _part(key, arrays[key], graph.n_rows) for part, key in keys.items()}
     return GraphData(name, graph, features, arrays.get("y"), parts)
+
+
+def _split_keys(arrays: Arrays) -> dict[str, str]:
+    """The arrays that hold the split, by part; all of one kind.
+
+    Raises:
+        InputError: if there are two splits.
+    """
+    found = {
+        kind: {
+            part: key
+            for part, names in _PARTS.items()
+            for key in (f"{name}_{kind}" for name in names)
+            if key in arrays
+        }
+        for kind in _KINDS
+    }
+    kinds = [keys for keys in found.values() if keys]
+    got = [key for keys in kinds for key in keys.values()]
+    expect(len(kinds) < 2, "split", "masks or ids, one of both", got, "leave out the others")
+    return kinds[0] if kinds else {}
+
+
+def _part(key: str, array: Tensor, n: int) -> Tensor:
+    """A part of the split: a mask, or ids of nodes."""
+    if key.endswith("_mask"):
+        return array.bool()
+    ids = array.flatten()
+    good = ids.dtype != torch.bool and not ids.is_floating_point()
+    expect(good, key, "ids of nodes", f"{array.dtype} {tuple(array.shape)}", "convert it")
+    expect_ids(key, ids.long(), n)
+    return ids.long()
 
 
 def read_arrays_of(path: str | Path) -> dict[str, Tensor]:

@@ -11,8 +11,6 @@ from shoal.core.errors import fail
 from shoal.data.graph import GraphData, graph_format
 from shoal.data.graphs.arrays import of_arrays
 
-_KEYS = ("edge_index", "x", "y", "train_mask", "val_mask", "test_mask")
-
 
 @graph_format("pyg", lambda source: hasattr(source, "edge_index") or hasattr(source, "edge_types"))
 def read(source: Any) -> GraphData:
@@ -30,7 +28,9 @@ def read(source: Any) -> GraphData:
     if not isinstance(getattr(source, "edge_index", None), Tensor):
         want = "a homogeneous Data with an edge_index"
         fail("data", want, type(source).__name__, "convert it, as HeteroData.to_homogeneous does")
-    found = {key: getattr(source, key, None) for key in _KEYS}
+    keys = getattr(source, "keys", None)
+    names: Any = keys() if callable(keys) else vars(source)
+    found = {str(key): getattr(source, str(key), None) for key in names}
     tensors = {key: x.detach().cpu() for key, x in found.items() if isinstance(x, Tensor)}
     if getattr(source, "num_nodes", None) is not None:
         tensors["num_nodes"] = torch.tensor(int(source.num_nodes))
