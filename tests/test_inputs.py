@@ -465,6 +465,7 @@ def test_a6_labels_of_one_example_each_are_said_to_be(tmp_path: Path) -> None:
     assert "no label has more than one example" in shoal("data", path).err
 
 
+@pytest.mark.slow
 def test_a6_scripts_without_spaces_need_no_spaces(tmp_path: Path) -> None:
     """The same Japanese, Chinese and Thai names learn as they do with spaces between words."""
     scripts = [
@@ -640,6 +641,7 @@ def test_b12_runs_record_what_they_were_made_with(world: Path) -> None:
     assert refresh["batch_size"] == 16
 
 
+@pytest.mark.slow
 def test_b12_seconds_are_those_of_all_stages(tmp_path: Path) -> None:
     """train_seconds, the log's test and the model's file: encoder, classifiers and ensemble."""
     path = table(tmp_path / "t.csv", rows(2400))

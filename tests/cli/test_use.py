@@ -64,16 +64,16 @@ def test_predict_writes_a_line_per_text(world: Path, tmp_path: Path) -> None:
 
 
 def test_a_threshold_leaves_out_what_scores_less(world: Path, tmp_path: Path) -> None:
-    """Labels at or above it stay in their order, in answers and in files; all others go."""
-    words = ["query", "w1 w2", "--run", world / "runs" / "one", "--k", 8]
-    every = result(*words)["labels"]
-    least = every[3]["score"] + 0.0005  # between rounded scores
-    some = result(*words, "--threshold", least)["labels"]
-    assert 0 < len(some) < 8 and some == [x for x in every if x["score"] >= least]
+    """Labels at or above it stay in order, others go; the command refuses one of cosines."""
+    model = library.open(world / "runs" / "one")
+    every = model.predict("w1 w2", k=8)
+    least = every[3].score
+    some = model.predict("w1 w2", k=8, threshold=least)
+    assert 0 < len(some) < 8 and some == [x for x in every if x.score >= least]
     (tmp_path / "a.txt").write_text("w1 w2\n")
-    words = [world / "runs" / "one", tmp_path / "a.txt", "--k", 8, "--threshold", least]
-    (line,) = result("predict", *words)["predictions"]
-    assert [x["label"] for x in line["labels"]] == [x["label"] for x in some]
+    words = [world / "runs" / "one", tmp_path / "a.txt", "--k", 8, "--threshold", 0.5]
+    found = shoal("predict", *words)
+    assert found.refused and not model.probabilities
 
 
 def test_failed_prediction_leaves_the_old_file(world: Path, tmp_path: Path) -> None:

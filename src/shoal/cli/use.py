@@ -311,7 +311,7 @@ def _of_texts(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]
     table = table_of(asked.run, asked.texts, asked.table)
     columns = Columns(text=table.text_column, title=table.title_column)
     texts = read_texts_to_predict(asked.texts, columns, table.encoding)
-    _say_scores(model, asked.threshold)
+    _expect_threshold(model, asked.threshold)
 
     def predictions() -> Iterator[dict[str, Any]]:
         for begin in progress(range(0, len(texts), _AT_A_TIME), "predict"):
@@ -319,6 +319,7 @@ def _of_texts(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]
             rows = model.predict(part, k=asked.k, threshold=asked.threshold)
             for text, row in zip(part.all(), rows, strict=True):
                 yield {"text": text, "labels": [plain(x) for x in row]}
+        _say_scores(model)
 
     return len(texts), predictions()
 
@@ -351,8 +352,9 @@ def query(asked: Query) -> dict[str, Any]:
     known = not bool(model.unknown([asked.text]).any())
     got = shorten(asked.text)
     expect(known, "text", "some word that the model knows", got, "ask in other words")
-    _say_scores(model, asked.threshold)
+    _expect_threshold(model, asked.threshold)
     found = model.predict(asked.text, asked.k, asked.threshold, asked.explain)
+    _say_scores(model)
     rows = Columns(plain(x) | {"score": round(x.score, 3)} for x in found)
     if asked.json:
         return {"text": asked.text, "labels": rows}
@@ -367,18 +369,17 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     return {"score": row["score"], "title": row["title"], **name}
 
 
-def _say_scores(model: Any, threshold: float | None) -> None:
-    """Log that scores are no probabilities, where they are not.
-
-    Raises:
-        InputError: if there is a threshold, which would mean something else.
-    """
-    if model.probabilities:
-        return
+def _expect_threshold(model: Any, threshold: float | None) -> None:
+    """Raise if there is a threshold that would mean something else than it seems to."""
     remedy = "leave it out, or train with a larger --valid: it teaches what scores are worth"
     want = "a model whose scores are probabilities"
-    expect(threshold is None, "threshold", want, "one of cosines", remedy)
-    _log.warning("scores are cosines, no probabilities")
+    expect(threshold is None or model.probabilities, "threshold", want, "one of cosines", remedy)
+
+
+def _say_scores(model: Any) -> None:
+    """Log that scores are no probabilities, where they are not."""
+    if not model.probabilities:
+        _log.warning("scores are cosines, no probabilities")
 
 
 def newest_run(folder: Path) -> Path:

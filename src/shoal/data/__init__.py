@@ -49,8 +49,8 @@ def load(
         text_column: of a table: where the texts are; ``text`` by default.
         labels_column: of a table: where the labels are; ``labels`` by default.
         title_column: of a table: where titles are, if the texts have some.
-        separator: of a table: between the labels in a cell; ``|`` by default, and lists as programs print
-            them; empty where a cell is one label.
+        separator: of a table: between the labels in a cell; ``|`` by default, and lists as
+            programs print them; empty where a cell is one label.
         split_column: of a table: where rows say ``train`` or ``test``; ``split`` by default, if
             there is one.
         encoding: of the source's texts; "latin-1" for old files, which accepts any bytes. A byte

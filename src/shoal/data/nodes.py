@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -188,7 +188,7 @@ def class_names_of(target: Int[Tensor, " n"] | Bool[Tensor, "n c"]) -> tuple[str
     return tuple(map(str, range(classes)))
 
 
-def tf_idf(texts: list[str], min_documents: int = 2) -> Csr:
+def tf_idf(texts: Sequence[str], min_documents: int = 2) -> Csr:
     """Weigh the words of texts: one row a text, one column a word, rows of length 1.
 
     A word is a run of letters, digits or underscores, in lower case. Columns stand in the order in

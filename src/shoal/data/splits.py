@@ -50,7 +50,9 @@ def _contents(texts: Texts) -> Iterator[bytes]:
         yield ids[a:b].tobytes() + weights[a:b].tobytes()
 
 
-def held_out(texts: Texts, share: float | int, seed: int, purpose: str = "test") -> Bool[Tensor, " n"]:
+def held_out(
+    texts: Texts, share: float | int, seed: int, purpose: str = "test"
+) -> Bool[Tensor, " n"]:
     """Which examples are held out: those whose digest is among the lowest `share` of all digests.
 
     In small data, where that would leave a side empty, the text of the lowest digest is held out,

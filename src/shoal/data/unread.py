@@ -32,8 +32,8 @@ def opened(path: Path) -> None:
 def naming_unread(source: object) -> Iterator[None]:
     """Log the files that lie in a folder and were not opened meanwhile; nothing of a single file.
 
-    Subfolders count where a file in them was opened, or where they are called ``raw``; hidden files
-    and those that tell about the data, such as README.md, do not.
+    Subfolders count where a file in them was opened, or where they are called ``raw``; empty and
+    hidden files, and those that tell about the data, such as README.md, do not.
 
     Yields:
         nothing.
@@ -51,7 +51,7 @@ def naming_unread(source: object) -> Iterator[None]:
     folders = {folder.absolute(), folder.absolute() / "raw", *(path.parent for path in seen)}
     inside = sorted(path for path in folder.absolute().rglob("*") if path.parent in folders)
     left = [path.relative_to(folder.absolute()) for path in inside if path not in seen]
-    say_unread(folder, [str(x) for x in left if (folder / x).is_file() and not _is_about(x)])
+    say_unread(folder, [str(x) for x in left if _holds_data(folder, x)])
 
 
 def say_unread(where: object, names: Iterable[str]) -> None:
@@ -62,6 +62,7 @@ def say_unread(where: object, names: Iterable[str]) -> None:
         _log.warning("%s: not read: %s%s", where, ", ".join(names[:_NAMED]), more)
 
 
-def _is_about(path: Path) -> bool:
-    name = path.name.lower()
-    return name.startswith((".", *_ABOUT)) or name.endswith((".md", ".py", ".html"))
+def _holds_data(folder: Path, path: Path) -> bool:
+    name, file = path.name.lower(), folder / path
+    about = name.startswith((".", *_ABOUT)) or name.endswith((".md", ".py", ".html"))
+    return not about and file.is_file() and file.stat().st_size > 0

@@ -45,8 +45,9 @@ def format_of(path: Path) -> Format:
             names = sorted(file.name for file in path.iterdir())[:8]
             found = f"a folder of {', '.join(names) or 'no files'}"
     endings = ", ".join(sorted({suffix for form in forms for suffix in form.suffixes}))
-    want = f'"wordnet", a file ending in {endings}, or a folder in a format of docs/formats.md'
-    remedy = "check the path" if not there else "rename its files as that page has them"
+    want = f'"wordnet", a file ending in {endings}, or a folder of a known format'
+    named = "name its files as docs/reference/formats.md has them"
+    remedy = named if there else "check the path"
     fail(str(path), want, found, remedy)
 
 
