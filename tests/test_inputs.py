@@ -496,6 +496,14 @@ def test_a6_words_that_occur_once_are_said_to(caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
 
 
+def test_a7_rankings_that_are_one_and_the_same_are_refused() -> None:
+    """One ranker twice would weigh twice; two of a kind with other settings are two."""
+    near = [library.NeighborRanker(near=10), library.NeighborRanker(near=20)]
+    library.LabelModel(rankers=near)
+    with pytest.raises(InputError, match="rankers: expected each once, got .*NeighborRanker twice"):
+        library.LabelModel(rankers=[near[0], library.NeighborRanker(near=10)])
+
+
 # -- A8: strings where lists are meant ------------------------------------------------------------
 
 
@@ -546,6 +554,7 @@ def test_b9_cosines_are_said_to_be_wherever_scores_are_read(world: Path, tmp_pat
                   ["query", "red mug", "--run", world / "run"]):  # fmt: skip
         found = shoal(*words)
         assert found.status == 0 and "scores are cosines, no probabilities" in found.err
+        assert result(*words)["scores"] == "cosines"
         assert shoal(*words, "--threshold", 0.5).refused
 
 
