@@ -500,7 +500,9 @@ def test_a7_rankings_that_are_one_and_the_same_are_refused() -> None:
     """One ranker twice would weigh twice; two of a kind with other settings are two."""
     near = [library.NeighborRanker(near=10), library.NeighborRanker(near=20)]
     library.LabelModel(rankers=near)
-    with pytest.raises(InputError, match="rankers: expected each once, got .*NeighborRanker twice"):
+    with pytest.raises(
+        InputError, match=r"rankers: expected each once, got .*NeighborRanker twice"
+    ):
         library.LabelModel(rankers=[near[0], library.NeighborRanker(near=10)])
 
 

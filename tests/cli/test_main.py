@@ -122,7 +122,7 @@ def test_predictions_are_lines_or_a_file(tmp_path: Path) -> None:
     lines = [json.loads(x) for x in shoal("predict", "runs/a", "texts.txt").out.splitlines()]
     assert [line["text"] for line in lines] == ["w1 w2", "", "nothing known"]
     about = result("predict", "runs/a", "texts.txt", "--out", tmp_path / "p.jsonl")
-    assert about == {"texts": 3, "out": str(tmp_path / "p.jsonl")}
+    assert about == {"texts": 3, "scores": "cosines", "out": str(tmp_path / "p.jsonl")}
     assert [json.loads(x) for x in (tmp_path / "p.jsonl").read_text().splitlines()] == lines
 
 

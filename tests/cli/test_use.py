@@ -57,7 +57,11 @@ def test_predict_writes_a_line_per_text(world: Path, tmp_path: Path) -> None:
     found = []
     for name in ("a.txt", "a.jsonl"):
         words = [world / "runs" / "one", tmp_path / name, "--k", 3, "--out", tmp_path / "out"]
-        assert result("predict", *words) == {"texts": 3, "out": str(tmp_path / "out")}
+        assert result("predict", *words) == {
+            "texts": 3,
+            "scores": "cosines",
+            "out": str(tmp_path / "out"),
+        }
         found.append([json.loads(x) for x in (tmp_path / "out").read_text().splitlines()])
     assert found[0] == found[1] and [line["text"] for line in found[0]] == texts
     assert [len(line["labels"]) for line in found[0]] == [3, 3, 3]

@@ -288,11 +288,12 @@ def predict(asked: Predict) -> dict[str, Any]:
     model = opened(asked.run, asked)
     what = "nodes" if on_graph(model) else "texts"
     count, found = _of_nodes(model, asked) if on_graph(model) else _of_texts(model, asked)
+    about = {what: count} | ({} if on_graph(model) else {"scores": model.scores})
     if asked.out is not None:
         write_whole(asked.out, (json.dumps(line) + "\n" for line in found))
-        return {what: count, "out": str(asked.out)}
+        return about | {"out": str(asked.out)}
     if asked.json:
-        return {what: count, "predictions": list(found)}
+        return about | {"predictions": list(found)}
     for line in found:
         print(json.dumps(line))
     return {}
@@ -357,7 +358,7 @@ def query(asked: Query) -> dict[str, Any]:
     _say_scores(model)
     rows = Columns(plain(x) | {"score": round(x.score, 3)} for x in found)
     if asked.json:
-        return {"text": asked.text, "labels": rows}
+        return {"text": asked.text, "scores": model.scores, "labels": rows}
     why = {row["title"]: row.pop("explanation") for row in rows if "explanation" in row}
     shown = {"text": asked.text, "labels": Columns(_shown(row) for row in rows)}
     return shown | ({"why": why} if why else {})
@@ -452,6 +453,8 @@ def serve(asked: Serve) -> dict[str, Any]:
         model = opened(asked.run, asked)
         want = "a model of labels"
         expect(not on_graph(model), str(asked.run), want, "one on a graph", "use shoal predict")
+        if not model.probabilities:
+            print("scores are cosines, no probabilities", file=sys.stderr)
         return model
 
     def announce(url: str, labels: int) -> None:

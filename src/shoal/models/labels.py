@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,10 @@ class LabelModel(OnHub):
             good = given is None or callable(given)
             expect(good, name, "a function", given, "leave it out for the default")
         expect(len(rankers) > 0, "rankers", "at least one", "none", "pass [shoal.EncoderRanker()]")
+        kinds = [base.plain(ranker) for ranker in rankers]
+        twice = next((kind for i, kind in enumerate(kinds) if kind in kinds[:i]), None)
+        got = twice["class"] if isinstance(twice, dict) else twice
+        expect(twice is None, "rankers", "each once", f"{got} twice", "leave one of them out")
         expect(seed >= 0, "seed", "a whole number of at least 0", seed, "drop the sign")
         self.device = resolve_device(device)
         if gradients is None:
@@ -215,7 +219,8 @@ class LabelModel(OnHub):
             stage = run.folder / "classifiers"
             names = ("last.safetensors", "best.safetensors")
             others = (run.folder / "tokens", *(stage / name for name in names))
-            return fitting.close(run, progress, metrics, *others)
+            result = fitting.close(run, progress, metrics, *others)
+            return replace(result, details={"scores": self.scores} | result.details)
 
     def _data(self, data: Any, labels: Any) -> LabelData:
         if labels is not None:
@@ -277,6 +282,11 @@ class LabelModel(OnHub):
     def probabilities(self) -> bool:
         """Whether scores are probabilities; otherwise they are cosines or inner products."""
         return self.predictor.probabilities
+
+    @property
+    def scores(self) -> str:
+        """What scores are: ``probabilities``, or ``cosines`` of the encoder or the like."""
+        return "probabilities" if self.probabilities else "cosines"
 
     def predict(
         self, texts: Any, k: int = 5, threshold: float | None = None, explain: bool = False
