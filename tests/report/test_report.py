@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shoal.core.errors import InputError
-from shoal.report import report
+from shoal.report import compare, report
 from shoal.training.run import Run
 
 VOID = {"meta"}
@@ -142,3 +142,40 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="a log as shoal train writes it"):
             report(tmp_path)
         assert not (tmp_path / "report.html").exists()
+
+
+def test_the_lead_says_what_came_of_it(tmp_path: Path) -> None:
+    """One sentence with units first; then each ranker beside the ensemble, and the most of P@k."""
+    run = Run.create(tmp_path, {"encoder": {"class": "a:Bag", "dim": 16}})
+    run.write("start", {"data": "mugs"})
+    run.write("alone", {"tested": 40, "P@1": {"encoder": 40.0, "ensemble": 50.0}})
+    run.write("possible", {"tested": 40, "most": {"P@1": 100.0, "P@3": 50.0}})
+    run.write("calibration", {"said": [10.0, 80.0], "true": [20.0, 70.0], "of": [3, 4]})
+    run.write("test", {"step": 1, "P@1": 50.0, "P@3": 25.0, "R@3": 75.0})
+    said = " ".join(" ".join(shown(tmp_path)[1].words).split())
+    assert "The first label is right for 50.0 % of 40 test examples" in said
+    assert said.index("encoder 40.0 %") < said.index("ensemble 50.0 %") < said.index("How it went")
+    assert "P at most 100.00 50.00" in said and "encoder.dim 16" in said
+    assert "probability, per cent" in said
+
+
+def logged(folder: Path, score: float, dim: int, tested: int = 40) -> Path:
+    run = Run.create(folder, {"dim": dim, "seed": 0})
+    run.write("start", {"data": "mugs"})
+    run.write("step", {"step": 1, "seconds": 1.0, "loss": 1.0})
+    run.write("possible", {"tested": tested, "most": {}})
+    run.write("test", {"step": 1, "P@1": score})
+    return folder
+
+
+def test_two_runs_are_compared(tmp_path: Path) -> None:
+    """Which is ahead, by how much, and in what they differ; other test data are said."""
+    a, b = logged(tmp_path / "a", 40.0, 16), logged(tmp_path / "b", 42.5, 32)
+    text = compare([a, b]).read_text(encoding="utf-8")
+    said = " ".join(" ".join(Reader(text).words).split())
+    assert "P@1 is highest in b: 42.5 %, against 40.0 % in a." in said
+    assert "P@1 40.00 42.50 +2.50" in said and "dim 16 32" in said and "seed" not in said
+    other = logged(tmp_path / "c", 42.5, 32, tested=7)
+    assert "not the same" in compare([b, other], tmp_path / "x.html").read_text()
+    with pytest.raises(InputError, match="two or three different ones"):
+        compare([a, a])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -96,12 +95,12 @@ class Query(Ranking):
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Common):
-    """Show what a run did: one HTML file with charts, metrics and examples."""
+    """Show what a run did, or compare runs: one HTML file with charts and metrics."""
 
-    run: Run
-    """Folder of a run, finished or not."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN]")]
+    """Folder of a run, finished or not; two or three of them are compared."""
     out: File = None
-    """The file to write; report.html in the run's folder by default."""
+    """The file to write; report.html in the run's folder by default, or comparison.html."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +110,9 @@ class Serve(Ranking):
     run: Run
     """Folder of a run on labels, a saved model or an export."""
     host: str = "127.0.0.1"
-    """Address to serve at; 0.0.0.0 lets other machines in: set a token."""
+    """Address to serve at; 0.0.0.0 lets other machines in, and there is no password."""
     port: int = 8000
     """Port to serve at; 0 takes any that is free and prints it."""
-    token: Text = None
-    """What requests must bring as Authorization: Bearer TOKEN; by default what SHOAL_TOKEN holds,
-    which other users of the machine do not see."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -433,20 +429,23 @@ def report(asked: Report) -> dict[str, Any]:
     Raises:
         InputError: if there is no run, its log is empty or damaged, or the page cannot be written.
     """
+    from shoal.report import compare
     from shoal.report import report as write
 
-    return {"run": str(asked.run), "report": str(write(asked.run, asked.out))}
+    expect(len(asked.runs) > 0, "RUN", "the folder of a run", "none", "name it")
+    run, *others = asked.runs
+    if others:
+        return {"runs": list(map(str, asked.runs)), "report": str(compare(asked.runs, asked.out))}
+    return {"run": str(run), "report": str(write(run, asked.out))}
 
 
 def serve(asked: Serve) -> dict[str, Any]:
     """Run ``shoal serve`` until SIGTERM or SIGINT; what is said is said when it is ready.
 
     Raises:
-        InputError: if the extra is missing, a limit or the token makes no sense, the address cannot
-            be taken, or the folder does not hold a model of labels.
-        SystemExit: with status 1 if the service died, so that who started it starts it again.
+        InputError: if the extra is missing, a limit makes no sense, the address cannot be taken,
+            or the folder does not hold a model of labels.
     """
-    from shoal.serve.server import ServiceDied
     from shoal.serve.server import serve as run
 
     def load() -> Any:
@@ -466,11 +465,7 @@ def serve(asked: Serve) -> dict[str, Any]:
     if not asked.verbose:  # what each client's text lacks does not belong in the service's log
         logging.getLogger("shoal").setLevel(logging.ERROR)
     name, at = asked.run.resolve().name, {"host": asked.host, "port": asked.port}
-    token = os.environ.get("SHOAL_TOKEN") if asked.token is None else asked.token
-    try:
-        run(load, name, **at, limits=asked.limits, token=token, announce=announce)
-    except ServiceDied as error:
-        sys.exit(f"shoal: the service ended: {error}")
+    run(load, name, **at, limits=asked.limits, announce=announce)
     print("ended", file=sys.stderr)
     return {}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 # metrics of nodes and links, which have no k
@@ -37,6 +38,18 @@ class Columns(list[dict[str, Any]]):
             for line in cells
         )
         return "\n".join(line.rstrip() for line in lines)
+
+
+def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table for a notebook; whatever stands in a cell is text.
+
+    Example:
+        >>> html_table(["a"], [["<b>"]])
+        '<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'
+    """
+    head = "".join(f"<th>{escape(x)}</th>" for x in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(x)}</td>" for x in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def metric_table(

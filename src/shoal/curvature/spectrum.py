@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shoal.core.columns import html_table
 from shoal.core.errors import expect, expect_file, fail
 from shoal.core.files import file_aside
 
@@ -27,6 +28,21 @@ Sampling = Literal["independent", "clustered", "in-batch", "neighborhoods"]
 Metric = Literal["plain", "adam"]
 
 FORMAT = "shoal spectrum 1"
+
+
+def _stems(values: list[float]) -> str:
+    """Eigenvalues on a line, as SVG: the picture that needs no package."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    places = [20 + 360 * (x - low) / ((high - low) or 1.0) for x in values]
+    stems = "".join(f'<path d="M{x:.1f},8V44" stroke="#0a6c74"/>' for x in places)
+    ends = ((20, "start", low), (380, "end", high))
+    words = "".join(
+        f'<text x="{x}" y="60" text-anchor="{at}" font-size="12" fill="currentColor">{v:.3g}</text>'
+        for x, at, v in ends
+    )
+    line = '<path d="M20,44H380" stroke="currentColor"/>'
+    title = "<title>eigenvalues, as Lanczos finds them</title>"
+    return f'<svg viewBox="0 0 400 66" width="400" role="img">{title}{line}{stems}{words}</svg>'
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +138,20 @@ class Spectrum:
     frobenius: float = math.nan
     metric: Metric = "plain"
     loss: float = math.nan
+
+    def _repr_html_(self) -> str:
+        """The numbers that advice rests on, and a stem per Ritz value."""
+        spread = f"{self.trace:.4g} ± {self.trace_error:.2g}"
+        rows = [
+            ["greatest eigenvalue", f"{self.lam_max:.4g}"],
+            ["trace", spread],
+            ["parameters", f"{self.parameters:,}"],
+            ["batch size", f"{self.batch_size:,}"],
+            ["samples measured", f"{self.samples:,}"],
+            ["gradient noise scale, samples", f"{self.noise.gradient_noise_scale:.4g}"],
+            *(["note", warning] for warning in self.warnings),
+        ]
+        return html_table([f"Spectrum ({self.curvature})", ""], rows) + _stems(self.ritz.tolist())
 
     @property
     def lam_max(self) -> float:

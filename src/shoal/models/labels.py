@@ -28,6 +28,7 @@ from shoal.models import base
 from shoal.models.base import Fitting, Result, resolve_device, resolve_precision
 from shoal.models.card import write_export
 from shoal.models.hub import OnHub
+from shoal.models.notebook import Answers, model_table
 from shoal.rank.classifiers import Classifiers
 from shoal.rank.ensemble import NetworkCombiner
 from shoal.rank.evaluate import evaluate, first_columns
@@ -322,7 +323,20 @@ class LabelModel(OnHub):
                 "%d of %d texts hold no known word: their labels are guesses", unknown, len(plain)
             )
         found = self.predictor.predict(read, min(k, len(self.labels)), threshold, explain)
-        return found[0] if single else found
+        if single:
+            return Answers(found[0], None, self.probabilities)
+        return Answers(found, plain.all(), self.probabilities)
+
+    def _repr_html_(self) -> str:
+        parts = self.parts
+        about = {"encoder": parts.encoder, "batches": parts.batches or "NGAME's clusters"}
+        about |= {"classifiers": parts.classifiers, "combiner": parts.combiner}
+        if self._predictor is None:
+            return model_table("LabelModel, not fitted", about)
+        ranks = ", ".join(ranker.features[0] for ranker in self.predictor.rankers)
+        scores = "probabilities" if self.probabilities else "cosines or inner products"
+        known = {"labels": f"{len(self.labels):,}", "rankers": ranks, "scores": scores}
+        return model_table("LabelModel", known | about)
 
     def unknown(self, texts: Any) -> Tensor:
         """Which texts hold no word that the model knows, as a boolean tensor ``[n]``."""

@@ -6,10 +6,11 @@ All in per cent, as the field prints them; filter pairs are taken out of the pre
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from shoal.core import metrics
@@ -20,6 +21,8 @@ from shoal.rank.predictor import Predictor, named
 KS = (1, 3, 5)
 # Of each kind; characters of their texts and titles; true labels named.
 _EXAMPLES, _TEXT, _TITLE, _LABELS = 6, 280, 80, 8
+# Test examples that each ranker of an ensemble ranks alone, and bins of probabilities.
+_ALONE, _BINS = 1000, 10
 
 
 def validate(
@@ -51,7 +54,8 @@ def evaluate(
 
     Returns:
         metrics in per cent (:func:`shoal.core.metrics.evaluate`); and for a run's log ``deciles``,
-        how well rare and frequent labels are found, and ``examples`` (:func:`examples`).
+        how well rare and frequent labels are found, ``examples`` (:func:`examples`), ``possible``,
+        what P@k can be at most, and of an ensemble ``alone`` and ``calibration``.
     """
     k = min(KS[-1], len(predictor.labels))
     wide = test.labels.n_cols
@@ -71,7 +75,69 @@ def evaluate(
         frequency = torch.bincount(seen.indices, minlength=wide)
         parts = metrics.deciles(top, test.labels, frequency, top.shape[1])
         behind["deciles"] = {name: [round(x, 2) for x in part] for name, part in parts.items()}
+        truth = test.labels.with_values(None).coalesce()
+        behind["possible"] = possible(truth, k)
+        if predictor.combiner is not None and len(predictor.rankers) > 1:
+            behind["alone"] = alone(predictor, test, drop)
+        if predictor.probabilities:
+            behind["calibration"] = calibration(
+                scores[top >= 0], metrics.hits(top.long(), truth)[top >= 0]
+            )
     return result, behind
+
+
+def possible(truth: Csr, k: int) -> dict[str, Any]:
+    """How many examples with a label there are, and the most that P@k can be, in per cent.
+
+    Example:
+        >>> possible(Csr.from_lists([[0], [0, 1], []], n_cols=9), k=5)
+        {'tested': 2, 'most': {'P@1': 100.0, 'P@3': 50.0, 'P@5': 30.0}}
+    """
+    have = truth.degrees()
+    have = have[have > 0].float()
+    most = {f"P@{j}": 100 * float(have.clamp(max=j).mean()) / j for j in KS if j <= k}
+    return {"tested": len(have), "most": {name: round(x, 2) for name, x in most.items()}}
+
+
+def alone(predictor: Predictor, test: Examples, drop: Csr) -> dict[str, Any]:
+    """P@1 of each ranker of an ensemble by itself, and of the ensemble, on the same examples.
+
+    Args:
+        predictor: of several rankers.
+        test: of which a thousand are drawn, without choice.
+        drop: pairs that must not be predicted.
+    """
+    ids = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:_ALONE]
+    texts, drop = test.texts.subset(ids), drop.rows(ids)
+    truth = test.labels.with_values(None).coalesce().rows(ids)
+    of = {name: (ranker,) for ranker in predictor.rankers for name in ranker.features[:1]}
+    each = {name: replace(predictor, rankers=one, combiner=None) for name, one in of.items()}
+    found = {
+        name: one.rank(texts, 1, drop)[1] for name, one in {**each, "ensemble": predictor}.items()
+    }
+    hit = {
+        name: metrics.hits(top.cpu().long(), truth).float().mean() for name, top in found.items()
+    }
+    return {"tested": len(ids), "P@1": {name: round(100 * float(x), 2) for name, x in hit.items()}}
+
+
+def calibration(scores: Float[Tensor, " n"], hit: Bool[Tensor, " n"]) -> dict[str, Any]:
+    """How often predictions of a probability are true, in ten bins of it; empty bins left out.
+
+    Example:
+        >>> calibration(torch.tensor([0.75, 0.15, 0.85]), torch.tensor([True, False, True]))
+        {'said': [15.0, 75.0, 85.0], 'true': [0.0, 100.0, 100.0], 'of': [1, 1, 1]}
+    """
+    said, true = scores.double(), hit.double()
+    at = (said * _BINS).long().clamp(0, _BINS - 1)
+    of, sums, hits = (
+        torch.zeros(_BINS, dtype=torch.float64).index_add_(0, at, x)
+        for x in (torch.ones_like(said), said, true)
+    )
+    kept = of > 0
+    shares = {"said": sums[kept] / of[kept], "true": hits[kept] / of[kept]}
+    percent = {name: [round(100 * x, 2) for x in part.tolist()] for name, part in shares.items()}
+    return {**percent, "of": [int(x) for x in of[kept].tolist()]}
 
 
 def examples(

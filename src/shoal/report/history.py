@@ -99,6 +99,12 @@ class History:
         every = (line for lines in self.by_event.values() for line in lines)
         return max((line[name] for line in every if name in line), default=0)
 
+    @property
+    def total(self) -> Number:
+        """Seconds of training and of the ensemble, which some logs do not count as training."""
+        spent = sum(line.get("ensemble_seconds", 0) for line in self.all("ensemble"))
+        return self.seconds + spent
+
     def stages(self) -> list[tuple[str, Number, int | None]]:
         """Seconds of each stage that was timed, and the peak of memory by its end.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -21,6 +21,11 @@ _ENDS = {
     "minutes": "its minutes spent",
     "patience": "stopped for want of better validation",
     "interrupt": "interrupted",
+}
+_OF_GRAPHS = {
+    "accuracy": "The class is right for {:.1f} % of the test nodes.",
+    "micro_F1": "Classes of test nodes are found with a micro-averaged F1 of {:.1f} %.",
+    "MRR": "The mean reciprocal rank of test links is {:.1f} %.",
 }
 _TENTHS = [str(i) for i in range(1, 11)]
 
@@ -60,26 +65,34 @@ def page(name: str, history: History, stages: dict[str, History]) -> str:
     """
     evaluated = [*history.names("validate"), *history.names("test")]
     on_graph = any(metric.removeprefix("valid_") in OF_GRAPHS for metric in evaluated)
-    shown = [_loss, _validation, _stages]
-    shown[2:2] = [] if on_graph else [_deciles, _hardness, _clusters]
+    ensemble = _alone(history)
+    shown = [_loss] if ensemble is None else [_loss, _validation]
+    shown += [] if on_graph else [_deciles, _hardness, _clusters]
+    shown += [_calibration] if history.last("calibration").get("said") else []
+    shown += [_stages]
     sections = [("How it went", [draw(history) for draw in shown])]
     for stage, log in stages.items():
         cards = [draw(log) for draw in (_loss, _validation, _stages)]
         sections.append((f"How its {stage} went", cards))
-    ks, rows = metric_table(history.last("test"))
     return template("page.html").render(
         name=name,
-        style=files("shoal.report").joinpath("page.css").read_text(encoding="utf-8"),
+        style=style(),
         facts=_facts(history),
+        lead=lead(history),
+        first=ensemble or _validation(history),
         tiles=_tiles(history, list(stages.values())),
         sections=sections,
         examples=[] if on_graph else _examples(history),
         evaluated=bool(history.last("examples")),
-        metric_heads=["test, per cent", *(f"@{k}" if k else "" for k in ks)],
-        metrics=[[kind, *("" if x is None else f"{x:.2f}" for x in xs)] for kind, xs in rows],
+        metrics=_metrics(history),
         settings=_settings(history.settings),
         footer=_footer(history, on_graph),
     )
+
+
+def style() -> str:
+    """The style sheet of every page."""
+    return files("shoal.report").joinpath("page.css").read_text(encoding="utf-8")
 
 
 @cache
@@ -90,6 +103,28 @@ def template(name: str) -> Any:
     names = ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")
     templates.globals["size"] = {name.lower(): getattr(charts, name) for name in names}
     return templates.get_template(name)
+
+
+def lead(history: History) -> str:
+    """What came of a run, in one sentence."""
+    test, tested = history.last("test"), history.last("possible").get("tested")
+    if "P@1" in test:
+        whole = f"{tested:,} test examples" if tested else "test examples"
+        best = max((name for name in test if name.startswith("R@")), default="", key=_k)
+        also = (
+            f"; its first {_k(best)} labels hold {test[best]:.1f} % of the true ones"
+            if best
+            else ""
+        )
+        return f"The first label is right for {test['P@1']:.1f} % of {whole}{also}."
+    for name, said in _OF_GRAPHS.items():
+        if name in test:
+            return said.format(test[name])
+    return "Not evaluated on test examples yet."
+
+
+def _k(name: str) -> int:
+    return int(name.partition("@")[2]) if name.partition("@")[2].isdigit() else 0
 
 
 # -- above the charts ----------------------------------------------------------------------------
@@ -111,15 +146,15 @@ def _tiles(history: History, stages: list[History]) -> list[tuple[str, str, str]
     tiles = [(name, f"{test[name]:.2f}", "%") for name in names if name in test]
     logs = [history, *stages]
     # every stage counts: the classifiers and the ensemble often take longer than the encoder
-    ensemble = sum(line.get("ensemble_seconds", 0) for line in history.all("ensemble"))
-    tiles.append(("Training", *_duration(sum(log.seconds for log in logs) + ensemble)))
+    tiles.append(("Training", *duration(sum(log.total for log in logs))))
     for key, title in (("peak_mib", "Peak memory"), ("device_peak_mib", "Peak device memory")):
         peak = max(log.most(key) for log in logs)
         tiles += [(title, f"{peak / 1024:.2f}", "GiB")] if peak else []
     return tiles
 
 
-def _duration(seconds: Number) -> tuple[str, str]:
+def duration(seconds: Number) -> tuple[str, str]:
+    """A time as a number and its unit: s, min or h."""
     if seconds < 120:
         return f"{seconds:.1f}", "s"
     return (f"{seconds / 60:.1f}", "min") if seconds < 7200 else (f"{seconds / 3600:.1f}", "h")
@@ -145,6 +180,39 @@ def _validation(history: History) -> Card:
         return Card("Validation", missing="nothing was held out, or no validation came")
     about = "On examples held out from training, in per cent."
     return Card("Validation", about, chart=line_chart(series, "step", "per cent"))
+
+
+def _alone(history: History) -> Card | None:
+    """What each ranker finds by itself, beside the ensemble of them all."""
+    found = history.last("alone")
+    if not found.get("P@1"):
+        return None
+    names, values = zip(*sorted(found["P@1"].items(), key=lambda x: x[1]), strict=True)
+    about = (
+        f"P@1 of each ranker by itself and of the ensemble that weighs them, in per cent, on the "
+        f"same {found['tested']:,} test examples."
+    )
+    most = max(values) or 1.0
+    bars = [
+        (n, f"{100 * x / most:.1f}", f"{x:.1f} %", "") for n, x in zip(names, values, strict=True)
+    ]
+    return Card("What the ensemble gains", about, stages=bars)
+
+
+def _calibration(history: History) -> Card:
+    title, found = "Can its probabilities be believed?", history.last("calibration")
+    about = (
+        "Predictions for test examples in bins of their probability: the share that is true. The "
+        "closer to the dashed line, the better; below it the model is too sure."
+    )
+    series = [Series("true", found["true"], found["said"]), Series("ideal", [0, 100], [0, 100])]
+    chart = line_chart(series, "probability, per cent", "true, per cent")
+    table = [
+        [number(s), number(t), number(n)]
+        for s, t, n in zip(found["said"], found["true"], found["of"], strict=True)
+    ]
+    heads = ["probability", "true", "predictions"]
+    return Card(title, about, chart=chart, heads=heads, table=table, summary="How many")
 
 
 def _deciles(history: History) -> Card:
@@ -214,7 +282,8 @@ def _stages(history: History) -> Card:
         )
         for name, seconds, peak in stages
     ]
-    about = "Seconds of each stage, and the highest resident memory of the process by its end."
+    whole = "{} {}".format(*duration(sum(seconds for _, seconds, _ in stages)))
+    about = f"{whole} in all, by stage, and the highest resident memory of the process by its end."
     return Card(title, about, stages=bars)
 
 
@@ -236,14 +305,48 @@ def _named(example: dict[str, Any]) -> dict[str, Any]:
     return {"labels_left_out": 0} | example | {"predicted": predicted}
 
 
+def _metrics(history: History) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the test metrics, with the most that P@k can be where labels are few."""
+    ks, rows = metric_table(history.last("test"))
+    most = history.last("possible").get("most", {})
+    heads = ["test, per cent", *(f"@{k}" if k else "" for k in ks)]
+    shown = [[kind, *("" if x is None else f"{x:.2f}" for x in xs)] for kind, xs in rows]
+    if shown and any(x < 100 for x in most.values()):
+        best = ["P at most", *(f"{most[f'P@{k}']:.2f}" if f"P@{k}" in most else "" for k in ks)]
+        shown.insert(1, best)
+    return heads, shown
+
+
 def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
     """What was asked for, without what was left to its default; a command's flags among them."""
-    every = settings | dict(settings.get("command") or {})
-    return [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else number(value))
-        for name, value in every.items()
-        if value is not None and name != "command"
-    ]
+    return [*flat(settings)]
+
+
+def flat(settings: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+    """Settings by name, ``encoder.dim`` for one of an object; those that are not set are left out.
+
+    Yields:
+        names and values, in order.
+
+    Example:
+        >>> list(flat({"encoder": {"class": "shoal.text.bag:BagEncoder", "dim": 16}, "lr": None}))
+        [('encoder', 'BagEncoder'), ('encoder.dim', '16')]
+    """
+    for name, value in (settings | dict(settings.get("command") or {})).items():
+        if name == "command" or value is None:
+            continue
+        if isinstance(value, dict):
+            made = str(value.get("class") or value.get("function") or "").rpartition(":")[2]
+            yield from [(within + name, made)] if made else []
+            inside = {k: v for k, v in value.items() if k not in ("class", "function")}
+            yield from flat(inside, f"{within}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield from flat({f"{name}.{i + 1}": one for i, one in enumerate(value)}, within)
+        else:
+            yield (
+                within + name,
+                ", ".join(map(str, value)) if isinstance(value, list) else number(value),
+            )
 
 
 def _footer(history: History, on_graph: bool) -> str:

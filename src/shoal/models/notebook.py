@@ -1,0 +1,52 @@
+"""How models and predictions look in a notebook: small tables, whatever they hold escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shoal.core.columns import html_table
+
+_TEXT, _ROWS = 80, 50  # characters of a text, and texts, that are shown
+
+
+class Answers(list[Any]):
+    """Predictions as :meth:`predict` returns them: a list, which a notebook shows as a table.
+
+    Args:
+        found: the predictions of one text, or a list of them per text.
+        texts: the texts, or None for predictions of one.
+        probabilities: whether scores are shown in per cent.
+
+    Example:
+        >>> from shoal.rank.predictor import Prediction
+        >>> found = Answers([Prediction("n1", "a <mug>", 0.25, 0)], None, True)
+        >>> found[0].label, "a &lt;mug&gt;" in found._repr_html_(), "25.0 %" in found._repr_html_()
+        ('n1', True, True)
+    """
+
+    def __init__(
+        self, found: Sequence[Any], texts: Sequence[str] | None, probabilities: bool
+    ) -> None:
+        super().__init__(found)
+        self._texts, self._probabilities = texts, probabilities
+
+    def _repr_html_(self) -> str:
+        if self._texts is None:
+            return html_table(["label", "score"], [[x.title, self._score(x)] for x in self])
+        rows = [
+            [text[:_TEXT], "; ".join(f"{x.title} ({self._score(x)})" for x in found)]
+            for text, found in zip(self._texts[:_ROWS], self, strict=False)
+        ]
+        left_out = len(self) - len(rows)
+        rows += [[f"and {left_out:,} more", ""]] if left_out else []
+        return html_table(["text", "labels, best first"], rows)
+
+    def _score(self, prediction: Any) -> str:
+        score = prediction.score
+        return f"{100 * score:.1f} %" if self._probabilities else f"{score:.3f}"
+
+
+def model_table(title: str, facts: dict[str, Any]) -> str:
+    """What a model is, a line per part."""
+    return html_table([title, ""], [[name, str(value)] for name, value in facts.items()])
