@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from shoal import LabelModel
 from shoal.core.errors import InputError
-from shoal.serve.app import make_app
+from shoal.serve.app import Served, make_app
 from shoal.serve.limits import Limits
 from tests.serve.fakes import LABELS, LIMITS, Known, answer, as_json, refused, with_client
 
@@ -79,7 +79,8 @@ BAD_BODIES: dict[str, tuple[bytes, int, str]] = {
     "empty": (b"", 400, "body"),
     "cut": (b'{"texts": ["a"', 400, "body"),
     "not UTF-8": (b'{"texts": ["\xff"]}', 400, "body"),
-    "deep": (b'{"texts": ' + b"[" * 900 + b"]" * 900 + b"}", 422, "texts[0]"),
+    "deep": (b'{"texts": ' + b"[" * 900 + b"]" * 900 + b"}", 400, "body"),
+    "nested": (b'{"texts": [["a"]]}', 422, "texts[0]"),
     "very long number": (b'{"texts": [], "k": ' + b"1" * 1900 + b"}", 422, "k"),
     "a list": (b'["a"]', 422, "body"),
     "null": (b"null", 422, "body"),
@@ -87,8 +88,9 @@ BAD_BODIES: dict[str, tuple[bytes, int, str]] = {
     "no texts": (b"{}", 422, "texts"),
     "one text bare": (b'{"texts": "a"}', 422, "texts"),
     "a number as text": (b'{"texts": ["a", 3]}', 422, "texts[1]"),
-    "half a pair": (b'{"texts": ["\\ud800"]}', 422, "texts[0]"),
-    "half a pair as a name": (b'{"\\ud800": 1}', 422, "body"),
+    "half a pair": (b'{"texts": ["\\ud800"]}', 400, "body"),
+    "half a pair as a name": (b'{"\\ud800": 1}', 400, "body"),
+    "UTF-16": ('{"texts": ["a"]}'.encode("utf-16"), 400, "body"),
     "too many texts": (b'{"texts": ["a", "a", "a", "a", "a"]}', 422, "texts"),
     "too long a text": (b'{"texts": ["' + b"a" * 51 + b'"]}', 422, "texts[0]"),
     "k 0": (b'{"texts": ["a"], "k": 0}', 422, "k"),
@@ -120,7 +122,7 @@ def test_deep_brackets_are_no_json() -> None:
     """Brackets deeper than Python reads are refused, not a crash."""
     body = b"[" * 200_000
     told = refused(post(body, limits=replace(LIMITS, max_body=10**6)), 400, "body")
-    assert told["expected"] == "JSON"
+    assert told["expected"] == "JSON in UTF-8"
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "", "application/x-www-form-urlencoded", "json"])
@@ -185,7 +187,7 @@ def test_late_answers_are_told_to_come_again() -> None:
 
     Later requests are refused at once, so that nothing piles up; when it goes on, so do they.
     """
-    predictor, limits = Known(), replace(LIMITS, timeout=0.1)
+    predictor, limits = Known(), replace(LIMITS, timeout=0.5)
     predictor.gate.clear()
 
     async def job(client: httpx.AsyncClient) -> list[httpx.Response]:
@@ -197,7 +199,7 @@ def test_late_answers_are_told_to_come_again() -> None:
         return [late, health, second, await ask(client, "c")]
 
     late, health, second, after = with_client(job, predictor, limits)
-    assert refused(late, 503, "answer")["expected"] == "to be ready within 0.1 seconds"
+    assert refused(late, 503, "answer")["expected"] == "to be ready within 0.5 seconds"
     assert health.status_code == 503 and not health.json()["ready"]
     refused(second, 503, "service")
     assert after.status_code == 200
@@ -234,6 +236,8 @@ def test_slow_body_is_refused() -> None:
         ("max_wait_ms", float("nan")),
         ("max_wait_ms", -1.0),
         ("max_waiting", 3),
+        ("max_rate", 0.0),
+        ("max_rate", float("nan")),
         ("timeout", 0.0),
         ("timeout", float("inf")),
     ],
@@ -242,7 +246,7 @@ def test_limits_that_make_no_sense(name: str, value: float) -> None:
     """Each is refused by name before anything starts."""
     limits = replace(LIMITS, **{name: value})
     with pytest.raises(InputError, match=rf"^{name}: expected .*, got .*; "):
-        make_app(Known(), limits, "known", LABELS)
+        make_app(Served(Known(), LABELS), limits, "known")
 
 
 TEXTS = st.text(st.characters(), max_size=12)  # surrogates too
@@ -281,4 +285,4 @@ def test_no_body_whatsoever_is_an_error_inside(labeler: LabelModel, body: bytes)
 
 def test_limits_by_default_make_sense() -> None:
     """The defaults pass their own check."""
-    make_app(Known(), Limits(), "known", LABELS)
+    make_app(Served(Known(), LABELS), Limits(), "known")

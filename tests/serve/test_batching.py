@@ -126,6 +126,71 @@ def test_a_failing_text_harms_nobody_else() -> None:
     assert ["a", "poison", "b"] in predictor.batches
 
 
+def test_a_panic_is_an_error_of_its_text_alone() -> None:
+    """What is no Exception, as errors of a library in Rust, harms neither others nor the thread."""
+    predictor = Known()
+
+    async def job(batcher: Batcher) -> list[Rows | BaseException]:
+        first = await held(predictor, batcher)
+        asked = [asyncio.create_task(batcher.ask([text], 1)) for text in ("a", "panic")]
+        await asyncio.sleep(0)
+        predictor.gate.set()
+        await first
+        found = list(await asyncio.gather(*asked, return_exceptions=True))
+        return [*found, await batcher.ask(["b"], 1)]
+
+    a, panic, b = run(predictor, job)
+    assert a == [answer("a", 1)] and b == [answer("b", 1)]
+    assert isinstance(panic, RuntimeError) and str(panic).startswith("Panic: ")
+
+
+def test_a_predictor_may_be_replaced() -> None:
+    """A text is answered by the predictor there was when it came, though another one stands now."""
+    old, new = Known(), Known()
+
+    async def job(batcher: Batcher) -> None:
+        first = await held(old, batcher)
+        before = asyncio.create_task(batcher.ask(["before"], 1))
+        await asyncio.sleep(0)
+        batcher.predictor = new
+        after = asyncio.create_task(batcher.ask(["after"], 1))
+        await asyncio.sleep(0)
+        old.gate.set()
+        await asyncio.gather(first, before, after)
+
+    run(old, job)
+    assert old.batches == [["first"], ["before"]] and new.batches == [["after"]]
+
+
+@pytest.mark.parametrize("stuck", [True, False])
+def test_who_waits_for_a_dead_thread_is_told(stuck: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread dies, or a batch has no end: those who wait are told, and so is who listens."""
+    predictor, reasons = Known(), []
+
+    def fail(items: list[object], answers: list[object]) -> None:
+        raise MemoryError("no room")
+
+    async def job() -> None:
+        with Batcher(
+            predictor, size=8, wait=0.0, room=8, patience=0.1, died=reasons.append
+        ) as batcher:
+            if stuck:
+                predictor.gate.clear()
+            else:
+                monkeypatch.setattr("shoal.serve.batching._deliver", fail)
+            with pytest.raises(Full):
+                await batcher.ask(["a"], 1)
+            assert not batcher.ready and batcher.waiting == 0
+            with pytest.raises(Full):
+                await batcher.ask(["b"], 1)
+            predictor.gate.set()
+
+    asyncio.run(job())
+    died = "the thread that predicts died of MemoryError: no room"
+    want = "no end of a batch in 0.4 seconds" if stuck else died
+    assert reasons == [want]
+
+
 class Short(Known):
     """Answers one text too few."""
 

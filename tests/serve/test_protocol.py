@@ -32,28 +32,71 @@ def told(raw: bytes) -> tuple[int, dict[str, str]]:
     return int(head.split()[1]), json.loads(body)["error"]
 
 
+GET = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
 
 
 def test_what_is_no_http_is_refused_as_json() -> None:
-    """Noise, foreign protocols, a bad length, a broken chunk: 400 and the connection ends."""
+    """Noise, other protocols and versions, two lengths, a broken chunk: 400, once, and the end."""
     noise = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
         b"garbage\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",  # no host
-        b"GET /" + b"a" * 70_000,
         POST + b"content-length: -1\r\n\r\n",
         POST + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + GET,
+        POST + b"transfer-encoding: chunked\r\ncontent-length: 99\r\n\r\n0\r\n\r\n" + GET,
+        POST.replace(b"1.1", b"1.0") + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n" + GET,
+        POST + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        GET.replace(b"1.1", b"3.0"),
+        GET.replace(b"1.1", b"2.0"),
+        GET.replace(b" HTTP/1.1", b""),
     ]
     with serving(Known(), LIMITS) as port:
         for sent in noise:
             status, error = told(exchange(port, sent))
             assert (status, error["name"]) == (400, "request"), sent[:40]
+            assert exchange(port, sent).count(b"HTTP/1.1 ") == 1, sent[:40]
         chunk = POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n"
         assert told(exchange(port, chunk))[0] == 400
         left = exchange(port, POST + b"content-length: 9\r\n\r\n{", end=True)
         assert left == b"" or told(left)[0] == 400
         assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+
+
+def test_a_head_that_is_too_large_is_refused() -> None:
+    """In one line or in many, at once or piece by piece: 431, and neither is held or parsed on."""
+    heads = [
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+        GET[:-2] + b"a: " + b"b" * 100_000 + b"\r\n\r\n",
+        GET[:-2] + b"a: b\r\n" * 10_000 + b"\r\n",
+        GET[:-2] + b"a: b\r\n" * 100 + b"\r\n",  # few bytes, but a line too many
+        GET[:-2] + b"a: b\r\n" * 10_000,  # without an end
+    ]
+    with serving(Known(), LIMITS) as port:
+        for sent in heads:
+            status, error = told(exchange(port, sent))
+            assert (status, error["name"]) == (431, "head")
+        assert (
+            exchange(port, GET[:-2] + b"a: b\r\n" * 99 + b"connection: close\r\n\r\n")[9:12]
+            == b"431"
+        )
+        answered = exchange(port, GET[:-2] + b"a: b\r\n" * 98 + b"connection: close\r\n\r\n")
+        assert answered.startswith(b"HTTP/1.1 200")
+
+
+def test_what_has_been_answered_is_answered_once() -> None:
+    """A request refused before its body came has no second answer for what follows."""
+    late = POST + b"content-length: 9999\r\n\r\n"  # announced as too long
+    broken = POST.replace(b"json", b"yaml") + b"transfer-encoding: chunked\r\n\r\n"
+    with serving(Known(), replace(LIMITS, timeout=0.3)) as port:
+        assert told(exchange(port, late))[0] == 413
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(broken)
+            received = client.recv(1 << 16)
+            client.sendall(b"zz\r\n")
+            received += b"".join(iter(lambda: client.recv(1 << 16), b""))
+        assert told(received)[0] == 415 and received.count(b"HTTP/1.1 ") == 1
 
 
 def test_a_huge_body_is_refused_and_its_client_reads_why() -> None:

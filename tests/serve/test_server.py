@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+import shoal
 from shoal import LabelModel
-from shoal.serve.app import make_app
+from shoal.serve.app import Served, make_app
 from shoal.serve.limits import Limits
 from shoal.serve.server import bound_socket, make_server, stopped_by_signals
 from tests import command
@@ -55,17 +57,21 @@ def test_hundreds_of_requests_at_once() -> None:
     assert full < max(len(batch) for batch in predictor.batches) <= limits.max_batch
 
 
-# The command as it is, but an answer to "slow" takes a second and says on stdout when it begins.
+# The command as it is, but an answer to "slow" takes a second and says on stdout when it begins,
+# and one to "endless" takes a minute.
 SLOW = """
 import sys, time, torch
 torch.set_num_threads(1)
 from shoal.cli import main as cli
+import shoal
 from shoal import LabelModel
 predict = LabelModel.predict
 def slowly(model, texts, *rest):
     if "slow" in texts:
         print("begun", flush=True)
         time.sleep(1)
+    if "endless" in texts:
+        time.sleep(60)
     return predict(model, texts, *rest)
 LabelModel.predict = slowly
 cli.main()
@@ -73,10 +79,10 @@ cli.main()
 
 
 @contextmanager
-def process(run: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(run: Path, *options: str, **more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command in a process of its own, and the address it tells when it is ready."""
     words = [sys.executable, "-c", SLOW, "serve", str(run), "--json", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     child = subprocess.Popen(words, env=environment, **streams)  # pyright: ignore
     with child:
@@ -136,12 +142,60 @@ def test_killed_and_started_again_it_answers_the_same(run: Path, labeler: LabelM
     assert len(json.loads(answers[0])["predictions"][0]) == 3
 
 
+def test_files_overwritten_under_it_change_nothing_until_it_is_told(
+    run: Path, tmp_path: Path
+) -> None:
+    """Other files in place, then none: the old answers. SIGHUP: the old ones, then the new ones."""
+    folder, new = tmp_path / "served", tmp_path / "new"
+    shutil.copytree(run, folder)
+    shoal.open(run).add(labels=["w1 w2"]).export(new)
+    with process(folder, "--port", "0") as (child, url):
+        before = ask(url, "w1 w2")
+        for path in folder.rglob("*.safetensors"):
+            path.write_bytes(b"")
+        assert ask(url, "w1 w2") == before
+        child.send_signal(signal.SIGHUP)  # which finds no model
+        wait_for(lambda: metric(url, "shoal_failed_loads_total") == 1)
+        assert ask(url, "w1 w2") == before
+        shutil.rmtree(folder)
+        shutil.copytree(new, folder)
+        assert ask(url, "w1 w2") == before
+        child.send_signal(signal.SIGHUP)
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["labels"] == 17
+        assert ask(url, "w1 w2") != before
+        assert httpx.get(f"{url}/health").json()["labels"] == 17
+
+
+def metric(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
+def test_a_service_that_cannot_predict_ends(run: Path) -> None:
+    """A text without an end: 503 after the timeout, and the process ends with status 1."""
+    with process(run, "--port", "0", "--timeout", "0.25") as (child, url):
+        assert httpx.post(f"{url}/predict", json={"texts": ["endless"]}).status_code == 503
+        _, err = child.communicate(timeout=30)
+        assert child.returncode == 1
+        assert err.endswith("shoal: the service ended: no end of a batch in 1 seconds\n")
+
+
+def test_a_token_comes_from_the_environment(run: Path) -> None:
+    """SHOAL_TOKEN, which the list of processes does not show."""
+    with process(run, "--port", "0", SHOAL_TOKEN="secret") as (_, url):
+        asked = {"json": {"texts": ["w1"]}}
+        assert httpx.post(f"{url}/predict", **asked).status_code == 401
+        headers = {"authorization": "Bearer secret"}
+        assert httpx.post(f"{url}/predict", headers=headers, **asked).status_code == 200
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("early", [True, False])
 def test_a_signal_ends_it_whenever_it_comes(number: signal.Signals, early: bool) -> None:
     """Before uvicorn catches signals, or after: the server returns, and handlers are as before."""
     before = signal.getsignal(number)
-    server = make_server(make_app(Known(), LIMITS, "known", LABELS), LIMITS)
+    server = make_server(make_app(Served(Known(), LABELS), LIMITS, "known"), LIMITS)
 
     def raise_once_started() -> None:
         wait_for(lambda: server.started)
@@ -166,6 +220,8 @@ def test_a_signal_ends_it_whenever_it_comes(number: signal.Signals, early: bool)
         "--host 192.0.2.1",  # of nobody, by RFC 5737
         "--host " + "a" * 80,
         "--max-batch 0",
+        "--max-rate 0",
+        "--token=",
         "--timeout nan",
     ],
 )
@@ -176,8 +232,8 @@ def test_bad_options_are_one_line(run: Path, options: str) -> None:
 
 
 def test_without_the_extra_its_name_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where starlette or uvicorn is missing the remedy names the extra."""
-    for missing in ("starlette", "uvicorn"):
+    """Where a part of the extra is missing the remedy names the extra."""
+    for missing in ("starlette", "uvicorn", "pydantic"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, missing, None)
             found = command.shoal("serve", run, "--port", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -110,9 +111,12 @@ class Serve(Ranking):
     run: Run
     """Folder of a run on labels, a saved model or an export."""
     host: str = "127.0.0.1"
-    """Address to serve at; 0.0.0.0 lets other machines in, and there is no password."""
+    """Address to serve at; 0.0.0.0 lets other machines in: set a token."""
     port: int = 8000
     """Port to serve at; 0 takes any that is free and prints it."""
+    token: Text = None
+    """What requests must bring as Authorization: Bearer TOKEN; by default what SHOAL_TOKEN holds,
+    which other users of the machine do not see."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -443,9 +447,11 @@ def serve(asked: Serve) -> dict[str, Any]:
     """Run ``shoal serve`` until SIGTERM or SIGINT; what is said is said when it is ready.
 
     Raises:
-        InputError: if the extra is missing, a limit makes no sense, the address cannot be taken,
-            or the folder does not hold a model of labels.
+        InputError: if the extra is missing, a limit or the token makes no sense, the address cannot
+            be taken, or the folder does not hold a model of labels.
+        SystemExit: with status 1 if the service died, so that who started it starts it again.
     """
+    from shoal.serve.server import ServiceDied
     from shoal.serve.server import serve as run
 
     def load() -> Any:
@@ -465,7 +471,11 @@ def serve(asked: Serve) -> dict[str, Any]:
     if not asked.verbose:  # what each client's text lacks does not belong in the service's log
         logging.getLogger("shoal").setLevel(logging.ERROR)
     name, at = asked.run.resolve().name, {"host": asked.host, "port": asked.port}
-    run(load, name, **at, limits=asked.limits, announce=announce)
+    token = os.environ.get("SHOAL_TOKEN") if asked.token is None else asked.token
+    try:
+        run(load, name, **at, limits=asked.limits, token=token, announce=announce)
+    except ServiceDied as error:
+        sys.exit(f"shoal: the service ended: {error}")
     print("ended", file=sys.stderr)
     return {}
 

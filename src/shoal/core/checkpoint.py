@@ -57,8 +57,13 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
         fail(str(path), "a place to write a checkpoint", error, "free space or name another --out")
 
 
-def load(path: str | Path) -> dict[str, Any]:
+def load(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     """Read what :func:`save` wrote.
+
+    Args:
+        path: of the file.
+        mapped: leave the tensors in the file: then it must stay as it is while they are used. Who
+            writes over it changes them, and who cuts it kills the process.
 
     Raises:
         InputError: if the file is missing, damaged, or no checkpoint of this format.
@@ -74,6 +79,8 @@ def load(path: str | Path) -> dict[str, Any]:
                 got == _FORMAT, str(path), f"a checkpoint of format {_FORMAT}", got, "train again"
             )
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if not mapped:  # tensor by tensor: pages that were read can leave memory again
+                tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except (OSError, SafetensorError) as error:
         fail(str(path), "a whole checkpoint", error, "use an earlier one or train again")
     tree = about.get("state", "")

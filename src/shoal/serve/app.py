@@ -1,9 +1,11 @@
-"""The service as an ASGI application: a page, its health, and predictions, all errors as JSON.
+"""The service as an ASGI application: a page, its state, and predictions, all errors as JSON.
 
 ==================  ============================================================================
 GET /               the page, where a person types text and sees labels with scores
 GET /health         ``{"model", "labels", "ready"}``; status 503 where it is not ready
 POST /predict       ``{"texts": [text, …], "k": 5}`` → ``{"predictions": [[{"label", …}]]}``
+GET /metrics        counts and times, as Prometheus reads them
+GET /openapi.json   the last three, described for programs
 ==================  ============================================================================
 
 A request ends within `timeout` seconds: 408 if its body did not come, 503 if its answer did not.
@@ -16,7 +18,8 @@ import base64
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,18 +27,15 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from shoal.rank.predictor import Prediction
+from shoal.serve.access import Access
 from shoal.serve.batching import Batcher, Full, Predictor
 from shoal.serve.limits import Limits, expect_limits
-from shoal.serve.requests import (
-    RETRY,
-    Refusal,
-    expect_json_type,
-    read_body,
-    read_question,
-    to_json,
-)
+from shoal.serve.metrics import CONTENT_TYPE, Metrics
+from shoal.serve.requests import RETRY, Refusal, expect_json_type, read_body, to_json
+from shoal.serve.schema import openapi, question_type, read_question
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -44,67 +44,117 @@ _PLAIN = {"x-content-type-options": "nosniff"}
 _logger = logging.getLogger("shoal.serve")
 
 
-def make_app(model: Predictor, limits: Limits, name: str, labels: int) -> Starlette:
-    """The service around one model.
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A model as it is served: what predicts, and how many labels it has."""
+
+    predictor: Predictor
+    labels: int
+
+
+def make_app(
+    model: Served,
+    limits: Limits,
+    name: str,
+    token: str | None = None,
+    died: Callable[[str], None] = lambda reason: None,
+) -> Starlette:
+    """The service around one model, as ``state.service`` of the application.
 
     Args:
-        model: predicts; it is called by one thread, with batches of texts.
+        model: its predictor is called by one thread, with batches of texts.
         limits: on each request and on all that wait.
         name: of the model, as ``/health`` tells it.
-        labels: how many labels the model has.
+        token: that requests for predictions and metrics must bring; None lets everybody ask.
+        died: called with the reason where nothing will be predicted any more.
 
     Raises:
-        InputError: if a limit makes no sense.
+        InputError: if a limit or the token makes no sense.
     """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.routing import Route
 
     expect_limits(limits)
-    batcher = Batcher(
-        model,
-        size=limits.max_batch,
-        wait=limits.max_wait_ms / 1000,
-        room=limits.max_waiting,
-        patience=limits.timeout,
-    )
-    service = _Service(batcher, limits, name, labels)
+    service = Service(model, limits, name, Access(token, limits.max_rate), died)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        with batcher:
+        with service.batcher:
             yield
 
     routes = [
         Route("/", service.page, methods=["GET"]),
         Route("/health", service.health, methods=["GET"]),
         Route("/predict", service.predict, methods=["POST"]),
+        Route("/metrics", service.measured, methods=["GET"]),
+        Route("/openapi.json", service.described, methods=["GET"]),
     ]
+    service.metrics = Metrics([route.path for route in routes])
     handlers: dict[Any, Any] = {Refusal: _refused, HTTPException: _not_found}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False  # another path is unknown, even by a slash
+    app.add_middleware(_Counted, metrics=service.metrics)
+    app.state.service = service
     return app
 
 
-@dataclass(frozen=True, eq=False)
-class _Service:
-    """What the three addresses answer."""
+class Service:
+    """What the addresses answer, and the model that may be replaced meanwhile."""
 
-    batcher: Batcher
-    limits: Limits
-    name: str
-    labels: int
+    def __init__(
+        self,
+        model: Served,
+        limits: Limits,
+        name: str,
+        access: Access,
+        died: Callable[[str], None],
+    ) -> None:
+        self.limits, self.name, self.access = limits, name, access
+        self.metrics = Metrics([])
+        self.batcher = Batcher(
+            model.predictor,
+            size=limits.max_batch,
+            wait=limits.max_wait_ms / 1000,
+            room=limits.max_waiting,
+            patience=limits.timeout,
+            died=died,
+        )
+        self.replace(model)
+
+    def replace(self, model: Served) -> None:
+        """Serve another model from the next request on; those asked before get the old one's."""
+        self.labels, self.batcher.predictor = model.labels, model.predictor
+        self.question: type[BaseModel] = question_type(self.limits, model.labels)
 
     async def page(self, request: Request) -> Response:
+        """The page for people."""
         from starlette.responses import HTMLResponse
 
         page = resources.files("shoal.serve").joinpath("page.html").read_text(encoding="utf-8")
         return HTMLResponse(page, headers={"content-security-policy": _policy(page)} | _PLAIN)
 
     async def health(self, request: Request) -> Response:
+        """What is served, and whether it answers."""
         ready = self.batcher.ready
         facts = {"model": self.name, "labels": self.labels, "ready": ready}
         return _json(to_json(facts), 200 if ready else 503, None if ready else RETRY)
+
+    async def described(self, request: Request) -> Response:
+        """The description for programs."""
+        return _json(to_json(openapi(self.question, self.access.token is not None)))
+
+    async def measured(self, request: Request) -> Response:
+        """Counts, times and what is so now."""
+        from starlette.responses import Response
+
+        self._expect_access(request)
+        now = {
+            "ready": int(self.batcher.ready),
+            "labels": self.labels,
+            "waiting_texts": self.batcher.waiting,
+        }
+        return Response(self.metrics.text(now), 200, _PLAIN | {"content-type": CONTENT_TYPE})
 
     async def predict(self, request: Request) -> Response:
         """Answer one question, or refuse it.
@@ -112,14 +162,16 @@ class _Service:
         Raises:
             Refusal: with the status that says why.
         """
+        self._expect_access(request)
         expect_json_type(request.headers.get("content-type", ""))
         stage = 408, "body", "to come", "send it faster"
         try:
             async with asyncio.timeout(self.limits.timeout):
                 body = await self._body(request)
                 stage = 503, "answer", "to be ready", "ask again"
-                question = read_question(body, self.limits, self.labels)
+                question = read_question(body, self.question)
                 rows = await self.batcher.ask(question.texts, question.k)
+                self.metrics.texts += len(rows)
                 predictions = [[_facts(x) for x in row] for row in rows]
                 return _json(to_json({"predictions": predictions}))
         except TimeoutError:
@@ -137,6 +189,15 @@ class _Service:
             remedy = "tell who runs the service: its log says more"
             raise Refusal(500, "service", "an answer", "an error inside", remedy) from None
 
+    def _expect_access(self, request: Request) -> None:
+        """Raise unless who asks may.
+
+        Raises:
+            Refusal: 401 or 429.
+        """
+        client = request.client.host if request.client else ""
+        self.access.expect(client, request.headers.get("authorization", ""))
+
     async def _body(self, request: Request) -> bytes:
         """Read the body.
 
@@ -150,6 +211,25 @@ class _Service:
             return await read_body(request.stream(), announced, self.limits.max_body)
         except ClientDisconnect:
             raise Refusal(400, "body", "its end", "a closed connection", "send it all") from None
+
+
+@dataclass(frozen=True, eq=False)
+class _Counted:
+    """An application whose answers are counted."""
+
+    app: Callable[..., Any]
+    metrics: Metrics
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        begin = time.perf_counter()
+
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                seconds = time.perf_counter() - begin
+                self.metrics.answered(scope["path"], message["status"], seconds)
+            await send(message)
+
+        await self.app(scope, receive, sent)
 
 
 def _facts(found: Prediction) -> dict[str, Any]:
@@ -175,7 +255,7 @@ async def _not_found(request: Request, error: Any) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
         refusal = Refusal(status, "method", allowed, request.method, "use it", error.headers)
     else:
-        known = "/, /health or /predict"
+        known = "/, /health, /predict, /metrics or /openapi.json"
         refusal = Refusal(status, "path", known, path[:200], "correct the address")
     return await _refused(request, refusal)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from shoal.core.errors import expect, expect_positive
@@ -27,6 +28,8 @@ class Limits:
     """Texts that may wait at a time; further requests are refused with status 503."""
     max_connections: int = 512
     """Connections at a time; further ones are refused with status 503."""
+    max_rate: float = math.inf
+    """Requests a second of one client; faster ones are refused with status 429."""
     timeout: float = 30.0
     """Seconds within which a request must have come and be answered."""
 
@@ -42,6 +45,8 @@ def expect_limits(limits: Limits) -> None:
         expect_positive(name, getattr(limits, name))
     wait, room, texts = limits.max_wait_ms, limits.max_waiting, limits.max_texts
     expect(0 <= wait < 60_000, "max_wait_ms", "milliseconds in [0, 60000)", wait, "try 2")
+    rate = limits.max_rate
+    expect(rate > 0, "max_rate", "requests a second above 0", rate, "leave it out for no limit")
     good = 0 < limits.timeout <= 3600
     expect(good, "timeout", "seconds in (0, 3600]", limits.timeout, "try 30")
     remedy = "raise it or lower max_texts"

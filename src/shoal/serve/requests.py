@@ -1,4 +1,4 @@
-"""What a request may ask for: its body read within a limit, and its JSON checked part by part.
+"""How a request is refused, and its body read within a limit.
 
 Whatever is wrong ends in one :class:`Refusal`, which the service answers with its status and
 ``{"error": {"name", "expected", "got", "remedy"}}``: the same four parts as shoal's other messages.
@@ -7,18 +7,11 @@ Whatever is wrong ends in one :class:`Refusal`, which the service answers with i
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncIterable
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, NoReturn
-
-from shoal.serve.limits import Limits
 
 RETRY = {"retry-after": "1"}
-_DEFAULT_K = 5
 _SHOWN = 60
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class Refusal(Exception):
@@ -55,14 +48,6 @@ class Refusal(Exception):
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in (headers | self.headers).items()]
         return "\r\n".join([*lines, "connection: close", "", ""]).encode("ascii") + self.body
-
-
-@dataclass(frozen=True)
-class Question:
-    """What one request asks: the `k` best labels of each text."""
-
-    texts: list[str]
-    k: int
 
 
 def to_json(value: object) -> bytes:
@@ -115,84 +100,15 @@ def expect_json_type(content_type: str) -> None:
         Refusal: 415 if it is not.
     """
     if content_type.partition(";")[0].strip().lower() != "application/json":
-        got = _seen(content_type) if content_type else "none"
+        got = seen(content_type) if content_type else "none"
         raise Refusal(415, "content-type", "application/json", got, "set the header")
 
 
-def read_question(body: bytes, limits: Limits, labels: int) -> Question:
-    """Read what a body asks for.
-
-    Args:
-        body: the JSON object ``{"texts": [text, …], "k": 5}``; `k` may be left out.
-        limits: how much one request may ask for.
-        labels: how many labels there are; a smaller number than 5 is the default of `k`.
-
-    Raises:
-        Refusal: 400 if the body is no JSON, 422 if it asks for something else or for too much.
-
-    Example:
-        >>> read_question(b'{"texts": ["a red mug"]}', Limits(), labels=100)
-        Question(texts=['a red mug'], k=5)
-    """
-    asked = _parse(body)
-    if not isinstance(asked, dict):
-        _refuse("body", 'an object with "texts"', _seen(asked), "wrap the texts in one")
-    for name in asked:
-        if name not in ("texts", "k"):
-            _refuse("body", 'only "texts" and "k"', _seen(name), "leave it out")
-    most = min(limits.max_k, labels)
-    k = asked.get("k", min(_DEFAULT_K, labels))
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= most:
-        _refuse("k", f"a whole number in 1 … {most}", _seen(k), "change it or leave it out")
-    return Question(_texts(asked.get("texts"), limits), k)
-
-
-def _texts(texts: object, limits: Limits) -> list[str]:
-    """Check that `texts` are strings, neither too many nor too long.
-
-    Raises:
-        Refusal: 422 naming the first that is not.
-    """
-    if not isinstance(texts, list):
-        _refuse("texts", "a list of strings", _seen(texts), "put even one text into a list")
-    if len(texts) > limits.max_texts:
-        _refuse("texts", f"at most {limits.max_texts}", len(texts), "split the request")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            _refuse(f"texts[{i}]", "a string", _seen(text), "quote it")
-        if len(text) > limits.max_characters:
-            expected = f"at most {limits.max_characters} characters"
-            _refuse(f"texts[{i}]", expected, len(text), "shorten it")
-        # JSON can spell half of a pair of surrogates, which is no character.
-        if _HALF_PAIR.search(text):
-            _refuse(f"texts[{i}]", "Unicode text", "half of a surrogate pair", "mend its encoding")
-    return texts
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except RecursionError:
-        got = "brackets too deep"
-    except ValueError as error:
-        got = str(error)
-    raise Refusal(400, "body", "JSON", got, "correct its syntax")
-
-
-def _refuse(name: str, expected: str, got: object, remedy: str) -> NoReturn:
-    """Raise for a body that is JSON, but asks for something else.
-
-    Raises:
-        Refusal: 422 always.
-    """
-    raise Refusal(422, name, expected, got, remedy)
-
-
-def _seen(value: object) -> str:
+def seen(value: object) -> str:
     """A JSON value as a message shows it: lists and objects by kind, the rest cut where too long.
 
     Example:
-        >>> _seen([1, 2]), _seen("a"), _seen(None)
+        >>> seen([1, 2]), seen("a"), seen(None)
         ('a list', '"a"', 'null')
     """
     if isinstance(value, dict | list):

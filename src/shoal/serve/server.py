@@ -2,21 +2,25 @@
 
 The address is taken before the model is loaded, so that a port in use is said at once, and answers
 only after: whoever connects finds the service ready. SIGTERM and SIGINT let requests in flight be
-answered, and the status is 0.
+answered. SIGHUP loads the model again and puts it in the old one's place, which answers meanwhile.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from shoal.core.distribution import require
 from shoal.core.errors import expect, fail
-from shoal.serve.app import make_app
+from shoal.serve.access import expect_token
+from shoal.serve.app import Served, Service, make_app
 from shoal.serve.limits import Limits, expect_limits
 from shoal.serve.protocol import guarded
 
@@ -27,6 +31,12 @@ if TYPE_CHECKING:
 _BACKLOG = 2048
 _GRACE = 1  # seconds beyond the timeout of a request, after which the end no longer waits for any
 
+_logger = logging.getLogger("shoal.serve")
+
+
+class ServiceDied(Exception):
+    """The service ended by itself, since it would not have predicted any more."""
+
 
 def serve(
     load: Callable[[], Any],
@@ -35,45 +45,106 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     limits: Limits | None = None,
+    token: str | None = None,
     announce: Callable[[str, int], None] = lambda url, labels: None,
 ) -> None:
     """Serve a model until SIGTERM or SIGINT.
 
     Args:
         load: makes the model, once the address is taken: ``predict(texts, k)``, and ``labels`` with
-            a length.
+            a length. Called again at SIGHUP, in a thread of its own.
         name: of the model, as ``/health`` has it.
         host: address to serve at.
         port: port to serve at; 0 takes any that is free.
         limits: on each request and on all together.
-        announce: called with the URL and the number of labels when the service is ready.
+        token: that requests for predictions and metrics must bring; None lets everybody ask.
+        announce: called with the URL and the number of labels when the service is ready, and when
+            another model is.
 
     Raises:
-        InputError: if the extra is missing, a limit makes no sense, or the address cannot be taken,
-            besides those of `load`.
+        InputError: if the extra is missing, a limit or the token makes no sense, or the address
+            cannot be taken, besides those of `load`.
+        ServiceDied: if nothing would have been predicted any more.
     """
-    limits = limits or Limits()
+    limits, dead = limits or Limits(), []
     _expect_extra()
     expect_limits(limits)
+    expect_token(token)
+
+    def died(reason: str) -> None:
+        dead.append(reason)
+        server.should_exit = True
+
+    def reload() -> None:
+        model = load_beside(load, app.state.service)
+        if model is not None:
+            announce(_url(bound), model.labels)
+
     with bound_socket(host, port) as bound:
-        model = load()
-        labels = len(model.labels)
-        model.predict(["warm"], 1)  # what is computed once is computed before the first request
+        model = _loaded(load)
         with _refusals_told(host, port):
             bound.listen(_BACKLOG)
-        server = make_server(make_app(model, limits, name, labels), limits)
-        with stopped_by_signals(server):
-            announce(_url(bound), labels)
+        app = make_app(model, limits, name, token, died)
+        server = make_server(app, limits)
+        with stopped_by_signals(server), called_by_hangup(reload):
+            announce(_url(bound), model.labels)
             server.run(sockets=[bound])
+    if dead:
+        raise ServiceDied(dead[0])
+
+
+def _loaded(load: Callable[[], Any]) -> Served:
+    model = load()
+    model.predict(["warm"], 1)  # what is computed once is computed before the first request
+    return Served(model, len(model.labels))
+
+
+def load_beside(load: Callable[[], Any], service: Service) -> Served | None:
+    """Load a model while another one is served, then serve it; None where it cannot be loaded."""
+    try:
+        model = _loaded(load)
+    except BaseException as error:  # as in batching: a panic is no Exception
+        service.metrics.failed_loads += 1
+        _logger.error("the old model is still served, since the new one could not be: %s", error)
+        return None
+    service.batcher.call(lambda: service.replace(model))
+    service.metrics.loads += 1
+    return model
+
+
+@contextmanager
+def called_by_hangup(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function in a thread at each SIGHUP, one call after the other.
+
+    Yields:
+        nothing.
+    """
+    if not hasattr(signal, "SIGHUP"):  # Windows
+        yield
+        return
+    calls: SimpleQueue[bool] = SimpleQueue()  # whose put a signal handler may call
+
+    def work() -> None:
+        while calls.get():
+            function()
+
+    before = signal.signal(signal.SIGHUP, lambda number, frame: calls.put(True))
+    thread = threading.Thread(target=work, name="shoal-hangup", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        calls.put(False)
+        signal.signal(signal.SIGHUP, before)
 
 
 def _expect_extra() -> None:
-    """Raise unless the framework is installed.
+    """Raise unless the extra is installed.
 
     Raises:
         InputError: if it is not.
     """
-    for module in ("starlette", "uvicorn"):
+    for module in ("starlette", "uvicorn", "pydantic"):
         require(module, "serve", "serve")
 
 
@@ -129,7 +200,7 @@ def make_server(app: Starlette, limits: Limits) -> Server:
 
     config = uvicorn.Config(
         app,
-        http=guarded(limits),
+        http=guarded(limits, app.state.service.metrics),
         ws="none",
         loop="asyncio",
         lifespan="on",

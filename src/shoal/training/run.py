@@ -191,7 +191,7 @@ class Run:
         Raises:
             InputError: if there is none, or it is damaged.
         """
-        return checkpoint.load(self.last)
+        return checkpoint.load(self.last, mapped=True)
 
     def load_model(self) -> dict[str, Any]:
         """Read the best model, or the last where nothing was validated.
@@ -199,7 +199,7 @@ class Run:
         Raises:
             InputError: if there is none, or it is damaged.
         """
-        return checkpoint.load(self.best if self.best.exists() else self.last)
+        return checkpoint.load(self.best if self.best.exists() else self.last, mapped=True)
 
 
 def environment() -> dict[str, Any]:
