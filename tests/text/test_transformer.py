@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,14 @@ def test_vectors_are_those_of_plain_transformers(
     got = encoder.embed(vocabulary.bags(TEXTS))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
     assert (got @ got.T).fill_diagonal_(0).abs().max() < 0.999
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+def test_weights_are_in_memory_of_their_own(tmp_path: Path) -> None:
+    """No file stays mapped: whoever overwrites the folder changes no model that is open."""
+    backbone = open_backbone(str(save_tiny_bert(tmp_path / "bert")))
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert next(backbone.parameters()).isfinite().all()
 
 
 def test_padding_changes_nothing(

@@ -159,6 +159,8 @@ def open_backbone(name: str) -> nn.Module:
         model, info = load(
             name, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
+    for part in (*model.parameters(), *model.buffers()):
+        part.data = part.data.clone()  # transformers maps them: who cuts the file kills the process
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     expect(not missing, name, "weights of every layer", f"none of {missing[:1]}", "use another one")
     return _frozen_pooler(model)
