@@ -23,6 +23,8 @@ _REMEDY = (
 # An entry that never had a gradient has D = eps, and a step there would be unbounded; in truth its
 # first gradient enters D at once. So D is held above this share of its root mean square.
 FLOOR = 1e-3
+# Steps of training after which curvature no longer misleads (docs/results/steps.md).
+WARM = 50
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class OptimizerInfo:
         momentum: B of heavy-ball momentum, or β₁.
         decay: weight decay that is part of the gradient, and so adds to the curvature.
         lr: of the first group, or None where only a name is known.
-        started: whether it has taken steps; None where that does not show.
+        started: whether it has taken some fifty steps; None where that does not show.
         notes: what the laws do not cover.
+        rates: of the groups, over the first one's.
         divisor: D of the parameter or the rows that were asked for; None where gradients are taken
             as they are, or before the first step of a row optimizer.
     """
@@ -47,6 +50,7 @@ class OptimizerInfo:
     lr: float | None = None
     started: bool | None = None
     notes: tuple[str, ...] = ()
+    rates: tuple[float, ...] = (1.0,)
     divisor: Tensor | None = field(default=None, compare=False)
 
     @property
@@ -106,25 +110,78 @@ def optimizer_info(optimizer: Any, at: Tensor | None = None) -> OptimizerInfo:
         return _NAMES[optimizer]
     if isinstance(optimizer, DescribesItself):
         return optimizer.curvature_info(at)
+    optimizer = unwrapped(optimizer)
     kind = type(optimizer).__name__
     known = isinstance(optimizer, torch.optim.Optimizer)
     expect(known, "optimizer", "a torch optimizer or a name", kind, _REMEDY)
-    group, started = optimizer.param_groups[0], len(optimizer.state) > 0
+    groups = optimizer.param_groups
+    group, rates = groups[0], tuple(rates_of(optimizer))
     lr = float(group["lr"])
+    decay = max(float(group["weight_decay"]) for group in groups)
+    notes = _notes_on_groups(groups)
     if isinstance(optimizer, torch.optim.SGD):
         dampened, momentum = float(group["dampening"]), float(group["momentum"])
         remedy = "use dampening=0 and scale the learning rate by 1 - dampening"
         expect(dampened == 0, "dampening", "0", dampened, remedy)
-        notes = ("Nesterov's momentum is read as heavy-ball",) if group["nesterov"] else ()
+        notes += ("Nesterov's momentum is read as heavy-ball",) if group["nesterov"] else ()
         # plain SGD keeps no state, so that nothing shows whether it has begun
-        begun = started if momentum > 0 else None
-        return OptimizerInfo("sgd", momentum, float(group["weight_decay"]), lr, begun, notes)
+        begun = len(optimizer.state) > 0 if momentum > 0 else None
+        return OptimizerInfo("sgd", momentum, decay, lr, begun, notes, rates)
     if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW | torch.optim.RMSprop):
         fail("optimizer", "one that is known", kind, _REMEDY)
     decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
     momentum = float(group["betas"][0]) if "betas" in group else 0.0
-    decay = 0.0 if decoupled else float(group["weight_decay"])
-    return OptimizerInfo("adam", momentum, decay, lr, started)
+    steps = [float(state.get("step", 0)) for state in optimizer.state.values()]
+    begun = max(steps, default=0) >= WARM
+    return OptimizerInfo("adam", momentum, 0.0 if decoupled else decay, lr, begun, notes, rates)
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """Torch's own optimizer, out of accelerate's or Lightning's."""
+    inner = getattr(optimizer, "optimizer", None)
+    return unwrapped(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
+
+
+def rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
+    """The rate of each group over the first one's; in a warm-up from 0, those it rises to.
+
+    Example:
+        >>> a, b = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+        >>> groups = [{"params": [a]}, {"params": [b], "lr": 0.5}]
+        >>> rates_of(torch.optim.SGD(groups, lr=0.25))
+        [1.0, 2.0]
+    """
+    groups = optimizer.param_groups
+    name = "lr" if groups[0]["lr"] > 0 else "initial_lr"
+    rates = [float(group.get(name, 0.0)) for group in groups]
+    return [rate / rates[0] if rates[0] > 0 else 1.0 for rate in rates]
+
+
+def _notes_on_groups(groups: list[dict[str, Any]]) -> tuple[str, ...]:
+    several = [
+        name
+        for name in ("momentum", "betas", "weight_decay")
+        if len({str(group.get(name)) for group in groups}) > 1
+    ]
+    if not several or several == ["weight_decay"]:
+        return ()  # of several decays the largest is taken
+    return (f"groups differ in {' and '.join(several)}: the first group's was taken",)
+
+
+def unmoved(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
+    """Names of the parameters that want a gradient and that an optimizer has not moved.
+
+    Those that are in none of its groups, and those that have no second moments while others have.
+    """
+    optimizer = unwrapped(optimizer)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return []
+    mine = {param for group in optimizer.param_groups for param in group["params"]}
+    moved = {param for param in mine if optimizer.state.get(param)}
+    if isinstance(optimizer, torch.optim.SGD) or not moved:
+        moved = mine
+    named = model.named_parameters()
+    return [name for name, param in named if param.requires_grad and param not in moved]
 
 
 def scales_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -140,16 +197,18 @@ def scales_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, T
     Raises:
         InputError: if it has not.
     """
+    optimizer = unwrapped(optimizer)
     names = {param: name for name, param in model.named_parameters()}
-    first = optimizer.param_groups[0]["lr"]
-    scales = {}
-    for group in optimizer.param_groups:
-        share = group["lr"] / first if first > 0 else 1.0
+    still, scales = set(unmoved(optimizer, model)), {}
+    for group, share in zip(optimizer.param_groups, rates_of(optimizer), strict=True):
         for param in group["params"]:
+            name = names.get(param)
+            if name is None or name in still or not param.requires_grad:
+                continue
             divisor = _divisor(optimizer, group, param)
-            if param in names and not (divisor is None and share == 1.0):
+            if not (divisor is None and share == 1.0):
                 divisor = torch.ones_like(param) if divisor is None else divisor
-                scales[names[param]] = (max(share, FLOOR) / divisor.detach()).sqrt()
+                scales[name] = (max(share, FLOOR) / divisor.detach()).sqrt()
     return scales
 
 

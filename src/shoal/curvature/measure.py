@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from shoal.core.errors import expect, expect_positive
 from shoal.core.objectives import Objective
-from shoal.core.optimizers import optimizer_info, scales_of
-from shoal.curvature.checks import check_problem
+from shoal.core.optimizers import optimizer_info, scales_of, unmoved
+from shoal.curvature.checks import check_problem, expect_linear
 from shoal.curvature.lanczos import Basis, Lanczos, lanczos
 from shoal.curvature.noise import Complement, Recorder, complement_of, noise_of
 from shoal.curvature.preserve import Mode, notes_on_modes, preserve_state
@@ -33,10 +33,12 @@ from shoal.curvature.problem import (
     in_metric,
     problem_of,
     split_at_scores,
+    unwrapped,
     with_rows,
 )
 from shoal.curvature.products import Products, product_of
 from shoal.curvature.routes import Route
+from shoal.curvature.samples import BatchSize
 from shoal.curvature.spectrum import Curvature, Noise, Sampling, Spectrum
 from shoal.curvature.stream import (
     dataset_size_of,
@@ -67,6 +69,7 @@ def spectrum(
     forward: Callable[[nn.Module, Any], Tensor] | None = None,
     dataset_size: int | None = None,
     sampling: Sampling | None = None,
+    batch_size: BatchSize = None,
     precondition: torch.optim.Optimizer | None = None,
     operator: Any = None,
 ) -> Spectrum:
@@ -95,8 +98,11 @@ def spectrum(
             called with ``(outputs, batch)``.
         dataset_size: samples of the whole data, where the loader does not say.
         sampling: how a batch's samples are drawn, where the loader does not say.
-        precondition: an optimizer whose metric to measure in: D^−½ H D^−½ with D = √v̂ + eps of
-            Adam or RMSprop, which its step sizes need.
+        batch_size: samples of a batch, or a function of the batch. By default a DataLoader's, else
+            what the parts of a batch and the model's outputs agree on.
+        precondition: an optimizer whose metric to measure in, which its step sizes need: D^−½ H
+            D^−½ with D = √v̂ + eps of Adam or RMSprop, over the rates of groups that have their own.
+            Parameters that it has not moved are left out.
         operator: anything with ``shape`` and ``@`` or ``matvec``, such as one of curvlinops', in
             place of model, loss and loader; it has no noise.
 
@@ -123,20 +129,28 @@ def spectrum(
     objective = _objective(model, loss_fn, loader, forward)
     with preserve_state(objective.model, loader, mode, seed):
         wanted = _filter(params)
-        problem, notes = _problem(objective, loader, max_batches, wanted, seed)
-        notes += notes_on_modes(objective.model, mode) + check_problem(problem)
+        still = [] if precondition is None else unmoved(precondition, objective.model)
+        problem, notes = _problem(
+            objective, loader, max_batches, _without(still, wanted), seed, batch_size
+        )
+        checked = check_problem(problem, curvature)
+        notes += notes_on_modes(objective.model, mode) + list(checked.notes)
+        if still:
+            notes.append(f"left out, since the optimizer has not moved them: {', '.join(still)}")
         if precondition is not None:
             problem = in_metric(problem, scales_of(precondition, objective.model))
         products = Products(problem, curvature, route, memory)
+        expect_linear(products)
         loss = problem.mean_loss()
         size = dataset_size if dataset_size is not None else dataset_size_of(loader)
         expect_size(size, problem)
-        drawn = sampling or sampling_of(loader, problem)
+        drawn = sampling or sampling_of(loader, problem, checked.is_mean)
         measured = _measured(products, steps, probes, seed, size, drawn)
     notes += notes_on_stream(loader, problem, size, drawn)
     return replace(
         measured,
         metric="plain" if precondition is None else optimizer_info(precondition).metric,
+        rates=() if precondition is None else optimizer_info(precondition).rates,
         loss=loss,
         sampler=sampler_of(loader),
         seconds=time.perf_counter() - began,
@@ -225,15 +239,19 @@ def _objective(model: Any, loss_fn: Any, loader: Any, forward: Any) -> Supervise
         remedy = "leave it out: an objective has its own"
         expect(loss_fn is None and forward is None, "loss_fn", "None", got, remedy)
         return model
-    model = getattr(
-        model, "_orig_mod", model
-    )  # torch.compile: its graphs have no second derivative
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        model = model.module
+    model = unwrapped(model)
     kind = type(model).__name__
     expect(isinstance(model, nn.Module), "model", "a torch module", kind, "pass the module")
     expect(callable(loss_fn), "loss_fn", "a function of outputs and targets", loss_fn, "pass one")
     return Supervised(model, loss_fn, forward)
+
+
+def _without(
+    still: list[str], wanted: Callable[[str], bool] | None
+) -> Callable[[str], bool] | None:
+    if not still:
+        return wanted
+    return lambda name: name not in still and (wanted is None or wanted(name))
 
 
 def _filter(params: str | Callable[[str], bool] | None) -> Callable[[str], bool] | None:
@@ -248,11 +266,18 @@ def _problem(
     max_batches: int,
     wanted: Callable[[str], bool] | None,
     seed: int,
+    batch_size: BatchSize,
 ) -> tuple[Problem, list[str]]:
     learns = bool(getattr(getattr(loader, "table", None), "trainable", False))
     alone = learns and not any(x.requires_grad for x in objective.model.parameters())
     problem = problem_of(
-        objective, loader, max_batches=max_batches, params=wanted, seed=seed, needs_leaves=not alone
+        objective,
+        loader,
+        max_batches=max_batches,
+        params=wanted,
+        seed=seed,
+        needs_leaves=not alone,
+        batch_size=batch_size,
     )
     if isinstance(objective, Objective):
         problem = replace(problem, objective=split_at_scores(objective))
@@ -274,7 +299,7 @@ def _notes_on_result(found: Lanczos, curvature: Curvature, noise: Noise | None) 
     if curvature != "hessian" and least < -1e-3 * abs(top):
         notes.append(
             f"the {curvature} matrix has the negative eigenvalue {least:.4g}: the loss is not "
-            "convex in the outputs"
+            "convex in the outputs; give scores as outputs, or take curvature='fisher'"
         )
     if noise is not None and noise.batches > 1 and math.isnan(noise.gradient_noise_scale):
         notes.append("the gradient drowns in its noise: raise max_batches for the noise scale")

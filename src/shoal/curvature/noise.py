@@ -187,7 +187,8 @@ def noise_of(
     spread, direct = _at_top(recorder, found)
     inside = sum(recorder.spreads)
     outside = sum(rest.spreads) / len(rest.spreads) if rest.spreads else math.nan
-    covariance, scale, sharpness = _along_gradients(products)
+    n = recorder.dataset_size if sampling == "independent" else None
+    covariance, scale, sharpness = _along_gradients(products, n)
     return Noise(
         s2=(inside + outside) / products.shape[0],
         frobenius=inside + outside,
@@ -217,7 +218,9 @@ def _at_top(recorder: Recorder, found: Lanczos) -> tuple[float, float]:
     return moments.spread(total), anova(sizes, direct, along**2, total)
 
 
-def _along_gradients(products: Products) -> tuple[float, float, float]:
+def _along_gradients(
+    products: Products, dataset_size: int | None
+) -> tuple[float, float, float]:
     """Covariance of gradients, noise scale (NaN where noise hides the gradient), sharpness."""
     gradients = Moments(products.problem.sizes, products.shape[0], products.device)
     sharp = []
@@ -226,9 +229,11 @@ def _along_gradients(products: Products) -> tuple[float, float, float]:
         if square > 0:
             curved = products.along(index, gradient)
             sharp.append(float(curved.double() @ gradient.double()) / square)
-    covariance = gradients.spread(None)
-    # the mean's own square holds noise / n
-    signal = _square(gradients.mean) - covariance / sum(products.problem.sizes)
+    covariance, endless = gradients.spread(dataset_size), gradients.spread(None)
+    # the mean's own square holds the noise of a mean over n of the data's N samples
+    n = sum(products.problem.sizes)
+    left = 1 / n - (0.0 if dataset_size is None else 1 / dataset_size)
+    signal = _square(gradients.mean) - endless * left
     scale = covariance / signal if signal > 0 else math.nan
     return covariance, scale, sum(sharp) / len(sharp) if sharp else math.nan
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from shoal.core.batches import moved, size_of
+from shoal.core.batches import moved
 from shoal.core.block import Batch
 from shoal.core.errors import expect, expect_positive
 from shoal.core.objectives import ByScores, Objective
+from shoal.curvature.samples import BatchSize, counted
 
 ROWS = "rows"
 
@@ -52,9 +54,16 @@ class Supervised:
     forward: Callable[[nn.Module, Any], Tensor] | None = None
 
     def outputs(self, params: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """The model's outputs, with `params` in place of its own parameters and buffers."""
+        """The model's outputs, with `params` in place of its own parameters and buffers.
+
+        Raises:
+            InputError: without `forward`, if a batch is no pair.
+        """
         if self.forward is None:
-            return functional_call(self.model, dict(params), (batch[0],))
+            inputs = batch[0] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+            remedy = "pass forward=, a function of model and batch; loss_fn then gets the batch too"
+            expect(inputs is not None, "loader", "batches (inputs, targets)", type(batch).__name__, remedy)
+            return functional_call(self.model, dict(params), (inputs,))
         called = _Called(self.model, self.forward)
         return functional_call(called, {f"model.{k}": x for k, x in params.items()}, (batch,))
 
@@ -129,6 +138,7 @@ def problem_of(
     params: Callable[[str], bool] | None = None,
     seed: int = 0,
     needs_leaves: bool = True,
+    batch_size: BatchSize = None,
 ) -> Problem:
     """Take the first batches of a loader and the parameters that require a gradient.
 
@@ -139,9 +149,11 @@ def problem_of(
         params: which parameters, by name; None for all that require a gradient.
         seed: as in :class:`Problem`.
         needs_leaves: whether a model without parameters is an error.
+        batch_size: samples of a batch, or a function of the batch, where nothing else tells.
 
     Raises:
-        InputError: if no parameter is left, one is in half precision, or there is no batch.
+        InputError: if no parameter is left, one is in half precision, there is no batch, or its
+            samples cannot be counted.
     """
     model = objective.model
     leaves = _leaves(model, params) if needs_leaves else {}
@@ -149,8 +161,28 @@ def problem_of(
     for leaf in list(leaves.values())[:1]:
         batches = [moved(batch, leaf.device) for batch in batches]
     others = {k: x.detach() for k, x in model.named_parameters() if k not in leaves}
-    sizes = [size_of(batch) for batch in batches]
+    outputs = partial(_outputs_of, objective)
+    sizes = counted(batches, outputs, loader, batch_size)
     return Problem(objective, leaves, others, dict(model.named_buffers()), batches, sizes, seed)
+
+
+@torch.no_grad()
+def _outputs_of(objective: Supervised | Objective, batch: Any) -> Tensor:
+    """What the model makes of a batch in evaluation mode, where samples do not mix."""
+    modules = [module for module in objective.model.modules() if module.training]
+    objective.model.eval()
+    try:
+        return objective.outputs({}, batch)
+    finally:
+        for module in modules:
+            module.training = True
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module itself, out of torch.compile, whose graphs have no second derivative, and DDP."""
+    model = getattr(model, "_orig_mod", model)
+    parallel = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+    return unwrapped(model.module) if parallel else model
 
 
 def _leaves(model: nn.Module, params: Callable[[str], bool] | None) -> dict[str, Tensor]:

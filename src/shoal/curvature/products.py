@@ -18,7 +18,14 @@ from torch import Tensor
 from shoal.core.errors import expect, fail
 from shoal.curvature.lanczos import Product
 from shoal.curvature.problem import Problem
-from shoal.curvature.routes import ROUTES, LinearizationPoint, LinearOperator, Route, batch_operator
+from shoal.curvature.routes import (
+    ROUTES,
+    LinearizationPoint,
+    LinearOperator,
+    Route,
+    batch_operator,
+    central_difference,
+)
 from shoal.curvature.spectrum import Curvature
 
 
@@ -117,6 +124,10 @@ class Products:
         """The product of one batch's curvature with `v`."""
         self.taken += self.weights[index]
         return _flat(self._operator(index, several=False)(self._split(v)))
+
+    def differences(self, at: LinearizationPoint, v: Float[Tensor, " p"], reach: float) -> Tensor:
+        """The Hessian's product by central differences of another length, to compare with."""
+        return _flat(central_difference(at.gradient, at.leaves, self._split(v), reach))
 
     def gradients(self) -> Iterator[Float[Tensor, " p"]]:
         """The gradient of each batch's loss.

@@ -97,33 +97,38 @@ def batch_operator(
         else:
             operator = _gauss_newton(at, curvature, route, keep)
     except (NotImplementedError, RuntimeError) as error:
-        _refuse(error, route)
+        refuse(error, route)
 
     def apply(v: Sequence[Tensor]) -> Sequence[Tensor]:
         try:
             return operator(v)
         except (NotImplementedError, RuntimeError) as error:
-            _refuse(error, route)
+            refuse(error, route)
 
     return apply
 
 
-def _refuse(error: Exception, route: Route) -> NoReturn:
+def refuse(error: Exception, route: Route) -> NoReturn:
     """Name the route that is left where torch lacks a derivative; else raise as it came.
 
     Raises:
         InputError: for a missing derivative.
     """
     text = str(error)
-    if "forward AD" in text or "derivative for aten::" in text or "not implement" in text:
+    if "use_reentrant=True" in text:
+        want = "checkpointed segments that can be differentiated twice"
+        fail("model", want, "use_reentrant=True", "checkpoint with use_reentrant=False")
+    missing = ("forward AD", "derivative for aten::", "not implement", "torch.utils.checkpoint")
+    if any(part in text for part in missing):
         other = "double-backward" if route == "forward-over-reverse" else "central-difference"
-        fail("route", f"operations that {route} can pass", text[:120], f'take route="{other}"')
+        got = " ".join(text.split())[:120]
+        fail("route", f"operations that {route} can pass", got, f'take route="{other}"')
     raise error
 
 
 def _hessian(at: LinearizationPoint, route: Route, keep: bool) -> LinearOperator:
     if route == "central-difference":
-        return partial(_difference, at.gradient, at.leaves)
+        return partial(central_difference, at.gradient, at.leaves)
     if route == "forward-over-reverse":
         return lambda v: _dual(at.gradient, at.leaves, v)[1]
     leaves = at.leaves
@@ -149,7 +154,7 @@ def _gauss_newton(
         pulled = _grad([outputs], leaves, [u], graph=True)
         push: LinearOperator = lambda v: _grad(pulled, [u], v, keep=keep)  # noqa: E731
     else:
-        push = torch.no_grad()(partial(_difference, at.outputs, leaves))
+        push = torch.no_grad()(partial(central_difference, at.outputs, leaves))
     middle = _at_outputs(at, outputs, curvature)
 
     def apply(v: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -208,12 +213,22 @@ def _dual(
         return [x for x, _ in parts], tangents
 
 
-def _difference(function: _Function, leaves: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
-    """The derivatives of a function along v, by central differences."""
+def central_difference(
+    function: _Function, leaves: Sequence[Tensor], v: Sequence[Tensor], reach: float = 1.0
+) -> list[Tensor]:
+    """The derivatives of a function along v, by central differences.
+
+    Args:
+        function: of the leaves.
+        leaves: where.
+        v: along which.
+        reach: of the difference, in units of the length that balances its errors.
+    """
     size = float(torch.stack([x.detach().norm() for x in leaves]).norm())
     length = float(torch.stack([t.norm() for t in v]).norm())
     # the cube root of the precision balances truncation, ε², with rounding, precision / ε
     step = torch.finfo(leaves[0].dtype).eps ** (1 / 3) * max(size, 1.0) / max(length, 1e-30)
+    step *= reach
     ahead, behind = (
         function([(x.detach() + by * t).requires_grad_() for x, t in zip(leaves, v, strict=True)])
         for by in (step, -step)

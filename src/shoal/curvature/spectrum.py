@@ -108,6 +108,7 @@ class Spectrum:
         frobenius: ‖H‖_F², or NaN.
         metric: ``"adam"`` where H is D^−½ H D^−½, with D = √v + eps of the optimizer.
         loss: mean over the batches, or NaN.
+        rates: of the optimizer's groups over the first one's, where the matrix holds them.
 
     Example:
         >>> values = torch.tensor([2.0, 1.0])
@@ -138,6 +139,7 @@ class Spectrum:
     frobenius: float = math.nan
     metric: Metric = "plain"
     loss: float = math.nan
+    rates: tuple[float, ...] = ()
 
     def _repr_html_(self) -> str:
         """The numbers that advice rests on, and a stem per Ritz value."""
@@ -157,6 +159,11 @@ class Spectrum:
     def lam_max(self) -> float:
         """The largest Ritz value: a lower bound of the largest eigenvalue."""
         return float(self.ritz[0])
+
+    @property
+    def indefinite(self) -> bool:
+        """Whether an eigenvalue is below zero by more than rounding, which no step size allows."""
+        return float(self.ritz[-1]) < -1e-3 * abs(self.lam_max)
 
     def to_json(self) -> str:
         """All of it as one line of JSON; what was not measured is null."""

@@ -33,9 +33,17 @@ def expect_size(size: int | None, problem: Problem) -> None:
     expect(good, "dataset_size", want, size, "pass the number of samples of the whole data")
 
 
-def sampling_of(loader: Any, problem: Problem) -> Sampling:
-    """How samples of a batch were drawn, as far as the batch sampler and the blocks say."""
+def sampling_of(loader: Any, problem: Problem, is_mean: bool = True) -> Sampling:
+    """How samples of a batch were drawn, as far as the batch sampler and the blocks say.
+
+    Args:
+        loader: of the batches.
+        problem: that holds them.
+        is_mean: whether the loss is a mean of samples' losses; if not, samples meet in it.
+    """
     drawn: Sampling = getattr(_batch_sampler(loader), "sampling", "independent")
+    if drawn == "independent" and not is_mean:
+        return "in-batch"
     batch = problem.batches[0]
     if drawn == "independent" and isinstance(batch, Batch) and batch.blocks:
         return "neighborhoods" if batch.blocks[-1].dst_in_src else "in-batch"

@@ -77,7 +77,7 @@ def rescale(
     """
     safe = rates(spectrum, lr, batch_size, to, optimizer, initial_loss=initial_loss).spectral
     info = optimizer_info(optimizer)
-    law = law_of(spectrum, info, metric=None)
+    law = law_of(spectrum, info, None, initial_loss=initial_loss)
     return StepSize(
         to,
         safe,

@@ -27,6 +27,24 @@ from shoal.curvature.spectrum import Metric, Spectrum
 Model = Literal["measured", "additive"]
 
 EDGE = 2.0
+_COLD = (
+    "measured at initialization, where noise can be up to five times what it seems: train some "
+    "fifty steps and measure again"
+)
+_UNTOLD = (
+    "nothing shows whether it was measured after some fifty steps of training, and at "
+    "initialization noise can be up to five times what it seems: pass after_warmup=True if so, or "
+    "initial_loss="
+)
+_INDEFINITE = (
+    "the curvature has the negative eigenvalue {:.3g}, and step sizes need one without: the loss "
+    "is not convex in the outputs, as an in-batch loss in embeddings is not; give scores as "
+    "outputs, or measure curvature='fisher'"
+)
+_RATES = (
+    "the optimizer's groups have rates of their own, {} times the first, and the spectrum was "
+    "measured without them: pass precondition=optimizer to spectrum()"
+)
 # A Ritz value is within its residual of an eigenvalue; a step is not known better than so.
 CONVERGED = 0.05
 
@@ -97,8 +115,9 @@ def learning_rate(
             Granziol, Zohren and Roberts, 2(1 + B)/(λ₁ + k_b s2/λ₁), for comparison: it misses real
             nets' noise.
         after_warmup: whether at least some fifty steps of training came before the measurement;
-            None reads it from the optimizer's state where there is one. At initialization c can be
-            far too small, so the larger of it and tr H is taken, and the advice is not trusted.
+            None reads it from the optimizer's state where there is one, or from `initial_loss`.
+            At initialization c can be far too small, so unless it is known that training came
+            before, the larger of it and tr H is taken, and the advice is not trusted.
         initial_loss: L₀, the loss before training: for a cross-entropy of n classes about log n.
             Without it noise may hold half of the loss, which is too much for a net that has hardly
             learned yet.
@@ -229,13 +248,19 @@ def law_of(
     _expect_usable(spectrum, metric)
     notes = (*spectrum.warnings, *info.notes)
     c = spectrum.noise.frobenius / spectrum.trace
-    trusted = info.started is not False if after_warmup is None else after_warmup
-    if not trusted:
+    # a loss that is known to have fallen tells of training as well as an optimizer's state
+    told = info.started if initial_loss is None else True
+    warm = told if after_warmup is None else after_warmup
+    if not warm:
         c = max(c, spectrum.trace)
-        notes += (
-            "measured at initialization, where noise can be up to five times what it seems: train "
-            "some fifty steps and measure again",
-        )
+        notes += (_COLD if warm is False else _UNTOLD,)
+    if spectrum.indefinite:
+        notes += (_INDEFINITE.format(float(spectrum.ritz[-1])),)
+    alike = _same_rates(info.rates, spectrum.rates)
+    if not alike:
+        rates = ", ".join(f"{rate:.3g}" for rate in info.rates)
+        notes += (_RATES.format(rates),)
+    trusted = bool(warm) and alike and not spectrum.indefinite
     loss = spectrum.loss
     if initial_loss is not None:
         want, remedy = f"a loss above the present one, {loss:.4g}", "measure after some training"
@@ -243,6 +268,14 @@ def law_of(
         loss = min(loss, initial_loss - loss)
     level = stability.with_gradient_noise(c, spectrum.noise.gradient_covariance, loss)
     return Law(spectrum, info, spectrum.lam_max + info.decay, c, level, trusted, notes)
+
+
+def _same_rates(wanted: tuple[float, ...], measured: tuple[float, ...]) -> bool:
+    """Whether a spectrum holds the rates of an optimizer's groups; equal ones need not be held."""
+    return all(abs(rate - 1) < 1e-6 for rate in wanted) or (
+        len(wanted) == len(measured)
+        and all(abs(a - b) <= 1e-3 * abs(a) for a, b in zip(wanted, measured, strict=True))
+    )
 
 
 def notes_of(spectrum: Spectrum, batch_size: int, model: Model) -> tuple[str, ...]:
@@ -274,6 +307,9 @@ def _expect_usable(spectrum: Spectrum, metric: Metric | None) -> None:
     expect(near, "spectrum", want, got, "measure with more steps, such as steps=60")
     expect(lam > 0, "spectrum", "a curvature above zero", lam, "check that the loss depends on it")
     noise = spectrum.noise.frobenius
+    remedy = "measure with curvature='fisher'"
+    got, want = f"{spectrum.trace:.3g}", "a trace above zero"
+    expect(not spectrum.trace <= 0, "spectrum", want, got, remedy)
     known = math.isfinite(noise) and noise >= 0 and spectrum.trace > 0
     remedy = "measure at least two batches, with probes=8"
     expect(known, "spectrum", "a trace above zero and the noise of batches", noise, remedy)
