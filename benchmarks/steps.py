@@ -121,9 +121,9 @@ def measure(
     tried = [
         trial_runs(
             model, net.loss_fn, net.loader(b, seed), optimizer, plan,
-            forward=net.forward, initial_loss=before if before > 1.1 * now else None,
+            forward=net.forward,
         ).largest
-        for b, plan, before, now in zip(sizes, plans, fresh, warmed, strict=True)
+        for b, plan in zip(sizes, plans, strict=True)
     ]  # fmt: skip
     measured: list[float | None] = []
     for i, b in enumerate(sizes):

@@ -133,6 +133,7 @@ from shoal.step.rules import rates as rates
 from shoal.step.trial_runs import trial_runs as trial_runs
 from shoal.step.schedule import BatchSizeLR as BatchSizeLR
 from shoal.step.job import spectral_step as spectral_step
+from shoal.step.loop import spectral_learner as spectral_learner
 from shoal.step.learner import StepLearner as StepLearner
 from shoal.step.damped import DampedDiagonal as DampedDiagonal
 

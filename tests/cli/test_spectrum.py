@@ -88,7 +88,11 @@ def test_own_objects_are_measured_and_tried(tmp_path: Path) -> None:
     words = ["spectrum", f"{tmp_path}/own.py:objects", "--batch-sizes", 8, 16]
     found = result(*words, "--trial-steps", 8)
     assert [row["batch"] for row in found["rates"]] == [8, 16]
-    assert len(found["trial_runs"]) == 5 and "advice" in found["trial_runs"][-1]
+    assert len(found["trial_runs"]) == 10 and "at batch size 16" in found["trial_runs"][-1]
+    tried = [float(x.split(",")[1].split(":")[0]) for x in found["trial_runs"] if "x advice" in x]
+    assert all(
+        any(row["take"] == pytest.approx(x, rel=0.01) for x in tried) for row in found["rates"]
+    )
     assert (tmp_path / "spectrum" / "spectrum.png").exists()
     little = result(*words, "--initial-loss", found["loss"] + 0.01)
     assert little["rates"][0]["safe"] < found["rates"][0]["safe"] / 2

@@ -133,38 +133,3 @@ def test_lightning_learns_its_step() -> None:
     trainer.fit(Quadratic(), DataLoader(data, batch_size=8))
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1.0)
     assert callback.state_dict()["lr"] == pytest.approx(1.0)
-
-
-def test_transformers_learn_their_step(tmp_path: Path) -> None:
-    """A trainer's schedule takes the law's rate as its base, and a checkpoint brings it back."""
-    pytest.importorskip("transformers", reason="needs the extra text")
-    model = torch.nn.Linear(1, 1, bias=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    # warm-up begins at a rate of zero
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 if step else 0.0)
-    args = SimpleNamespace(output_dir=str(tmp_path), gradient_accumulation_steps=1)
-    loader = [{"x": torch.ones(8, 1), "labels": torch.zeros(8, 1)}] * 8
-    tools = {"model": model, "optimizer": optimizer, "lr_scheduler": schedule}
-
-    def made() -> Any:
-        return transformers.step_callback(
-            lambda outputs, batch: (outputs - batch["labels"]).square().mean(),
-            lambda model, batch: model(batch["x"]),
-            warmup=2,
-            share=1.0,
-        )
-
-    callback = made()
-    callback.on_train_begin(args, _state(0, 0), None, train_dataloader=loader, **tools)
-    for step in range(1, 12):
-        callback.on_step_end(args, _state(step, 0), None, **tools)
-        optimizer.step()
-        schedule.step()
-    assert schedule.base_lrs == [pytest.approx(1.0)]  # 2/λ of the square, λ = 2
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
-    (tmp_path / "checkpoint-11").mkdir()
-    callback.on_save(args, _state(11, 0), None, **tools)
-    schedule.base_lrs[:] = [0.1]
-    resumed = made()
-    resumed.on_train_begin(args, _state(11, 0.5), None, train_dataloader=loader, **tools)
-    assert schedule.base_lrs == [pytest.approx(1.0)]

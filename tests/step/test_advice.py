@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +102,23 @@ def test_at_initialization_it_is_not_trusted() -> None:
     optimizer.param_groups[0]["params"][0].grad = torch.ones(2)
     optimizer.step()
     assert learning_rate(spectrum, 8, optimizer).trusted
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw", sgd()])
+def test_what_does_not_tell_is_not_trusted(optimizer: Any) -> None:
+    """A name, or plain SGD, shows no training: NOT safe, until it is said or a loss has fallen."""
+    metric = "adam" if optimizer == "adamw" else "plain"
+    spectrum = known_spectrum(metric=metric, loss=1.0)
+    plan = learning_rate(spectrum, 8, optimizer)
+    assert (
+        not plan.trusted and "NOT safe" in plan.explain() and "after_warmup=True" in plan.explain()
+    )
+    assert learning_rate(spectrum, 8, optimizer, after_warmup=True).trusted
+    assert learning_rate(spectrum, 8, optimizer, initial_loss=2.0).trusted
+    carried = rescale(spectrum, 0.1, 8, 16, optimizer)
+    assert (
+        not carried.trusted and rescale(spectrum, 0.1, 8, 16, optimizer, after_warmup=True).trusted
+    )
 
 
 def test_adam_needs_its_metric() -> None:

@@ -7,7 +7,7 @@ kept one; own objects come from a Python file, by a function that returns them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class _Measured:
     info: OptimizerInfo
     optimizer: torch.optim.Optimizer | None
     forward: Callable[..., Tensor] | None = None
+    after_warmup: bool | None = None  # None: as far as the optimizer's state tells
 
 
 def measure(asked: Asked) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def measure(asked: Asked) -> dict[str, Any]:
     """
     mine = _source(asked)
     begun = mine.optimizer is not None and len(mine.optimizer.state) > 0
-    inside = mine.info.kind == "adam" and begun
+    inside = begun if mine.info.kind == "adam" else len(set(mine.info.rates)) > 1
     found = spectrum(
         mine.model,
         mine.loss_fn,
@@ -85,7 +86,7 @@ def measure(asked: Asked) -> dict[str, Any]:
         notes.append("Adam's metric needs its state: train the run with --keep-resume")
     plans = _plans(found, mine, asked.initial_loss, sizes, notes)
     known = _known(asked, found, mine, sizes, notes)
-    tried = _tried(asked, found, mine) if asked.trial_steps else None
+    tried = _tried(asked, found, mine, plans, known, notes) if asked.trial_steps else []
     home = Path(asked.source) if Path(asked.source).is_dir() else Path(asked.source).parent
     out = asked.out or home / "spectrum"
     return _written(out, found, plans, known, tried, notes)
@@ -94,8 +95,11 @@ def measure(asked: Asked) -> dict[str, Any]:
 def _source(asked: Asked) -> _Measured:
     if ":" in asked.source and asked.source.split(":")[0].endswith(".py"):
         return _own(asked)
-    job, info = job_of(Path(asked.source), asked.device)
-    return _Measured(job.objective, None, job.loader, info, job.optimizer)
+    run = Path(asked.source)
+    job, info = job_of(run, asked.device)
+    # a run that ended keeps no optimizer, but was trained
+    warm = None if Run.open(run).last.exists() else True
+    return _Measured(job.objective, None, job.loader, info, job.optimizer, after_warmup=warm)
 
 
 def job_of(run: Path, device: str = "auto") -> tuple[Job, OptimizerInfo]:
@@ -165,7 +169,8 @@ def _plans(
     """Absolute advice, or a note why there is none."""
     try:
         optimizer = mine.optimizer or mine.info
-        return [learning_rate(found, b, optimizer, initial_loss=initial_loss) for b in sizes]
+        how: dict[str, Any] = {"after_warmup": mine.after_warmup, "initial_loss": initial_loss}
+        return [learning_rate(found, b, optimizer, **how) for b in sizes]
     except InputError as error:
         notes.append(f"no absolute advice: {error}")
         return []
@@ -188,13 +193,22 @@ def _known(
         return []
 
 
-def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> TrialRuns:
-    """Trial runs at the loader's batch size."""
+def _tried(
+    asked: Asked,
+    found: Spectrum,
+    mine: _Measured,
+    plans: list[StepSize],
+    known: list[tuple[int, Rates]],
+    notes: list[str],
+) -> list[TrialRuns]:
+    """Trial runs around the recommended rate, at the batch sizes that were asked for.
+
+    Without any at the loader's own; a step of a larger size averages over several of its batches.
+    """
     remedy = "leave --trial-steps out"
     optimizer = mine.optimizer
     if optimizer is None:
         fail("trial_steps", "an optimizer of dense parameters", "none", remedy)
-    plan = learning_rate(found, found.batch_size, optimizer, initial_loss=asked.initial_loss)
     model, loss_fn, forward = mine.model, mine.loss_fn, mine.forward
     if isinstance(model, Objective):
         learns = getattr(mine.loader.table, "trainable", False)
@@ -202,17 +216,36 @@ def _tried(asked: Asked, found: Spectrum, mine: _Measured) -> TrialRuns:
         loss_fn, model = model.criterion, model.model
         forward = _called
     assert loss_fn is not None
-    return trial_runs(
-        model,
-        loss_fn,
-        mine.loader,
-        optimizer,
-        plan,
-        steps=asked.trial_steps,
-        forward=forward,
-        initial_loss=asked.initial_loss,
-        seed=asked.seed,
-    )
+    advised = {plan.batch_size: plan for plan in plans}
+    made, take = [], _recommended(plans, known)
+    for size in asked.batch_sizes or (found.batch_size,):
+        if size % found.batch_size or size not in advised:
+            notes.append(
+                f"no trial runs at batch size {size}: the loader's batches of {found.batch_size} "
+                "do not make it up"
+            )
+            continue
+        plan = replace(advised[size], safe=take[size], calibrated=bool(known))
+        made.append(
+            trial_runs(
+                model,
+                loss_fn,
+                mine.loader,
+                optimizer,
+                plan,
+                steps=asked.trial_steps,
+                forward=forward,
+                batch_size=found.batch_size,
+                seed=asked.seed,
+            )
+        )
+    return made
+
+
+def _recommended(plans: list[StepSize], known: list[tuple[int, Rates]]) -> dict[int, float]:
+    """One rate a batch size: carried from the one that is known, else the advice."""
+    carried = {b: rule.spectral for b, rule in known}
+    return {plan.batch_size: plan.safe for plan in plans} | carried
 
 
 def _called(model: nn.Module, batch: Any) -> Tensor:
@@ -224,7 +257,7 @@ def _written(
     found: Spectrum,
     plans: list[StepSize],
     known: list[tuple[int, Rates]],
-    tried: TrialRuns | None,
+    tried: list[TrialRuns],
     notes: list[str],
 ) -> dict[str, Any]:
     """Files, and the facts about them."""
@@ -254,30 +287,36 @@ def _written(
         "critical_batch": round_(plans[0].critical_batch) if plans else None,
         "trusted": plans[0].trusted if plans else False,
         "seconds": round(found.seconds, 2),
-        "rates": _table(plans, known),
-        "trial_runs": None if tried is None else tried.explain().splitlines(),
+        "rates": _table(plans, known, tried),
+        "trial_runs": [line for runs in tried for line in runs.explain().splitlines()],
         "notes": [*dict.fromkeys([*found.warnings, *(plans[0].notes if plans else ()), *notes])],
         "spectrum": str(out / "spectrum.json"),
     }
     try:
-        result["picture"] = str(picture(out / "spectrum.png", found, plans, known, tried))
+        result["picture"] = str(
+            picture(out / "spectrum.png", found, plans, known, next(iter(tried), None))
+        )
     except InputError as error:
         result["notes"].append(f"no picture: {error}")
     return {key: value for key, value in result.items() if value not in (None, [])}
 
 
-def _table(plans: list[StepSize], known: list[tuple[int, Rates]]) -> Columns:
-    """One row a batch size: absolute advice, then every rule from the known rate."""
-    rows: dict[int, dict[str, float | None]] = {}
+def _table(
+    plans: list[StepSize], known: list[tuple[int, Rates]], tried: list[TrialRuns]
+) -> Columns:
+    """One row a batch size: the rate to take, absolute advice, every rule from the known rate.
+
+    The rate to take is the best one that was tried, or else the recommended one.
+    """
+    best = {runs.plan.batch_size: runs.best for runs in tried if runs.best}
+    take = _recommended(plans, known) | best
+    rows: dict[int, dict[str, float | None]] = {
+        b: {"batch": b, "take": round_(rate)} for b, rate in take.items()
+    }
     for plan in plans:
-        rows[plan.batch_size] = {
-            "batch": plan.batch_size,
-            "safe": round_(plan.safe),
-            "edge": round_(plan.edge),
-        }
+        rows[plan.batch_size] |= {"safe": round_(plan.safe), "edge": round_(plan.edge)}
     for b, rule in known:
-        row = rows.setdefault(b, {"batch": b})
-        row.update({name: round_(value) for name, value in vars(rule).items()})
+        rows[b] |= {name: round_(value) for name, value in vars(rule).items()}
     return Columns(rows.values())
 
 

@@ -53,7 +53,7 @@ def map_tensors(
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on `device`; objects that can move, such as PyG's, are asked to."""
+    """The batch with its tensors on `device`; objects with a method ``to`` move themselves."""
     if isinstance(batch, Batch):
         return batch.to(device)
 
@@ -67,7 +67,7 @@ def size_of(batch: Any) -> int:
     """Samples of a batch, as far as its parts tell: the length that most of them can have.
 
     A tensor or an array can have its first or second axis for samples, a list its own length or
-    what its entries have. Where that leaves several, it is the first axis. What a model makes of a
+    that of its entries. Where that leaves several, it is the first axis. What a model makes of a
     batch tells more (:func:`~shoal.curvature.samples.counted`).
 
     Returns:
@@ -92,8 +92,10 @@ def sizes_of(batch: Any) -> list[int]:
         return [known]
     parts = [x for _, x in _named(batch)] or [batch]
     votes = [vote for part in parts for vote in _votes(part)]
-    if not votes and isinstance(batch, list | tuple):
-        return [len(batch)] if batch else []  # of texts
+    if not votes and isinstance(batch, Tensor):
+        return [1]
+    if not votes and isinstance(batch, list | tuple) and all(isinstance(x, str) for x in batch):
+        return [len(batch)] if batch else []
     if any(1 not in vote for vote in votes):
         votes = [vote for vote in votes if vote != [1]]  # one number for all samples
     counts = Counter(size for vote in votes for size in dict.fromkeys(vote))
@@ -103,16 +105,20 @@ def sizes_of(batch: Any) -> list[int]:
 
 
 def _votes(part: Any) -> Iterator[list[int]]:
-    """What each tensor or list says: the lengths it could stand for, the likeliest first."""
+    """What each tensor or list says.
+
+    Yields:
+        the lengths that it could stand for, the likeliest first.
+    """
     if isinstance(part, Tensor | np.ndarray):
         if part.ndim:
             yield [int(size) for size in part.shape[:2]]
         return
     inner = [x for _, x in _named(part)]
     if isinstance(part, list | tuple) and inner and len({type(x) for x in inner}) == 1:
-        # sixteen images, or the two inputs of a model
+        # the two inputs of a model, or sixteen images
         within = [vote[0] for x in inner for vote in _votes(x)]
-        yield list(dict.fromkeys([len(inner), *within]))
+        yield list(dict.fromkeys([*within, len(inner)]))
         return
     for x in inner:
         yield from _votes(x)

@@ -145,6 +145,16 @@ def agreed(own: Sequence[float]) -> list[float]:
     return numbers.tolist()
 
 
+def averaged(own: Sequence[float]) -> list[float]:
+    """The mean of each number over the processes; also where only a device carries messages."""
+    if world_size() == 1:
+        return list(own)
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    numbers = torch.tensor(own, dtype=torch.float64, device=device)
+    distributed.all_reduce(numbers)
+    return (numbers / world_size()).tolist()
+
+
 def any_of(flag: bool) -> bool:
     """Whether the flag is set in any process."""
     if world_size() == 1:

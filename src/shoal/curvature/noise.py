@@ -218,9 +218,7 @@ def _at_top(recorder: Recorder, found: Lanczos) -> tuple[float, float]:
     return moments.spread(total), anova(sizes, direct, along**2, total)
 
 
-def _along_gradients(
-    products: Products, dataset_size: int | None
-) -> tuple[float, float, float]:
+def _along_gradients(products: Products, dataset_size: int | None) -> tuple[float, float, float]:
     """Covariance of gradients, noise scale (NaN where noise hides the gradient), sharpness."""
     gradients = Moments(products.problem.sizes, products.shape[0], products.device)
     sharp = []

@@ -61,8 +61,9 @@ class Supervised:
         """
         if self.forward is None:
             inputs = batch[0] if isinstance(batch, list | tuple) and len(batch) > 1 else None
-            remedy = "pass forward=, a function of model and batch; loss_fn then gets the batch too"
-            expect(inputs is not None, "loader", "batches (inputs, targets)", type(batch).__name__, remedy)
+            remedy = "pass forward=, (model, batch) -> outputs; loss_fn then gets outputs and batch"
+            kind = type(batch).__name__
+            expect(inputs is not None, "loader", "batches (inputs, targets)", kind, remedy)
             return functional_call(self.model, dict(params), (inputs,))
         called = _Called(self.model, self.forward)
         return functional_call(called, {f"model.{k}": x for k, x in params.items()}, (batch,))
@@ -161,13 +162,13 @@ def problem_of(
     for leaf in list(leaves.values())[:1]:
         batches = [moved(batch, leaf.device) for batch in batches]
     others = {k: x.detach() for k, x in model.named_parameters() if k not in leaves}
-    outputs = partial(_outputs_of, objective)
+    outputs = partial(outputs_of, objective)
     sizes = counted(batches, outputs, loader, batch_size)
     return Problem(objective, leaves, others, dict(model.named_buffers()), batches, sizes, seed)
 
 
 @torch.no_grad()
-def _outputs_of(objective: Supervised | Objective, batch: Any) -> Tensor:
+def outputs_of(objective: Supervised | Objective, batch: Any) -> Tensor:
     """What the model makes of a batch in evaluation mode, where samples do not mix."""
     modules = [module for module in objective.model.modules() if module.training]
     objective.model.eval()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from shoal.core.optimizers import optimizer_info
 from shoal.integrations.batches import NgameBatchSampler
 
 
@@ -37,39 +35,48 @@ class StepControl:
         self.loss_fn, self.forward, self.options = loss_fn, forward, options
         self.rule: Any = None
         self.saved: dict[str, Any] | None = None
+        self.batch: Any = None
+        self.losses: list[float] = []
+        self.shares = False
 
-    def begin(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        batches: Sequence[Any] | None = None,
-        lr: float | None = None,
-    ) -> None:
+    def begin(self, model: nn.Module, optimizer: Optimizer, schedulers: Sequence[Any]) -> None:
         """Make the rule; go on from a checkpoint's state, if one was loaded.
 
         Args:
             model: that is trained.
-            optimizer: its optimizer.
-            batches: that are measured each time; None for those that are observed.
-            lr: the rate to begin with; None for the optimizer's own.
+            optimizer: its optimizer, in the state of the checkpoint.
+            schedulers: of its rates, likewise.
         """
-        from shoal.curvature.problem import Supervised
-        from shoal.step.estimator import CurvatureEstimator
-        from shoal.step.learner import StepLearner
+        from shoal.step.loop import spectral_learner
 
-        objective = Supervised(model, self.loss_fn, self.forward)
-        measure: Any = CurvatureEstimator(objective, optimizer=optimizer)
-        if batches is not None:
-            estimator, measure = measure, lambda _: estimator(batches)
-        info = optimizer_info(optimizer)
-        info = info if lr is None else replace(info, lr=lr)
-        self.rule = StepLearner(info, measure, **self.options)
+        self.rule = spectral_learner(
+            model, self.loss_fn, optimizer, *schedulers, forward=self.forward, **self.options
+        )
         if self.saved is not None:
             self.rule.load_state_dict(self.saved)
 
+    def saw(self, batch: Any, loss: float, share: bool = False) -> None:
+        """Remember a batch of the step in progress.
+
+        Args:
+            batch: that the model was called with.
+            loss: its mean loss, or its share of the step's.
+            share: which.
+        """
+        self.batch, self.shares = batch, share
+        self.losses.append(loss)
+
+    def stepped(self) -> dict[str, float]:
+        """Tell the rule that a step was taken on what was seen; metrics, if it measured."""
+        count, self.losses, seen = len(self.losses), [], self.losses
+        if count == 0:
+            return {}
+        loss = sum(seen) if self.shares else sum(seen) / count
+        return self.rule.update(self.batch, loss, averaged=count)
+
     def state_dict(self) -> dict[str, Any]:
-        """The rule's state; empty before training begins."""
-        return {} if self.rule is None else self.rule.state_dict()
+        """The rule's state, but batches that wait; empty before training begins."""
+        return {} if self.rule is None else self.rule.state_dict() | {"batches": []}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep a state until training begins."""

@@ -62,8 +62,8 @@ def step_callback(
 ) -> Any:
     """Make the Lightning ``Callback`` that sets rate and momentum from measured curvature.
 
-    It sets the rates of the trainer's first optimizer; leave schedulers that set them too out of
-    ``configure_optimizers``. Its state travels in Lightning's checkpoints.
+    It multiplies the rates of the trainer's first optimizer, and what its schedulers start from.
+    Its state travels in Lightning's checkpoints.
 
     Args:
         loss_fn: ``(outputs, targets)`` → mean over the batch, what ``training_step`` returns.
@@ -79,21 +79,28 @@ def step_callback(
     class Steps(require(*_PACKAGE).Callback):
         """Observes each step, and sets what the rule decides."""
 
+        control = steps
+
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             """Make the rule."""
-            steps.begin(pl_module, trainer.optimizers[0])
+            optimizer = trainer.optimizers[0]
+            configs = [config.scheduler for config in trainer.lr_scheduler_configs]
+            mine = [x for x in configs if getattr(x, "optimizer", None) is optimizer]
+            steps.begin(pl_module, optimizer, mine)
+            self.taken = trainer.global_step
 
         def on_train_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
-            """Observe a step; batches between two steps of accumulation are none."""
-            count = trainer.accumulate_grad_batches
-            if (batch_idx + 1) % count:
+            """Remember a batch; if a step was taken on it and those before, tell the rule."""
+            loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+            # Lightning divides it by the batches of a step
+            steps.saw(batch, float(loss) * trainer.accumulate_grad_batches)
+            if trainer.global_step == self.taken:
                 return
-            loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
-            metrics = steps.rule.observe([batch], loss, averaged=count)
+            self.taken = trainer.global_step
+            metrics = steps.stepped()
             if metrics:
-                steps.rule.apply(trainer.optimizers[0])
                 pl_module.log_dict({f"step/{name}": value for name, value in metrics.items()})
 
         def state_dict(self) -> dict[str, Any]:

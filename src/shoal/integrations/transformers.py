@@ -14,11 +14,11 @@ and :func:`refresh_callback` announces epochs to the sampler, and keeps its stat
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from shoal.core import checkpoint
@@ -29,6 +29,7 @@ from shoal.integrations.callbacks import StepControl, announce
 
 _PACKAGE = "transformers", "transformers", "trainer"
 STEPS = "steps.safetensors"
+_ITEMS = "num_items_in_batch"
 
 
 def refresh_callback(sampler: NgameBatchSampler) -> Any:
@@ -87,20 +88,18 @@ def callback_of(find: Callable[[Any, Any], NgameBatchSampler]) -> Any:
 def step_callback(
     loss_fn: Callable[..., Tensor],
     forward: Callable[[nn.Module, Any], Tensor],
-    batches: int = 4,
     **options: Any,
 ) -> Any:
     """Make the ``TrainerCallback`` that sets rate and momentum from measured curvature.
 
-    It measures the first batches of the trainer's data loader, and changes what the trainer's
-    schedule starts from, so that warm-up and decay stay. With each checkpoint it writes
-    ``steps.safetensors``. Spikes are seen in logged losses alone.
+    It sees batches and losses as the model is called, so the model must return its loss, as those
+    of transformers do that are given labels. It changes what the trainer's schedule starts from, so
+    that warm-up and decay stay. With each checkpoint it writes ``steps.safetensors``.
 
     Args:
         loss_fn: ``(outputs, batch)`` → mean over the batch, such as the cross-entropy of logits and
             ``batch["labels"]``.
         forward: ``(model, batch)`` → outputs, such as the logits.
-        batches: how many are measured.
         options: of :class:`~shoal.step.learner.StepLearner`.
 
     Raises:
@@ -108,40 +107,43 @@ def step_callback(
     """
     steps = StepControl(loss_fn, forward, options)
 
+    def watch(module: nn.Module, given: Any, batch: dict[str, Any], made: Any) -> None:
+        """Remember a batch that the model is trained on."""
+        if not (module.training and torch.is_grad_enabled()):
+            return
+        loss = made.get("loss") if isinstance(made, Mapping) else None
+        remedy = "give it labels, or call shoal.spectral_learner in a loop of your own"
+        if loss is None:
+            fail("model", "one that returns its loss", type(made).__name__, remedy)
+        # told how many labels a step has, a model returns its share of the step's loss
+        kept = {name: part for name, part in batch.items() if name != _ITEMS}
+        steps.saw(kept, float(loss.detach()), share=batch.get(_ITEMS) is not None)
+
     class Steps(require(*_PACKAGE).TrainerCallback):
         """Observes each step, and sets what the rule decides."""
 
+        control = steps
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Take batches, and the state of the checkpoint that training goes on from."""
-            self.measured = list(islice(iter(kwargs["train_dataloader"]), batches))
-            self.loss: float | None = None
+            """Make the rule, in the state of the checkpoint that training goes on from."""
             if state.global_step > 0:
                 steps.load_state_dict(checkpoint.load(_checkpoint(args, state) / STEPS))
-            self.bases = _scheduler(kwargs).base_lrs.copy()
-            # warm-up may have set the optimizer's own rate to zero
-            steps.begin(kwargs["model"], kwargs["optimizer"], self.measured, self.bases[0])
-            self._set(kwargs)
-
-        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Remember the loss."""
-            self.loss = (kwargs.get("logs") or {}).get("loss", self.loss)
+            model = kwargs["model"]
+            steps.begin(model, kwargs["optimizer"], [_scheduler(kwargs)])
+            self.hook = model.register_forward_hook(watch, with_kwargs=True)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Observe a step."""
-            count = args.gradient_accumulation_steps
-            if steps.rule.observe(self.measured, self.loss, averaged=count):
-                self._set(kwargs)
+            """Tell the rule of a step."""
+            steps.stepped()
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Leave the model as it was."""
+            self.hook.remove()
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Add the rule's state to the checkpoint."""
             if state.is_world_process_zero:
-                saved = steps.state_dict() | {"batches": []}
-                checkpoint.save(_checkpoint(args, state) / STEPS, saved)
-
-        def _set(self, kwargs: Any) -> None:
-            scheduler = _scheduler(kwargs)
-            scheduler.base_lrs[:] = [base * steps.rule.factor for base in self.bases]
-            steps.rule.set_momentum(kwargs["optimizer"])
+                checkpoint.save(_checkpoint(args, state) / STEPS, steps.state_dict())
 
     return Steps()
 

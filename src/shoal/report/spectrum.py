@@ -155,14 +155,11 @@ def _trial_runs(axes: Any, spectrum: Spectrum, plans: Any, known: Any, found: An
     """Loss after a trial run over its rate, beside what was predicted."""
     plan = found.plan
     axes.axvspan(plan.safe, plan.edge, color=BLUE, alpha=0.15, lw=0, label="safe to edge")
+    before = found.runs[0].before
     for run in found.runs:
-        last = run.losses[-max(1, len(run.losses) // 4) :]
-        loss = min(sum(last) / len(last), 4 * found.before)
-        loss = loss if loss == loss else 4 * found.before
         color, mark = (GREEN, "o") if run.held else (RED, "x")
-        axes.plot([run.lr], [loss], mark, color=color)
-    axes.axhline(found.before, color=GREY, ls="--", lw=0.8, label="loss before")
-    axes.axhline(found.limit, color=RED, ls=":", lw=0.8, label="beyond: lost")
+        axes.plot([run.lr], [min(run.after, 4 * before)], mark, color=color)
+    axes.axhline(before, color=GREY, ls="--", lw=0.8, label="loss before")
     axes.set_xscale("log", base=2)
     axes.set_xlabel(f"learning rate at batch size {plan.batch_size}", fontsize=8)
     axes.set_ylabel("loss after the run, at most 4 times before", fontsize=8)

@@ -19,9 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shoal.core.batches import size_of
 from shoal.core.errors import expect
 from shoal.core.objectives import Objective
-from shoal.core.optimizers import optimizer_info, scales_of
+from shoal.core.optimizers import optimizer_info, scales_of, unmoved
+from shoal.curvature.checks import expect_halves
 from shoal.curvature.lanczos import lanczos
 from shoal.curvature.preserve import preserve_state
 from shoal.curvature.problem import (
@@ -101,6 +103,8 @@ class CurvatureEstimator:
         expect(len(batches) > 1, "batches", "at least two", len(batches), "pass more")
         with preserve_state(self.objective.model, None, "eval", self.seed + self.count):
             problem, ids = self._problem(batches)
+            if self.count == 0:
+                expect_halves(problem)
             scales = self.scales(ids)
             problem = in_metric(problem, scales) if scales else problem
             found = self._measured(Products(problem))
@@ -126,13 +130,17 @@ class CurvatureEstimator:
         return {**dense, ROWS: (share / info.divisor).sqrt()}
 
     def _problem(self, batches: Sequence[Any]) -> tuple[Problem, Tensor | None]:
-        alone = self.table is not None and not trained(self.objective.model)
+        model = self.objective.model
+        alone = self.table is not None and not trained(model)
+        still = set() if self.optimizer is None else set(unmoved(self.optimizer, model))
         problem = problem_of(
             self.objective,
             batches,
             max_batches=len(batches),
+            params=lambda name: name not in still,
             seed=self.seed,
             needs_leaves=not alone,
+            batch_size=lambda batch: max(size_of(batch), 1),  # only weighs batches of one size
         )
         if isinstance(self.objective, Objective):
             problem = replace(problem, objective=split_at_scores(self.objective))
@@ -146,7 +154,8 @@ class CurvatureEstimator:
     def _measured(self, products: Products) -> Measurement:
         p, dtype, device = products.shape[0], products.dtype, products.device
         # rows of other batches are other leaves: only dense parameters begin where they were
-        start = None if self.table is not None else self.start
+        same = self.table is None and self.start is not None and len(self.start) == p
+        start = self.start if same else None
         seed = self.seed + self.count
         found = lanczos(
             products.__matmul__, p, self.steps, seed=seed, dtype=dtype, device=device, start=start

@@ -23,11 +23,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
+from shoal.core import ranks
 from shoal.core.batches import size_of
 from shoal.core.errors import InputError, expect, expect_positive
 from shoal.core.optimizers import Optimizer, optimizer_info
@@ -101,7 +103,7 @@ class StepLearner:
         self.optimizer, self.measure, self.form = info, measure, form
         self.warmup, self.share, self.max_change = warmup, share, max_change
         self.average, self.learn_momentum = average, learn_momentum
-        self.first_lr, self.lr, self.momentum = lr, lr, info.momentum
+        self.first_lr, self.lr, self.applied, self.momentum = lr, lr, lr, info.momentum
         self.step, self.due, self.spikes = 0, warmup, 0
         self.mean: float | None = None  # of the law's logarithm
         self.reference: float | None = None
@@ -137,6 +139,8 @@ class StepLearner:
         """
         self.step += 1
         averaged = len(batches) if averaged is None else averaged
+        if loss is not None:  # processes that saw the same decide the same
+            (loss,) = ranks.averaged([loss])
         spiked = loss is not None and self._spiked(loss)
         if self.range_test.running:
             return self._test_range(math.inf if spiked else self.losses["fast"])
@@ -162,15 +166,18 @@ class StepLearner:
             "noise": found.noise,
         }
 
-    def apply(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the rates of an optimizer's groups, in proportion, and the momentum that was learned.
+    def apply(self, optimizer: torch.optim.Optimizer, *schedulers: LRScheduler) -> None:
+        """Multiply an optimizer's rates by what the rule's has changed, and set its momentum.
+
+        What else sets rates goes on doing so: warm-up and decay of a schedule stay.
 
         Args:
-            optimizer: whose first group had the first rate; nothing else may set its rates.
+            optimizer: whose first group began with the first rate.
+            schedulers: of its rates, whose own bases are multiplied too.
         """
-        first = optimizer.param_groups[0]["lr"]
-        for group in optimizer.param_groups:
-            group["lr"] = self.lr * group["lr"] / first
+        if self.lr != self.applied:
+            scale_rates(optimizer, schedulers, self.lr / self.applied)
+            self.applied = self.lr
         self.set_momentum(optimizer)
 
     def set_momentum(self, optimizer: torch.optim.Optimizer) -> None:
@@ -277,20 +284,42 @@ class StepLearner:
 
 
 _STATE = (
-    "lr", "momentum", "step", "due", "spikes", "mean", "reference", "damped", "variance", "kept",
-    "newer",
+    "first_lr", "lr", "applied", "momentum", "step", "due", "spikes", "mean", "reference",
+    "damped", "variance", "kept", "newer",
 )  # fmt: skip
 
 
 def _of_step(found: Measurement, averaged: int) -> Measurement:
     """From single batches to a step that averages over several, on all processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        numbers = torch.tensor([found.lam, found.noise, found.spread, found.least])
-        torch.distributed.all_reduce(numbers)
-        ranks = torch.distributed.get_world_size()
-        lam, noise, spread, least = (numbers / ranks).tolist()
-        found = Measurement(lam, noise / ranks, spread / ranks, least, found.cost)
-    return replace(found, noise=found.noise / averaged, spread=found.spread / averaged)
+    count = averaged * ranks.world_size()
+    mine = [found.lam, found.noise, found.spread, found.least]
+    lam, noise, spread, least = ranks.averaged(mine)
+    return Measurement(lam, noise / count, spread / count, least, found.cost)
+
+
+def scale_rates(
+    optimizer: torch.optim.Optimizer, schedulers: Sequence[LRScheduler], ratio: float
+) -> None:
+    """Multiply an optimizer's rates, and what schedulers make rates from, by a ratio.
+
+    Args:
+        optimizer: of whose groups the rates are multiplied, and the bounds that OneCycleLR and its
+            like keep there.
+        schedulers: of which bases are multiplied, those of schedulers within them too.
+        ratio: above 0.
+    """
+    for group in optimizer.param_groups:
+        for name in ("lr", "initial_lr", "max_lr", "min_lr"):
+            if name in group:
+                group[name] *= ratio
+    waiting = list(schedulers)
+    while waiting:
+        scheduler = waiting.pop()
+        waiting += getattr(scheduler, "_schedulers", [])  # of SequentialLR and ChainedScheduler
+        for name in ("base_lrs", "max_lrs"):
+            bases = getattr(scheduler, name, None)
+            if isinstance(bases, list):
+                bases[:] = [base * ratio for base in bases]
 
 
 def _needed(batches: Sequence[Any]) -> int:

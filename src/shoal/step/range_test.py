@@ -4,8 +4,12 @@ The law is a quadratic's, and nets stay stable up to hundreds of times its rate
 (docs/results/steps.md): most where a norm makes them indifferent to the length of their weights.
 After the first measurement the rate rises from the law's, fourfold in forty steps, as in the range
 test of Smith (1506.01186), but from a safe start and with steps that train. It ends when the
-average of ten losses is one standard deviation of single losses above its lowest, or a loss is not
-finite. A quarter of the factor at its end is the multiplier of the law's rate, at least 1.
+average of ten losses is further above its lowest than chance takes it, or a loss is not finite. A
+quarter of the factor at its end is the multiplier of the law's rate, at least 1.
+
+By chance alone the average x ← x + 0.1 (loss − x) has √(0.1/1.9) = 0.23 of the standard deviation
+of single losses. Over the two hundred steps of a test it comes to lie 1.5 of the latter above its
+lowest in one test of three hundred; above one of them it would in four of ten (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from dataclasses import dataclass
 
 # the distance that a rate keeps from trouble; the steps in which it rises by as much; how often
 MARGIN, STAGE, STAGES = 4.0, 40, 5
+# how far above its lowest chance may take the average, in standard deviations of single losses
+WANDER = 1.5
 
 
 @dataclass
@@ -66,7 +72,7 @@ class RangeTest:
             deviation: the standard deviation of single losses.
         """
         self.lowest = min(self.lowest, loss)
-        self.trouble = not loss <= self.lowest + deviation
+        self.trouble = not loss <= self.lowest + WANDER * deviation
         if self.trouble or self.step == STAGE * STAGES:
             self.multiplier = max(1.0, self.factor / MARGIN)
             self.ended = True

@@ -55,6 +55,7 @@ def rescale(
     to: int,
     optimizer: Optimizer,
     *,
+    after_warmup: bool | None = None,
     initial_loss: float | None = None,
 ) -> StepSize:
     """Carry a learning rate that trains at one batch size to another.
@@ -66,6 +67,7 @@ def rescale(
         batch_size: where it is known.
         to: where one is asked for.
         optimizer: a torch optimizer, or a name.
+        after_warmup: whether training came before the measurement, where nothing shows it.
         initial_loss: the loss before training, if it is known
             (:func:`~shoal.step.size.learning_rate`).
 
@@ -77,7 +79,7 @@ def rescale(
     """
     safe = rates(spectrum, lr, batch_size, to, optimizer, initial_loss=initial_loss).spectral
     info = optimizer_info(optimizer)
-    law = law_of(spectrum, info, None, initial_loss=initial_loss)
+    law = law_of(spectrum, info, None, after_warmup, initial_loss)
     return StepSize(
         to,
         safe,

@@ -238,7 +238,7 @@ def law_of(
     Args:
         spectrum: that was measured.
         info: the optimizer's.
-        metric: that the spectrum must have been measured in; None for any.
+        metric: that the spectrum must have been measured in; None for any, of a carried rate.
         after_warmup: as for :func:`learning_rate`.
         initial_loss: as for :func:`learning_rate`.
 
@@ -252,7 +252,8 @@ def law_of(
     told = info.started if initial_loss is None else True
     warm = told if after_warmup is None else after_warmup
     if not warm:
-        c = max(c, spectrum.trace)
+        # where nothing is known, a rate that is carried keeps to what was measured
+        c = max(c, spectrum.trace) if warm is False or metric is not None else c
         notes += (_COLD if warm is False else _UNTOLD,)
     if spectrum.indefinite:
         notes += (_INDEFINITE.format(float(spectrum.ritz[-1])),)

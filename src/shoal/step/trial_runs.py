@@ -1,12 +1,11 @@
 """Trial runs around an advised rate: short, on the real model, and they leave no trace.
 
 From the state that the model is in, the same batches are trained on at half, one, two and four
-times the advised rate. A safe rate is one whose noise holds at most half of the present loss
-(:mod:`shoal.step.size`), above a loss that cannot be avoided: so a rate holds if the loss over the
-last quarter of a run is at most one and a half times that of the same batches before it and, where
-the initial loss is known, at least half of what was gained is still there. Afterwards parameters,
-buffers, gradients, optimizer state, modes, random states and the stream's position are as they
-were, bit for bit.
+times the advised rate. A rate holds if the loss of the last quarter's batches fell, or stayed: if
+during the run it is no more than that of the very same batches, with the same masks of dropout,
+before the run. Steps average over as many samples as the advice is for, over several of the
+loader's batches if need be. Afterwards parameters, buffers, gradients, optimizer state, modes,
+random states and the stream's position are as they were, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice, repeat, takewhile
 from typing import Any
 
@@ -24,11 +24,17 @@ from torch import Tensor, nn
 
 from shoal.core.batches import moved
 from shoal.core.errors import expect, expect_positive
+from shoal.core.optimizers import rates_of
+from shoal.core.optimizers import unwrapped as unwrapped_optimizer
 from shoal.curvature.preserve import preserve_state
-from shoal.curvature.problem import Supervised
+from shoal.curvature.problem import Supervised, outputs_of, unwrapped
+from shoal.curvature.samples import BatchSize, counted
 from shoal.step.size import StepSize
 
+# beyond this many times the loss before it, a run is called lost; below, its loss rose
 WORSE = 1.5
+# losses that differ by no more are equal: steps too small for float32 to tell
+EQUAL = 1e-5
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,31 @@ class TrialRun:
     Attributes:
         factor: of the advised rate.
         lr: the rate.
-        losses: of each step's batch, before the step; it ends early at a loss that is not finite.
-        held: whether its loss ended at no more than the limit.
+        losses: of each step's batches, before the step; it ends early at a loss that is not finite.
+        before: mean loss of the last quarter's batches before the run.
     """
 
     factor: float
     lr: float
     losses: tuple[float, ...]
-    held: bool
+    before: float
+
+    @property
+    def after(self) -> float:
+        """Mean loss of the last quarter's batches in the run; infinite where one is not finite."""
+        return _tail(self.losses) if all(map(math.isfinite, self.losses)) else math.inf
+
+    @property
+    def held(self) -> bool:
+        """Whether the loss of the last quarter's batches fell, or stayed."""
+        return self.after <= self.before + EQUAL * abs(self.before)
+
+    @property
+    def word(self) -> str:
+        """Held, rose or lost."""
+        if self.held:
+            return "held"
+        return "rose" if self.after <= WORSE * self.before else "lost"
 
 
 @dataclass(frozen=True)
@@ -54,21 +77,25 @@ class TrialRuns:
 
     Attributes:
         plan: the advice.
-        before: mean loss of the batches before any step.
-        limit: the loss beyond which a run is lost.
         runs: by growing rate.
+        batches: of the loader, a step.
     """
 
     plan: StepSize
-    before: float
-    limit: float
     runs: tuple[TrialRun, ...]
+    batches: int = 1
 
     @property
     def largest(self) -> float:
         """The largest rate up to which every run held; 0 if the smallest did not."""
         held = takewhile(lambda run: run.held, self.runs)
         return max((run.lr for run in held), default=0.0)
+
+    @property
+    def best(self) -> float:
+        """The rate that ended at the lowest loss; 0 where none held."""
+        held = [run for run in self.runs if run.held]
+        return min(held, key=lambda run: run.after).lr if held else 0.0
 
     @property
     def confirmed(self) -> bool:
@@ -78,12 +105,20 @@ class TrialRuns:
     def explain(self) -> str:
         """Say it in words: one line per run, and the verdict."""
         lines = [
-            f"{run.factor:g} x advice, {run.lr:.3g}: {'held' if run.held else 'lost'}, "
-            f"loss {self.before:.4g} -> {_tail(run.losses):.4g}"
+            f"{run.factor:g} x advice, {run.lr:.3g}: {run.word}, "
+            f"loss {run.before:.4g} -> {run.after:.4g}"
             for run in self.runs
         ]
         word = "confirmed" if self.confirmed else "NOT confirmed"
-        return "\n".join([*lines, f"advice of {self.plan.safe:.3g} {word} by trial runs"])
+        steps = f", in steps of {self.batches} of the loader's batches" if self.batches > 1 else ""
+        best = f"of these take {self.best:.3g}" if self.best else "take a smaller one"
+        return "\n".join(
+            [
+                *lines,
+                f"advice of {self.plan.safe:.3g} at batch size {self.plan.batch_size} {word} by "
+                f"trial runs{steps}; {best}",
+            ]
+        )
 
 
 def trial_runs(
@@ -96,7 +131,7 @@ def trial_runs(
     factors: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
     steps: int = 50,
     forward: Callable[[nn.Module, Any], Tensor] | None = None,
-    initial_loss: float | None = None,
+    batch_size: BatchSize = None,
     seed: int = 0,
 ) -> TrialRuns:
     """Train for some steps at rates around an advised one, and put everything back.
@@ -104,79 +139,82 @@ def trial_runs(
     Args:
         model: in the state that the advice is for.
         loss_fn: ``(outputs, targets)`` → scalar, as for ``shoal.spectrum``.
-        loader: of batches of the plan's size.
+        loader: of batches of the plan's size, or of a size that divides it: steps then average
+            over several, each with batch statistics and negatives of its own.
         optimizer: of the model, in its state.
         plan: the advice.
         factors: of the advised rate, each above 0.
         steps: of each run.
         forward: ``(model, batch)`` → outputs; None for ``model(inputs)``.
-        initial_loss: the loss before training, if it is known.
+        batch_size: samples of one of the loader's batches, where nothing else tells.
         seed: of what training draws, the same in every run.
 
     Raises:
-        InputError: if a number is out of range or the loader has no batch.
+        InputError: if a number is out of range, the loader has no batch, or its batches do not make
+            up the plan's size.
     """
     expect_positive("steps", steps)
     good = len(factors) > 0 and all(x > 0 for x in factors)
     expect(good, "factors", "numbers above 0", factors, "leave them out")
+    objective = Supervised(unwrapped(model), loss_fn, forward)
+    model, optimizer = objective.model, unwrapped_optimizer(optimizer)
     device = next(model.parameters()).device
     with preserve_state(model, loader, "train", seed):
-        passes = chain.from_iterable(repeat(loader, steps))  # enough, unless it is empty
-        batches = [moved(batch, device) for batch in islice(passes, steps)]
-    expect(len(batches) > 0, "loader", "at least one batch", "none", "check the data set")
-    objective = Supervised(model, loss_fn, forward)
+        first = [moved(batch, device) for batch in islice(iter(loader), 1)]
+        expect(len(first) > 0, "loader", "at least one batch", "none", "check the data set")
+        (size,) = counted(first, partial(outputs_of, objective), loader, batch_size)
+        good = plan.batch_size % size == 0
+        want, remedy = f"batches of {plan.batch_size} or a divisor of it", "pass a loader of those"
+        expect(good, "loader", want, f"batches of {size}", remedy)
+        count = plan.batch_size // size
+        passes = chain.from_iterable(repeat(loader, steps * count))  # enough, unless it is empty
+        batches = [moved(batch, device) for batch in islice(passes, steps * count)]
+    chunks = [batches[i : i + count] for i in range(0, len(batches), count)]
     runs = []
     with _put_back(model, optimizer) as again:
         model.train()
         with torch.no_grad():
             torch.manual_seed(seed)
-            losses = [_loss(objective, batch).item() for batch in batches]
-        before = sum(losses) / len(losses)
-        limit = _limit(before, initial_loss)
+            before = [_mean([_loss(objective, x).item() for x in chunk]) for chunk in chunks]
         for factor in sorted(factors):
             again()
             torch.manual_seed(seed)
-            runs.append(_run(objective, optimizer, batches, factor, plan.safe, limit))
-    return TrialRuns(plan, before, limit, tuple(runs))
-
-
-def _limit(before: float, initial_loss: float | None) -> float:
-    """The loss beyond which a run is lost."""
-    if initial_loss is None:
-        return WORSE * before
-    want = f"a loss above the present one, {before:.4g}"
-    expect(initial_loss > before, "initial_loss", want, initial_loss, "train some steps first")
-    return min(WORSE * before, (before + initial_loss) / 2)
+            losses = _run(objective, optimizer, chunks, factor * plan.safe)
+            runs.append(TrialRun(factor, factor * plan.safe, losses, _tail(before)))
+    return TrialRuns(plan, tuple(runs), count)
 
 
 def _run(
     objective: Supervised,
     optimizer: torch.optim.Optimizer,
-    batches: Sequence[Any],
-    factor: float,
-    safe: float,
-    limit: float,
-) -> TrialRun:
-    first = optimizer.param_groups[0]["lr"]
-    for group in optimizer.param_groups:
-        group["lr"] = factor * safe * (group["lr"] / first if first > 0 else 1.0)
+    chunks: Sequence[Sequence[Any]],
+    lr: float,
+) -> tuple[float, ...]:
+    """The loss of each step, at `lr` for the first group and its share of it for the others."""
+    for group, rate in zip(optimizer.param_groups, rates_of(optimizer), strict=True):
+        group["lr"] = lr * rate
     losses: list[float] = []
-    for batch in batches:
+    for chunk in chunks:
         optimizer.zero_grad()
-        loss = _loss(objective, batch)
-        losses.append(loss.item())
+        parts = []
+        for batch in chunk:
+            loss = _loss(objective, batch) / len(chunk)
+            loss.backward()
+            parts.append(loss.item())
+        losses.append(sum(parts))
         if not math.isfinite(losses[-1]):
             break
-        loss.backward()
         optimizer.step()
-    held = all(map(math.isfinite, losses)) and _tail(losses) <= limit
-    return TrialRun(factor, factor * safe, tuple(losses), held)
+    return tuple(losses)
 
 
 def _tail(losses: Sequence[float]) -> float:
     """Mean of the last quarter."""
-    last = losses[-max(1, len(losses) // 4) :]
-    return sum(last) / len(last)
+    return _mean(losses[-max(1, len(losses) // 4) :])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _loss(objective: Supervised, batch: Any) -> Tensor:
