@@ -22,9 +22,11 @@ QUICK: dict[str, Any] = {"steps": 8, "probes": 1, "curvature": "hessian"}
 class Net(nn.Module):
     """Two layers with an activation between, perhaps checkpointed."""
 
-    def __init__(self, activation: nn.Module, kept: bool = True, reentrant: bool = False) -> None:
+    def __init__(
+        self, activation: nn.Module, kept: bool = True, reentrant: bool = False, seed: int = 0
+    ) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.first = nn.Linear(6, 16)
         self.inner = nn.Sequential(activation, nn.Linear(16, 16), activation)
         self.out, self.kept, self.reentrant = nn.Linear(16, 3), kept, reentrant
@@ -50,9 +52,18 @@ def test_central_differences_are_refused_at_kinks_and_checkpoints() -> None:
         Net(nn.Tanh()).double(), cross_entropy, loader(torch.float64), **QUICK, **route
     )
     assert found.trace == pytest.approx(whole.trace, rel=1e-4)
+    for seed, dtype in enumerate((torch.float32, torch.float32, torch.float64)):
+        net, data = Net(nn.ReLU(), seed=seed).to(dtype), loader(dtype)
+        true = spectrum(net, cross_entropy, data, **QUICK)
+        try:  # in float64 two points may lie so near that no activation changes sides between them
+            assert spectrum(net, cross_entropy, data, **QUICK, **route).trace == pytest.approx(
+                true.trace, rel=0.05
+            )
+        except InputError as error:
+            assert "kinks of a ReLU; measure the Gauss" in str(error)
+            continue
+        assert dtype == torch.float64
     for dtype in (torch.float32, torch.float64):
-        with pytest.raises(InputError, match=r"^route: .* kinks of a ReLU; measure the Gauss"):
-            spectrum(Net(nn.ReLU()).to(dtype), cross_entropy, loader(dtype), **QUICK, **route)
         saving = Net(nn.Tanh(), kept=False).to(dtype)
         with pytest.raises(InputError, match=r"^route: .* not symmetric, .*checkpoint;"):
             spectrum(saving, cross_entropy, loader(dtype), **QUICK, **route)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from shoal.core.errors import expect, expect_positive
 from shoal.core.objectives import Objective
 from shoal.core.optimizers import optimizer_info, scales_of, unmoved
-from shoal.curvature.checks import check_problem, expect_linear
+from shoal.curvature.checks import check_problem, expect_symmetric
 from shoal.curvature.lanczos import Basis, Lanczos, lanczos
 from shoal.curvature.noise import Complement, Recorder, complement_of, noise_of
 from shoal.curvature.preserve import Mode, notes_on_modes, preserve_state
@@ -140,7 +140,7 @@ def spectrum(
         if precondition is not None:
             problem = in_metric(problem, scales_of(precondition, objective.model))
         products = Products(problem, curvature, route, memory)
-        expect_linear(products)
+        expect_symmetric(products)
         loss = problem.mean_loss()
         size = dataset_size if dataset_size is not None else dataset_size_of(loader)
         expect_size(size, problem)

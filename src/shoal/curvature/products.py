@@ -60,6 +60,7 @@ class Products:
         self._leaves = list(problem.leaves.values())
         self._kept: dict[int, LinearOperator] = {}
         self._room = memory if route == "double-backward" else 0
+        self._most = 0.0  # the longest product of a unit vector
         self._each = 0  # bytes that the graph of the first batch saves
 
     @property
@@ -117,17 +118,14 @@ class Products:
         split = [self._split(v) for v in vectors]
         for index in range(len(self.problem.batches)):
             product = self._operator(index, several=len(split) > 1)
-            yield [_flat(product(v)) for v in split]
+            yield [self._smooth(index, v, _flat(product(v))) for v in split]
         self.taken += len(split)
 
     def along(self, index: int, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         """The product of one batch's curvature with `v`."""
         self.taken += self.weights[index]
-        return _flat(self._operator(index, several=False)(self._split(v)))
-
-    def differences(self, at: LinearizationPoint, v: Float[Tensor, " p"], reach: float) -> Tensor:
-        """The Hessian's product by central differences of another length, to compare with."""
-        return _flat(central_difference(at.gradient, at.leaves, self._split(v), reach))
+        parts = self._split(v)
+        return self._smooth(index, parts, _flat(self._operator(index, several=False)(parts)))
 
     def gradients(self) -> Iterator[Float[Tensor, " p"]]:
         """The gradient of each batch's loss.
@@ -142,6 +140,27 @@ class Products:
     def _split(self, v: Tensor) -> list[Tensor]:
         parts = v.to(self.device, self.dtype).split([leaf.numel() for leaf in self._leaves])
         return [part.view_as(leaf) for part, leaf in zip(parts, self._leaves, strict=True)]
+
+    def _smooth(self, index: int, v: list[Tensor], found: Tensor) -> Tensor:
+        """What was found; by central differences of a Hessian only if twice their length agrees.
+
+        An activation that changes sides between the two points, at a kink, adds a jump over their
+        distance, so that an error is as large as it likes.
+
+        Raises:
+            InputError: if it does not, by a twentieth of what the matrix has done to any vector.
+        """
+        if self.route != "central-difference" or self.curvature != "hessian":
+            return found
+        at = LinearizationPoint(self.problem, index)
+        apart = _flat(central_difference(at.gradient, at.leaves, v, reach=2.0)) - found
+        length = max(float(_flat(v).norm()), 1e-30)
+        self._most = max(self._most, float(found.norm()) / length)
+        remedy = "measure the Gauss-Newton matrix, curvature='ggn', or take route='double-backward'"
+        want = "a gradient that is smooth, for central differences"
+        got = "products that change with the length of the difference, as at the kinks of a ReLU"
+        expect(float(apart.norm()) <= 0.05 * self._most * length, "route", want, got, remedy)
+        return found
 
     def _operator(self, index: int, several: bool) -> LinearOperator:
         if index in self._kept:
