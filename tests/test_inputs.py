@@ -314,6 +314,47 @@ def test_a4_quotes_of_a_tsv_are_counted_and_the_remedy_reads_them(tmp_path: Path
     assert sorted(data.train.texts.all() + data.test.texts.all()) == ["blue cup", 'red "big" mug']
 
 
+def test_a4_a_tsv_that_is_quoted_throughout_is_read_so(tmp_path: Path) -> None:
+    """Its column names stand in quotes, too."""
+    (tmp_path / "t.tsv").write_text('"text"\t"labels"\n"red ""big"" mug"\t"cups|kitchen"\n')
+    assert load_labels(tmp_path / "t.tsv").labels.titles == ["cups", "kitchen"]
+
+
+def test_a4_the_remedy_for_a_column_names_the_one_that_is_there(tmp_path: Path) -> None:
+    """Followed twice, to the letter, the table reads."""
+    (tmp_path / "t.csv").write_text("Title,Tags\nred mug,cups\nold hat,hats\n")
+    words: list[str] = []
+    for _ in range(2):
+        found = shoal("data", tmp_path / "t.csv", *words)
+        (option,) = re.findall(r"\((--[a-z-]+ \w+)\)", found.err)
+        words += option.split()
+    assert result("data", tmp_path / "t.csv", *words)["labels"] == 2
+
+
+@pytest.mark.parametrize("mark", [b"\x1f\x8b\x08\x00", b"PK\x03\x04\x14", b"PAR1\x15"])
+def test_a4_files_of_another_kind_are_named_by_what_they_are(tmp_path: Path, mark: bytes) -> None:
+    """gzip, Excel's zip and Parquet under the name of a CSV."""
+    (tmp_path / "t.csv").write_bytes(mark + bytes(20))
+    found = shoal("data", tmp_path / "t.csv")
+    assert found.refused and "expected text, got a" in found.err
+
+
+def test_a4_data_in_memory_is_warned_of_alike(caplog: pytest.LogCaptureFixture) -> None:
+    """Joined labels, lists as text, texts that repeat with other labels: counted."""
+    texts = [text for text, _ in rows()]
+    for labels, told in (
+        ([";".join(x) for _, x in rows()], "hold ';', as if they were several"),
+        ([str(x) for _, x in rows()], "are lists as text"),
+    ):
+        library.load((texts, labels))
+        assert told in caplog.text
+    library.load(([*texts, texts[0]], [*(x for _, x in rows()), ["lamps"]]))
+    assert "texts: 1 stand several times with different labels" in caplog.text
+    caplog.clear()
+    library.load((texts, [x for _, x in rows()]))
+    assert not caplog.records
+
+
 def test_a4_one_column_is_not_two_things(tmp_path: Path) -> None:
     """text, labels, title and split are four columns; a title that is not read is named."""
     path = table(tmp_path / "t.csv", rows())

@@ -88,7 +88,9 @@ def _read_csv(path: Path, encoding: str) -> Records:
                 yield line, row
                 line = cells.line_num + 1
         except csv.Error as error:
-            fail(f"{path}:{line}", "well-formed CSV", error, "correct the quotes or use JSON lines")
+            remedy = "correct the quotes or use JSON lines"
+            remedy = "save it with line feeds" if "new-line" in str(error) else remedy
+            fail(f"{path}:{line}", "well-formed CSV", str(error).partition(" - ")[0], remedy)
         finally:
             csv.field_size_limit(limit)
 
@@ -96,15 +98,23 @@ def _read_csv(path: Path, encoding: str) -> Records:
 
 
 def _read_tsv(path: Path, encoding: str) -> Records:
+    _, first = next(lines(path, encoding), (1, ""))
+    if all(map(_quoted, first.split("\t"))):  # then all cells are
+        yield from _read_csv(path, encoding)
+        return
     as_csv = f"name the file {path.stem.removesuffix('.tsv')}.csv, where quotes are read"
     rows = ((number, line.split("\t") if line else []) for number, line in lines(path, encoding))
     quoted = 0
     for number, record in _by_column(path, rows, f"fill them, or {as_csv}"):
-        quoted += any(len(x) > 1 and x[0] == '"' == x[-1] for x in (*record, *record.values()))
+        quoted += any(map(_quoted, (*record, *record.values())))
         yield number, record
     if quoted:
         told = "%s: quotes stand around cells of %d rows, and are read as text; if they are not, %s"
         _log.warning(told, path, quoted, as_csv)
+
+
+def _quoted(cell: str) -> bool:
+    return len(cell) > 1 and cell[0] == '"' == cell[-1]
 
 
 def _by_column(path: Path, rows: Iterator[tuple[int, list[str]]], remedy: str) -> Records:

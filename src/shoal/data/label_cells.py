@@ -134,6 +134,13 @@ def joined_by(labels: Sequence[str]) -> tuple[str, int] | None:
         parts = [part for label in joined for part in _parts(label, between)]
         if 2 * sum(times[part] > 1 for part in parts) > len(parts):
             return between, len(joined)
+    # labels hold spaces: here one must be another in another order, or most words labels themselves
+    words = [label for label in labels if " " in label]
+    orders = Counter(frozenset(label.split()) for label in words)
+    parts = [part for label in words for part in label.split()]
+    alone = sum(part in set(labels) for part in set(parts))
+    if len(words) > 1 and (max(orders.values()) > 1 or 10 * alone >= 9 * len(set(parts))):
+        return " ", len(words)
     return None
 
 

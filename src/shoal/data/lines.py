@@ -33,6 +33,12 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+# what other files begin with, and what to do with them
+_NO_TEXT = {
+    b"\x1f\x8b": ("a gzip file", "name it {}.gz"),
+    b"PK\x03\x04": ("a zip file, as those of Excel are", "unpack it, or save it as CSV"),
+    b"PAR1": ("a Parquet file", "name it {}.parquet"),
+}
 
 
 def lines(path: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
@@ -93,6 +99,8 @@ def _wide(path: Path, head: bytes, encoding: str) -> str | None:
         "".encode(encoding)
     except (LookupError, ValueError) as error:
         fail("encoding", "a text encoding of Python's", error, 'use "utf-8" or "latin-1"')
+    for mark, (kind, remedy) in _NO_TEXT.items():
+        expect(not head.startswith(mark), str(path), "text", kind, remedy.format(path.name))
     marked = next((wide for mark, wide in _MARKS.items() if head.startswith(mark)), None)
     if marked is not None or name.startswith(("utf-16", "utf-32")):
         return marked or name

@@ -97,7 +97,8 @@ def read_header(path: Path, numbered: Iterator[tuple[int, str]], names: str) -> 
     n = len(names.split())
     want = f"{n} counts below 2^31, '{names}'"
     right = small and len(words) == n
-    expect(right, f"{path}:1", want, shorten(line), "put the header back")
+    remedy = "put the header back, or write texts with labels as a table (.csv, .jsonl)"
+    expect(right, f"{path}:1", want, shorten(line), remedy)
     return [int(part) for part in words]
 
 

@@ -122,7 +122,7 @@ def _expect_no_columns(source: object, columns: Columns) -> None:
     expect(not given, str(source), "a table, whose columns can be chosen", "another", remedy)
 
 
-_EXAMPLES = re.compile(r"\d+ \d+ \d+$|[\d,:.e+-]*\t")
+_EXAMPLES = re.compile(r"\d+ \d+ \d+$|[\d,:.e+-]*\t|__label__")
 
 
 def _holds_examples(path: Path) -> bool:

@@ -8,6 +8,7 @@ whose reverse is in the training split). They never stand in the truth.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -22,8 +23,11 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids, fail
+from shoal.data.label_cells import is_list, joined_by
 from shoal.data.lines import shorten
 from shoal.data.matrix import positive
+
+_log = logging.getLogger("shoal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,7 +392,33 @@ def label_data(
     n, rows_found = len(documents), matrix.n_rows
     expect(rows_found == n, "labels", f"{n}, one per text", rows_found, "pass as many as texts")
     expect(len(names) > 0, "labels", "at least one label", "none", "name the labels of some text")
+    if label_names is None and matrix.nnz == n:
+        _say_joined(names)
+    _say_repeated(documents, matrix)
     return LabelData.unsplit(name, Examples.of(documents, matrix), Texts.of(names, names))
+
+
+def _say_joined(names: list[str]) -> None:
+    """Log labels, one a text, that look like several."""
+    joined, lists = joined_by(names), sum(map(is_list, names))
+    count, how = (lists, "are lists as text") if lists else (joined[1] if joined else 0, "hold")
+    how += "" if lists or joined is None else f" {joined[0]!r}, as if they were several"
+    if count:
+        _log.warning("labels: %d %s; pass lists of labels where they are several", count, how)
+
+
+def _say_repeated(texts: Texts, labels: Csr) -> None:
+    """Log texts that stand several times with different labels."""
+    first: dict[tuple[str, str], int] = {}
+    ends, ids, differ = labels.indptr.tolist(), labels.indices.tolist(), set()
+    for i, key in enumerate(zip(texts.titles, texts.contents, strict=True)):
+        j = first.setdefault(key, i)
+        if i != j and ids[ends[i] : ends[i + 1]] != ids[ends[j] : ends[j + 1]]:
+            differ.add(j)
+    if differ:
+        said = "texts: %d stand several times with different labels: each time the others' labels "
+        said += "count as wrong; pass each text once, with all its labels"
+        _log.warning(said, len(differ))
 
 
 def _names(cell: Any, i: int, names: Sequence[str] | None) -> list[str]:

@@ -30,6 +30,17 @@ _log = logging.getLogger("shoal")
 Row = tuple[int, dict[str, Any]]
 
 
+# names that such columns have elsewhere, for messages
+_TEXT = {"text", "texts", "sentence", "content", "description", "body", "question", "query"}
+_LABEL = {"label", "labels", "tag", "tags", "category", "categories", "class", "topic", "target"}
+_USUAL = {
+    "text_column": _TEXT | {"title", "name", "review"},
+    "labels_column": _LABEL | {"classes", "topics", "subjects"},
+    "title_column": {"title", "name"},
+    "split_column": {"split", "part", "set"},
+}
+
+
 @dataclass(frozen=True)
 class Table:
     """The rows of a table, wherever they come from.
@@ -274,7 +285,9 @@ def _fail_labels(table: Table, number: int, cell: Any) -> None:
     separator = SEPARATOR if separator is None else separator
     want = f"labels in {column!r}, strings with {separator!r} between them or in a list"
     remedy = "fill them in or delete the row"
-    if isinstance(cell, str) and cell.strip(" []{}()"):
+    if isinstance(cell, str) and "..." in cell:
+        remedy = "write the list whole, as array.tolist() is printed"
+    elif isinstance(cell, str) and cell.strip(" []{}()"):
         remedy = 'quote each, or pass --separator "" where a cell is one label'
     elif cell is not None and cell == cell and cell not in ("", []):
         remedy = "write them as strings, or delete the row"
@@ -292,10 +305,10 @@ def _split_labels(
     for row, cell, number in zip(rows, cells, numbers, strict=True):
         if not row:
             _fail_labels(table, number, cell)
-    alone = all(len(row) == 1 for row in rows)
-    if strings and alone and table.columns.separator is None:
-        joined = joined_by(sorted({row[0] for row in rows}))
-        if joined is not None:
+    if strings and table.columns.separator is None:
+        alone = all(len(row) == 1 for row in rows)
+        joined = joined_by(sorted({label for row in rows for label in row}))
+        if joined is not None and (alone or joined[0] == ";"):
             said = "%s: %d labels hold %r, as if they were several; pass --separator %s where it "
             said += 'separates labels, or --separator "" where it does not'
             _log.warning(said, table.where, joined[1], joined[0], repr(joined[0]).replace("'", '"'))
@@ -348,7 +361,9 @@ def _cell(table: Table, row: Row, column: str, option: str) -> Any:
     number, record = row
     if column not in record:
         have = ", ".join(map(str, record))
-        remedy = f"rename it or pass {option} (--{option.replace('_', '-')})"
+        usual = [str(name) for name in record if str(name).strip().lower() in _USUAL[option]]
+        flag = " ".join([f"--{option.replace('_', '-')}", *usual[:1]])
+        remedy = f"rename it or pass {option} ({flag})"
         where = table.header or table.place(number)
         fail(where, f"a column {column!r}", f"columns {have}", remedy)
     return record[column]
