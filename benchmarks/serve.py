@@ -5,12 +5,16 @@ A B A B, by 1, 8 and 64 clients, each with one text after the other on a connect
 Without --run the model is the product that a labeler makes: a random row a text against 100,000
 label embeddings of width 256, and their exact top k. Clients and server share the processor, as in
 a small machine they do.
+
+With --soak the batched service runs in a process of its own and 64 clients send so many requests:
+percentiles of the first and the last tenth, and the process's memory after each.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import sys
 import threading
@@ -19,6 +23,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -26,7 +31,7 @@ import torch
 import shoal
 from shoal.core.search import top_k
 from shoal.rank.predictor import Prediction
-from shoal.serve.app import make_app
+from shoal.serve.app import Served, make_app
 from shoal.serve.batching import Predictor
 from shoal.serve.limits import Limits
 from shoal.serve.server import bound_socket, make_server
@@ -65,7 +70,7 @@ def start(stack: ExitStack, predictor: Predictor, labels: int, limits: Limits) -
     """A service in threads of this process: its port."""
     bound = stack.enter_context(bound_socket("127.0.0.1", 0))
     bound.listen()
-    server = make_server(make_app(predictor, limits, "benchmark", labels), limits)
+    server = make_server(make_app(Served(predictor, labels), limits, "benchmark"), limits)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     stack.callback(thread.join)
@@ -126,6 +131,41 @@ def compare(ports: dict[str, int], clients: int, requests: int, repeats: int) ->
     return {"clients": clients, **found, "ratio_requests_s": round(ratio, 2)}
 
 
+def serve_alone(answer: Connection) -> None:
+    """The batched service as a process: it sends its port and runs until it is ended."""
+    torch.set_num_threads(1)
+    predictor, limits = Product(100_000, 256), Limits()
+    predictor.predict(["warm"], 5)
+    with bound_socket("127.0.0.1", 0) as bound:
+        bound.listen()
+        answer.send(bound.getsockname()[1])
+        app = make_app(Served(predictor, 100_000), limits, "benchmark")
+        make_server(app, limits).run(sockets=[bound])
+
+
+def resident_mib(pid: int) -> float:
+    """The memory that a process holds now."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(x.split()[1]) / 1024 for x in lines if x.startswith("VmRSS"))
+
+
+def soak(requests: int) -> dict[str, object]:
+    """One service, 64 clients, and so many requests in ten parts."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=serve_alone, args=(there,))
+    process.start()
+    port, parts, memory = here.recv(), [], []
+    for _ in range(10):
+        parts.append(load(port, 64, requests // 10))
+        memory.append(round(resident_mib(process.pid or 0), 1))
+        print(f"{summary(parts[-1:])}  {memory[-1]} MiB", file=sys.stderr)
+    process.terminate()
+    process.join()
+    first, last = summary(parts[:1]), summary(parts[-1:])
+    return {"requests": requests, "clients": 64, "first": first, "last": last, "memory_mib": memory}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="48 requests a load, 2 repeats")
@@ -134,7 +174,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--wait-ms", type=float, default=Limits.max_wait_ms)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--soak", type=int, help="so many requests of 64 clients, and memory")
     args = parser.parse_args()
+    if args.soak is not None:
+        print(json.dumps({"benchmark": "serve-soak", **soak(args.soak)}))
+        return
     torch.set_num_threads(args.threads)
     requests, repeats = (48, 2) if args.quick else (args.requests, args.repeats)
     predictor, labels = Product(100_000, 256), 100_000

@@ -571,3 +571,42 @@ def test_closed_pipe_is_silent() -> None:
     told = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert told.stderr == "" and told.returncode == 0
+
+
+def run_shell(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A shell's line in which $SHOAL is the command."""
+    command = f"{sys.executable} -W ignore -m shoal"
+    given = os.environ | {"SHOAL": command} | environment
+    return subprocess.run(["bash", "-c", words], env=given, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "err"),
+    [
+        ("$SHOAL --version >/dev/full", 2, "shoal: standard output: expected a place "),
+        ("$SHOAL help >&-", 0, ""),
+        ("$SHOAL absent 2>&-", 2, ""),
+        ("$SHOAL absent <&- >&- 2>&-", 2, ""),
+        ("$SHOAL data $'b\\xff.csv'", 2, "shoal: argument: expected text in the encoding "),
+    ],
+)
+def test_streams_and_names_that_others_do_not_have(words: str, status: int, err: str) -> None:
+    """A full disk or bytes for a name are one line; where a stream is closed nothing is printed."""
+    found = run_shell(words)
+    assert (found.returncode, found.stdout) == (status, "")
+    assert found.stderr.startswith(err) and found.stderr.count("\n") == (1 if err else 0)
+
+
+def test_no_file_gets_the_number_of_a_closed_stream() -> None:
+    """Else what libraries print would be written into it."""
+    code = "from shoal.cli.main import _open_streams as f; f(); import os; n = os.dup(0)"
+    assert run_shell(f"{sys.executable} -c '{code}; exit(n)' >&- 2>&-").returncode == 3
+
+
+def test_letters_that_an_output_lacks_are_escaped() -> None:
+    """In ASCII a title is shown by its escapes, and no error."""
+    code = 'from shoal.cli import main as m; m._open_streams(); m.say("čaj \\udcff")'
+    for encoding, out in (("ascii", "\\u010daj \\udcff\n"), ("utf-8", "čaj \\udcff\n")):
+        words = f"{sys.executable} -c '{code}'"
+        found = run_shell(words, PYTHONIOENCODING=encoding)
+        assert (found.stdout, found.stderr) == (out, "")

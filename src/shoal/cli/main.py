@@ -7,6 +7,7 @@ functions of the subcommands only, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -20,9 +21,9 @@ from typing import Annotated, Any, Union
 import tyro
 
 from shoal.cli import config, data, info, parts, train, use
-from shoal.cli.show import readable
+from shoal.cli.show import close_output, readable, say
 from shoal.core.distribution import installed_version
-from shoal.core.errors import InputError, fail
+from shoal.core.errors import InputError, expect, fail
 
 _ABOUT = "Train on mini-batches when the labels, the rows or the graph are too many."
 # In the order in which they are used.
@@ -48,29 +49,51 @@ VERBS: dict[str, tuple[Any, Any]] = {
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    _open_streams()
     try:
         sys.exit(_main(sys.argv[1:]))
     except BrokenPipeError:
-        # nobody reads on: no word about it, as other commands do, nor from the flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()  # nobody reads on: no word about it, as other commands do
+
+
+def _open_streams() -> None:
+    """Let each standard stream take whatever is said.
+
+    One that the caller closed leads nowhere: else the next file that is opened would get its
+    number, and with it what libraries print there. Letters that an encoding lacks are escaped.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, open(number, "r+" if number == 0 else "w", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _main(words: list[str]) -> int:
+    try:
+        return _answered(words)
+    except InputError as error:
+        print(f"shoal: {error}", file=sys.stderr)
+        return 2
+
+
+def _answered(words: list[str]) -> int:
+    for word in words:
+        # what the system passes on as bytes can neither be written down nor be opened by libraries
+        known = not any("\udc80" <= letter <= "\udcff" for letter in word)
+        got, remedy = ascii(word), "rename the file or correct the text"
+        expect(known, "argument", "text in the encoding of the terminal", got, remedy)
     name, rest = (words[0], words[1:]) if words else ("", [])
     if name == "help" and rest:
         name, rest = rest[0], [*rest[1:], "--help"]
     if name in ("help", "-h", "--help"):
-        print(overview(), flush=True)
+        say(overview())
         return 0
     if name in ("version", "-V", "--version"):
-        print(f"shoal {installed_version()}", flush=True)
+        say(f"shoal {installed_version()}")
         return 0
-    try:
-        settings, function = parse(name, rest)
-    except InputError as error:
-        print(f"shoal: {error}", file=sys.stderr)
-        return 2
-    return run(settings, function)
+    return run(*parse(name, rest))
 
 
 def overview() -> str:
@@ -131,16 +154,13 @@ def run(settings: Any, function: Callable[[Any], dict[str, Any]]) -> int:
     """Run one subcommand and print what came of it.
 
     Returns:
-        the exit status: 0, 2 for bad input, 130 for an interrupt.
+        the exit status: 0, or 130 for an interrupt.
     """
     try:
         with _logged(settings.verbose):
             result = _with_room(function, settings)
         if result:
-            print(json.dumps(result) if settings.json else readable(result), flush=True)
-    except InputError as error:
-        print(f"shoal: {error}", file=sys.stderr)
-        return 2
+            say(json.dumps(result) if settings.json else readable(result))
     except KeyboardInterrupt:
         print("shoal: interrupted; what was saved before is whole", file=sys.stderr)
         return 130

@@ -1,11 +1,36 @@
-"""How the result of a subcommand looks at a terminal: aligned lines, tables, units."""
+"""How the result of a subcommand is printed: aligned lines, tables, units."""
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 from typing import Any
 
 from shoal.core.columns import Columns, metric_table
+from shoal.core.errors import fail
+
+
+def close_output() -> None:
+    """Let standard output lead nowhere, so that the flush at exit fails no second time."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """Print to standard output.
+
+    Raises:
+        BrokenPipeError: if nobody reads it.
+        InputError: if there is no room for it.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        close_output()
+        remedy = "free space, or send it elsewhere"
+        fail("standard output", "a place for the result", error.strerror, remedy)
 
 
 def readable(result: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import shoal
 from shoal.cli import config
+from shoal.cli.show import say
 from shoal.core.errors import expect, fail
 from shoal.tasks import TASKS, Task
 from shoal.tasks.settings import OF_THE_CALL, Training, flat, named
@@ -39,7 +40,7 @@ def parse(words: list[str]) -> tuple[Training, Callable[[Any], dict[str, Any]]]:
         SystemExit: after ``--help``.
     """
     if words in ([], ["-h"], ["--help"]):
-        print(overview(), flush=True)
+        say(overview())
         raise SystemExit(0 if words else 2)
     path = _config_of(words)
     values = {} if path is None else config.read(path)

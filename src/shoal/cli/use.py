@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import shoal
+from shoal.cli.show import say
 from shoal.core.columns import Columns
 from shoal.core.errors import InputError, expect, expect_folder, fail
 from shoal.serve.limits import Limits
@@ -295,7 +296,7 @@ def predict(asked: Predict) -> dict[str, Any]:
     if asked.json:
         return about | {"predictions": list(found)}
     for line in found:
-        print(json.dumps(line))
+        say(json.dumps(line))
     return {}
 
 
@@ -464,7 +465,7 @@ def serve(asked: Serve) -> dict[str, Any]:
 
     def announce(url: str, labels: int) -> None:
         if asked.json:
-            print(json.dumps({"url": url, "run": str(asked.run), "labels": labels}), flush=True)
+            say(json.dumps({"url": url, "run": str(asked.run), "labels": labels}))
         said = f"{asked.run}: {labels} labels at {url}; Ctrl-C ends it"
         print(said, file=sys.stderr, flush=True)
 
