@@ -114,6 +114,7 @@ def main() -> None:
     if not passes(path, ast.unparse(ast.parse(source)), tests, 600):
         sys.exit(f"{args.module}: expected tests that pass, got a failure; mend it first")
     limit = 5 * (time.monotonic() - begin) + 10
+    begin = time.monotonic()
     todo, tried, lived = changes(source), 0, 0
     random.Random(args.seed).shuffle(todo)
     for line, words, changed in todo:

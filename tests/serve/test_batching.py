@@ -165,14 +165,14 @@ def test_a_predictor_may_be_replaced() -> None:
 @pytest.mark.parametrize("stuck", [True, False])
 def test_who_waits_for_a_dead_thread_is_told(stuck: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread dies, or a batch has no end: those who wait are told, and so is who listens."""
-    predictor, reasons = Known(), []
+    predictor, reasons, patience = Known(), [], 0.1 if stuck else 9.0
 
     def fail(items: list[object], answers: list[object]) -> None:
         raise MemoryError("no room")
 
     async def job() -> None:
         with Batcher(
-            predictor, size=8, wait=0.0, room=8, patience=0.1, died=reasons.append
+            predictor, size=8, wait=0.0, room=8, patience=patience, died=reasons.append
         ) as batcher:
             if stuck:
                 predictor.gate.clear()

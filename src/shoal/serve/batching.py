@@ -65,7 +65,6 @@ class Batcher:
         patience: seconds a batch may take before the predictor counts as stuck.
         died: called in the event loop's thread with the reason when the batcher is at its end.
 
-
     Example:
         >>> class Echo:
         ...     def predict(self, texts, k):
