@@ -38,7 +38,7 @@ LABELS = "text,labels\n" + "".join(
 SMALL = ["--dim", "8", "--batch-size", "16", "--cluster-size", "4", "--epochs", "2"]
 SMALL += ["--device", "cpu", "--json"]
 NODES = ["--hidden", "8", "--fanouts", "3", "3", "--batch-size", "32", "--epochs", "1"]
-NODES += ["--device", "cpu", "--json"]
+NODES += ["--device", "cpu", "--json", "--no-baselines"]
 
 
 @pytest.fixture

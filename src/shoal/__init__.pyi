@@ -48,6 +48,7 @@ from shoal.data.texts import Examples as Examples
 from shoal.data.texts import LabelData as LabelData
 from shoal.data.texts import Texts as Texts
 from shoal.tasks.graphs import GraphSettings as GraphSettings
+from shoal.tasks.graphs import reading as reading
 
 # nouns
 from shoal.core.errors import InputError as InputError
@@ -92,6 +93,7 @@ from shoal.fetch.update import RowSGD as RowSGD
 # the joint, and one step
 from shoal.graph.sage import Sage as Sage
 from shoal.graph.sage import SageLayer as SageLayer
+from shoal.graph.sage import GcnLayer as GcnLayer
 from shoal.graph.gat import Gat as Gat
 from shoal.graph.gat import GatLayer as GatLayer
 from shoal.graph.layers import ConvLayer as ConvLayer
@@ -99,7 +101,11 @@ from shoal.graph.layers import Layered as Layered
 from shoal.graph.layers import stacked as stacked
 from shoal.graph.layers import LinkEncoder as LinkEncoder
 from shoal.graph.layers import full_graph as full_graph
+from shoal.graph.residual import ResidualNetwork as ResidualNetwork
 from shoal.graph.features import feature_rows as feature_rows
+from shoal.graph.features import words_of as words_of
+from shoal.graph.features import WordRows as WordRows
+from shoal.graph.features import word_rows as word_rows
 from shoal.core.objectives import Objective as Objective
 from shoal.core.objectives import in_batch as in_batch
 from shoal.core.objectives import node_cross_entropy as node_cross_entropy

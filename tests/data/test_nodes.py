@@ -51,7 +51,7 @@ def test_read_keeps_every_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"y": None}, r"ring\.npz: arrays: expected features and classes, got no \['y'\]"),
+        ({"y": None}, r"ring\.npz: arrays: expected classes, got no \['y'\]"),
         ({"indices": np.full(10, 10)}, r"ring\.npz: indices: expected ids in \[0, 10\), got 10"),
         ({"indptr": np.arange(11)[::-1].copy()}, r"ring\.npz: indptr"),
         ({"x_shape": np.array([10, 2])}, r"ring\.npz: indices: expected ids in \[0, 2\), got 2"),

@@ -35,7 +35,7 @@ def test_a_run_on_nodes_predicts_the_same(frozen: dict) -> None:
         expected = pytest.approx([c["score"] for c in was["classes"]], abs=3e-7)
         assert [x.score for x in row] == expected
     references = json.loads(Path("references.json").read_text())
-    assert model.evaluate() == references["nodes-run"]["evaluate"]
+    assert model.evaluate().items() >= references["nodes-run"]["evaluate"].items()
 
 
 def test_a_run_on_links_predicts_the_same(frozen: dict) -> None:

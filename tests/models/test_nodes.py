@@ -19,8 +19,10 @@ from shoal.core.errors import InputError
 from shoal.data.graphs import describe, load_nodes
 from shoal.data.nodes import NodeData
 from shoal.graph.features import WIDTH, feature_rows
-from shoal.graph.layers import Layered, full_graph
-from shoal.graph.sage import Sage
+from shoal.graph.layers import full_graph
+from shoal.graph.residual import ResidualNetwork
+from shoal.graph.sage import Sage, SageLayer
+from shoal.models.nodes import known_classes
 from shoal.tasks import nodes
 from tests.graphs import write_graph
 from tests.planted import one_hop_accuracy, planted_graph
@@ -29,13 +31,14 @@ from tests.planted import one_hop_accuracy, planted_graph
 def small(**options: Any) -> NodeModel:
     """A small model on small batches."""
     options = {"batch_size": 120, "fanouts": (5,), "hidden": 16, "dropout": 0.0} | options
+    options = {"baselines": False} | options
     return NodeModel(device="cpu", **options)
 
 
 def test_one_layer_reaches_the_best_possible_accuracy() -> None:
     """On two planted classes one hop comes within sampling error of the closed-form optimum."""
     data = planted_graph(n=2000, degree=5, homophily=0.8, dim=8)
-    accuracy = small().fit(data, epochs=15).test["accuracy"]
+    accuracy = small(read_classes=False).fit(data, epochs=15).test["accuracy"]
     best = 100 * one_hop_accuracy(degree=5, homophily=0.8, clarity=0.6)
     error = 100 * (0.25 / 400) ** 0.5
     assert abs(accuracy - best) < 3 * error
@@ -54,9 +57,10 @@ def test_evaluate_is_the_full_graph_accuracy(tmp_path: Path) -> None:
     """What a fit reports is the accuracy of the best model's layer-wise inference."""
     path = write_graph(planted_graph(n=300, classes=3, dim=12), tmp_path / "g.npz")
     result = small(fanouts=(3, 2)).fit(path, out=tmp_path / "run", steps=6)
-    data, network = load_nodes(path), Sage(12, 16, 3, layers=2)
+    data, network = load_nodes(path), ResidualNetwork(SageLayer, 12, 16, 3, layers=2, classes=3)
     network.load_state_dict(load(tmp_path / "run" / "model.safetensors")["model"])
     assert isinstance(data.features, Csr)
+    network.read_classes(known_classes(data.target, data.train, 3))
     logits = full_graph(network, data.graph, data.features.to_dense())
     expected = 100 * (logits.argmax(1) == data.target)[data.test].float().mean().item()
     assert result.test["accuracy"] == pytest.approx(expected)
@@ -82,7 +86,7 @@ def test_several_classes_a_node(layer: str) -> None:
 def test_predictions_for_nodes_never_seen() -> None:
     """A graph that has grown needs no classes: old nodes keep theirs, new ones get some."""
     data = planted_graph(n=300, classes=3, dim=12)
-    model = small()
+    model = small(read_classes=False)
     result = model.fit(data, epochs=3)
     rows = model.predict(data.test)
     right = [row[0].label == data.target[v] for v, row in zip(data.test, rows, strict=True)]
@@ -100,6 +104,101 @@ def test_predictions_for_nodes_never_seen() -> None:
     assert model.predict(300, grown, k=9) == new
     with pytest.raises(InputError, match=r"nodes: expected ids in \[0, 300\), got 300"):
         model.predict(both)
+
+
+def test_sparse_and_dense_features_are_read_alike(tmp_path: Path) -> None:
+    """One graph saved both ways, wider than what is made dense: neither loses what words tell."""
+    generator, n, wide = torch.Generator().manual_seed(0), 600, WIDTH + 44
+    target = torch.arange(n) % 3
+    # each class has a hundred words, of which a node shows three, and three of any kind
+    own = target.repeat_interleave(3) * 100 + torch.randint(100, (3 * n,), generator=generator)
+    words = torch.stack([own.view(n, 3), torch.randint(wide, (n, 3), generator=generator)], 1)
+    x = torch.zeros(n, wide).scatter_(1, words.flatten(1), 1.0)
+    other = torch.randint(n, (2 * n,), generator=generator)
+    graph = {"edge_index": torch.stack([other, torch.arange(n).repeat(2)]).numpy()}
+    sparse, arrays = Csr.from_dense(x), {"y": target.numpy()} | graph
+    np.savez(tmp_path / "dense.npz", x=x.numpy(), **arrays)
+    parts = {"indptr": sparse.indptr, "indices": sparse.indices, "data": sparse.values}
+    np.savez(
+        tmp_path / "sparse.npz",
+        **{f"x_{name}": x.numpy() for name, x in parts.items()},
+        x_shape=np.array(sparse.shape),
+        **arrays,
+    )
+    for name in ("dense", "sparse"):
+        model = NodeModel(device="cpu", hidden=16, baselines=False)
+        assert model.fit(tmp_path / f"{name}.npz", steps=250).test["accuracy"] > 75
+    model.save(tmp_path / "saved")
+    again = shoal.open(tmp_path / "saved")
+    assert again.predict([3, 4], k=3) == model.predict([3, 4], k=3)
+
+
+def test_classes_of_neighbors_are_read_but_never_ones_own() -> None:
+    """Where features say nothing, neighbors' classes do; a seed's own class changes no output."""
+    data = planted_graph(n=600, classes=3, degree=6, homophily=0.9, dim=3, clarity=1 / 3)
+    accuracy = {}
+    for read in (True, False):
+        model = small(read_classes=read, fanouts=(None,))
+        accuracy[read] = model.fit(data, epochs=30).test["accuracy"]
+    assert accuracy[True] > 80 > 70 > accuracy[False]
+
+    network = ResidualNetwork(SageLayer, 3, 8, 3, layers=1, classes=3).eval()
+    known = known_classes(data.target, torch.arange(600), 3)
+    other = known_classes((data.target + 1) % 3, torch.arange(600), 3)
+    seeds = torch.arange(0, 600, 7)
+    blocks = shoal.NeighborSampler(data.graph, [None])(seeds, torch.Generator())
+    inner = torch.isin(blocks[0].indices, torch.arange(len(seeds)))
+    found = []
+    for classes in (known, other):
+        network.read_classes(classes)
+        found.append(network(blocks, torch.zeros(len(blocks[0].src), 3)))
+    row = blocks[0].csr.row_ids()
+    alone = torch.ones(len(seeds), dtype=torch.bool)
+    alone[row[~inner]] = False  # these read other nodes, whose classes changed
+    assert torch.equal(found[0][alone], found[1][alone]) and not torch.equal(*found)
+
+
+def test_nodes_without_features_are_classified(tmp_path: Path) -> None:
+    """Each node is a word of its own, and neighbors' classes are read."""
+    data = planted_graph(n=300, classes=2, degree=6, homophily=0.9)
+    edges = torch.stack([data.graph.indices, data.graph.row_ids()]).numpy()
+    np.savez(tmp_path / "g.npz", edge_index=edges, y=data.target.numpy())
+    model = NodeModel(device="cpu", hidden=16, baselines=False)
+    result = model.fit(tmp_path / "g.npz", steps=60, out=tmp_path / "run")
+    assert result.test["ROC_AUC"] > 85
+    assert shoal.open(tmp_path / "run").evaluate() == result.test
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_simple_models_are_shown_and_pooled(tmp_path: Path, wide: bool) -> None:
+    """What is saved predicts as the pool; a model of several classes has one, too."""
+    data = planted_graph(n=300, classes=3, degree=6, homophily=0.8, dim=6)
+    if wide:
+        x = data.features
+        assert isinstance(x, Csr)
+        data = NodeData(**(vars(data) | {"features": Csr(x.indptr, x.indices, WIDTH + 1)}))
+    model = NodeModel(device="cpu", hidden=16)
+    result = model.fit(data, steps=40, out=tmp_path / "run")
+    lines = {line["model"]: line for line in result.details["compared"]}
+    assert list(lines) == ["network", "linear", "perceptron", "deep", "spread", "pool"]
+    assert lines["pool"]["test_accuracy"] == pytest.approx(result.test["accuracy"], abs=0.006)
+    assert min(line["weight"] for line in lines.values()) >= 0
+    best = max(line["valid_accuracy"] for line in lines.values())
+    assert lines["pool"]["valid_accuracy"] > best - 5
+    again = shoal.open(tmp_path / "run")
+    assert again.evaluate(data) == result.test
+    assert again.predict([1, 2], data, k=3) == model.predict([1, 2], k=3)
+
+
+def test_a_small_graph_is_read_as_a_whole() -> None:
+    """All neighbors, and half of the training nodes a step, so that the others' classes show."""
+    data = planted_graph(n=300, classes=3, dim=6)
+    model = NodeModel(device="cpu", hidden=8, baselines=False)
+    model.fit(data, steps=1)
+    (batch, _) = model.job().loader
+    assert len(batch.seeds) == len(data.train) / 2
+    near = batch.blocks[-1].csr.degrees()
+    assert torch.equal(near, data.graph.degrees()[batch.seeds])
 
 
 def test_only_training_nodes_are_seeds() -> None:
@@ -183,15 +282,14 @@ def test_what_is_saved_predicts_the_same(tmp_path: Path) -> None:
     assert left == {"model.json", "model.safetensors", "settings.json", "log.jsonl"}
 
 
-def test_hidden_vectors_are_what_the_last_layer_reads() -> None:
-    """The last layer on encoded nodes, with their neighbors, gives the logits; mode is kept."""
+def test_hidden_vectors_are_what_the_last_map_reads() -> None:
+    """The last linear map of encoded nodes gives the logits; the mode is kept."""
     data = planted_graph(n=60, classes=3, dim=6)
     model = small(batch_size=30, fanouts=(3, 2), dropout=0.5)
     model.fit(data, steps=2)
     network: Any = model.job().objective.model
     network.train()
-    last = Layered([network.layers[-1]], torch.nn.Identity())
-    logits = full_graph(last, data.graph, model.encode())
+    logits = network.outward[-1](model.encode())
     torch.testing.assert_close(
         logits.softmax(1).max(1).values,
         torch.tensor([row[0].score for row in model.predict()]),
@@ -248,8 +346,8 @@ def test_a_users_objects_are_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": 4}, 'heads: expected none, but with layer="gat", got 4'),
-        ({"layer": "gcn"}, "layer: expected sage, gat or a class of layers, got gcn"),
+        ({"heads": 4}, 'heads: expected none, but with layer="gat" or "gatv2", got 4'),
+        ({"layer": "gin"}, "layer: expected sage, gcn, gat, gatv2 or a class of layers, got gin"),
         ({"fanouts": ()}, "fanouts: expected one number per layer, got none"),
         ({"lr": 0.0}, "lr: expected a number above 0, got 0.0"),
         ({"layer": "gat", "heads": 3}, "hidden: expected a multiple of the 3 heads, got 16"),
@@ -309,7 +407,7 @@ def test_an_interrupted_fit_is_resumed_to_the_same_end(tmp_path: Path) -> None:
     assert shoal.open(out).predict(0, data)  # what was trained so far
     with pytest.raises(InputError, match="cut: expected a folder without a run, got a run"):
         small(batch_size=20).fit(data, out=out, **options)
-    with pytest.raises(InputError, match=r"lr: expected 0\.03, as the run in"):
+    with pytest.raises(InputError, match=r"lr: expected 0\.01, as the run in"):
         small(batch_size=20, lr=0.1).fit(data, out=out, resume=True, **options)
     model = small(batch_size=20)
     again = model.fit(data, out=out, resume=True, **options)

@@ -31,12 +31,12 @@ from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive, fail
 from shoal.core.memory import available_bytes
-from shoal.data.graphs import labeled_nodes, read
+from shoal.data.graphs import read
+from shoal.data.nodes import node_data
 from shoal.graph.features import row_width
-from shoal.models.nodes import NodeModel
+from shoal.models.graphs import BATCH_SIZE
 from shoal.sample.touch import touch_probability
 
-BATCH_SIZE = NodeModel.batch_size
 WIDTH, TRAIN = 256, 0.1  # where nothing is known
 _GIB = 2**30
 _LINK_REACHED = 0.85
@@ -126,7 +126,7 @@ def _known(source: str, asked: Plan) -> tuple[str, Plan, Csr, Tensor]:
     graph, features = found.graph, found.features
     n, width = graph.n_rows, None if features is None else row_width(features)
     classes = found.y is not None and found.links is None
-    seeds = labeled_nodes(found).train if classes else None
+    seeds = node_data(found).train if classes else None
     if seeds is None or asked.train is not None:
         generator = torch.Generator().manual_seed(asked.seed)
         share = TRAIN if asked.train is None else asked.train
@@ -134,7 +134,7 @@ def _known(source: str, asked: Plan) -> tuple[str, Plan, Csr, Tensor]:
     size = asked.batch_size or min(BATCH_SIZE, len(seeds))
     width = width if asked.width is None else asked.width
     share = round(len(seeds) / max(n, 1), 4)
-    task = "nodes" if classes and features is not None else "links"
+    task = "nodes" if classes else "links"
     return task, replace(asked, train=share, batch_size=size, width=width), graph, seeds
 
 

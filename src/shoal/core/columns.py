@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 # metrics of nodes and links, which have no k
-OF_GRAPHS = ("accuracy", "micro_F1", "MRR", "AUC")
+OF_GRAPHS = ("accuracy", "macro_F1", "micro_F1", "ROC_AUC", "MRR", "AUC")
 
 
 class Columns(list[dict[str, Any]]):

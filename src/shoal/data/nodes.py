@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_ids
+from shoal.core.errors import expect, expect_ids, fail
 from shoal.data.graph import GraphData
 from shoal.data.lines import as_tensor
 from shoal.data.splits import random_split
@@ -36,7 +36,8 @@ class NodeData:
     Attributes:
         name: what reports call it.
         graph: ``[n, n]``; row v lists the nodes that v reads.
-        features: ``[n, f]``: sparse with float values, a bag of words or the like, or dense.
+        features: ``[n, f]``: sparse with float values, a bag of words or the like, or dense; None
+            where there are none.
         target: the class of each node, int64 ``[n]``, -1 where it is not known; or bool ``[n, c]``,
             where a node may have any number of classes.
         train: ids of the nodes to learn from.
@@ -47,7 +48,7 @@ class NodeData:
 
     name: str
     graph: Csr
-    features: Csr | Float[Tensor, "n f"]
+    features: Csr | Float[Tensor, "n f"] | None
     target: Int[Tensor, " n"] | Bool[Tensor, "n c"]
     train: Int[Tensor, " n_train"]
     valid: Int[Tensor, " n_valid"]
@@ -63,7 +64,7 @@ class NodeData:
         """
         n = len(self.target)
         expect(self.graph.shape == (n, n), "graph", f"{n} x {n}", self.graph.shape, "align it")
-        rows = self.features.shape[0]
+        rows = n if self.features is None else self.features.shape[0]
         expect(rows == n, "features", f"{n} rows, one per node", rows, "align them")
         splits = torch.cat([self.train, self.valid, self.test])
         expect_ids("train, valid, test", splits, n)
@@ -94,19 +95,16 @@ def node_data(
     """The nodes of a graph with the source's own split, or one drawn at random.
 
     Args:
-        graph: with features and classes.
+        graph: with classes; features may be absent.
         valid: share of the nodes with a class to choose by, in (0, 1), where there is no split.
         test: share to test on, in (0, 1); 60/20/20 is usual for these graphs.
         seed: of the random split.
 
     Raises:
-        InputError: if features or classes are missing, or parts do not fit together.
+        InputError: if classes are missing, or parts do not fit together.
     """
-    both = {"x": graph.features, "y": graph.y}
-    missing = [key for key, value in both.items() if value is None]
-    remedy = "add them; links need no y, and features can be torch.eye(n)"
-    expect(not missing, "arrays", "features and classes", f"no {missing}", remedy)
-    assert graph.features is not None and graph.y is not None
+    if graph.y is None:
+        fail("arrays", "classes", "no ['y']", "add them, or predict links, which need none")
     target = target_of(graph.y)
     known = torch.ones(len(target), dtype=torch.bool) if target.dim() == 2 else target >= 0
     n = graph.graph.n_rows

@@ -1,30 +1,96 @@
 """Rows that networks on graphs read, made from features: the one place where that is decided.
 
-Dense features are taken as they are, in float32. Sparse ones become dense; those wider than
-:data:`WIDTH` are projected at random to that width, which keeps cosines within 1/√d.
+Dense features are taken as they are, in float32; sparse ones up to :data:`WIDTH` wide become dense.
+Wider ones stay what they are, bags of words: a node's row is the sum of trained rows of its words
+(:class:`WordRows`), which is a first layer ``x W`` that reads and moves only the rows of W that a
+batch touches. A node without features has one word, itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from shoal.core.csr import Csr
 from shoal.core.files import file_aside
+from shoal.core.sparse import matmul
+from shoal.sample.expand import BlockSampler, Chain, Hop
 
 WIDTH = 256
 _WRITE_BYTES = 64 << 20  # made and written at a time
 
 
+@dataclass(frozen=True, eq=False)
+class WordRows:
+    """Rows of nodes that are sums of trained rows, one per word: ``words @ table``.
+
+    Attributes:
+        words: ``[n, f]``, what :func:`words_of` makes of features.
+        table: ``[f, d]``, the rows of words; trainable, such as ``shoal.unified(rows, RowAdam())``.
+
+    Example:
+        >>> rows = WordRows(Csr.from_lists([[0, 2], []], n_cols=3), torch.eye(3))
+        >>> rows.gather(torch.tensor([1, 0])).tolist()
+        [[0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
+    """
+
+    words: Csr
+    table: Any
+
+    def __len__(self) -> int:
+        """How many nodes there are."""
+        return self.words.n_rows
+
+    @torch.no_grad()
+    def gather(self, ids: Int[Tensor, " s"]) -> Float[Tensor, "s d"]:
+        """Rows of nodes `ids`."""
+        return matmul(self.words.rows(ids), self.table.as_subclass(Tensor))
+
+    def blocks(self, hops: BlockSampler | None) -> BlockSampler:
+        """A sampler of the words of all nodes that `hops` read, or of the seeds' own."""
+        words = Hop(self.words)
+        return words if hops is None else Chain(hops, words)
+
+
+def word_rows(n: int, width: int, seed: int = 0) -> Float[Tensor, "n d"]:
+    """Random rows of words to begin with, of length one on average."""
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed)) / width**0.5
+
+
+def words_of(features: Csr | Float[Tensor, "n f"] | None, n: int) -> Csr | None:
+    """Sparse features as bags of words whose values have length one; None where rows are dense.
+
+    Args:
+        features: one row per node; None makes each node a word of its own.
+        n: nodes.
+
+    Example:
+        >>> words_of(None, 2).to_dense().tolist()
+        [[1, 0], [0, 1]]
+    """
+    if features is None:
+        return Csr(torch.arange(n + 1), torch.arange(n), n)
+    if isinstance(features, Tensor) or features.n_cols <= WIDTH:
+        return None
+    values = torch.ones(features.nnz) if features.values is None else features.values.float()
+    length = torch.zeros(n).index_add_(0, features.row_ids(), values.square()).sqrt()
+    shortest = torch.finfo(length.dtype).tiny
+    return features.with_values(values / length.clamp(min=shortest)[features.row_ids()])
+
+
 def feature_rows(features: Csr | Float[Tensor, "n f"], seed: int = 0) -> Float[Tensor, "n d"]:
-    """Dense rows of all nodes.
+    """Dense rows of all nodes; sparse features wider than :data:`WIDTH` are projected at random.
+
+    A projection to so many columns keeps cosines within 1/√d, which costs accuracy where words tell
+    classes apart (docs/LOG.md): models read :func:`words_of` instead.
 
     Args:
         features: one row per node.
@@ -41,6 +107,13 @@ def row_width(features: Csr | Float[Tensor, "n f"]) -> int:
     """How wide the rows are that :func:`feature_rows` makes."""
     width = features.shape[1]
     return width if isinstance(features, Tensor) else min(width, WIDTH)
+
+
+def feature_words(n: int, features: Csr | Float[Tensor, "n f"] | None) -> int:
+    """How many words nodes have, whose rows are trained; 0 where rows are dense."""
+    if features is None:
+        return n
+    return features.n_cols if isinstance(features, Csr) and features.n_cols > WIDTH else 0
 
 
 def write_rows(path: Path, features: Csr | Float[Tensor, "n f"], seed: int = 0) -> None:

@@ -8,7 +8,11 @@ Layer k computes, for every node i of its block's `dst` and each of H heads (Vel
 
 which is the paper's ``a · [W h_i, W h_j]`` with a cut in two. Heads are joined end to end between
 layers (equation 5) and averaged in the last one (equation 6). As in the paper a node attends to
-itself exactly once, whether or not the graph has a loop there.
+itself exactly once, whether or not the graph has a loop there. The second version (Brody, Alon,
+Yahav, "How attentive are graph attention networks?", ICLR 2022, equation 7) lets what a node
+attends to depend on the node:
+
+    alpha_ij = softmax_j( a · LeakyReLU( W_own h_i + W h_j ) ).
 """
 
 from __future__ import annotations
@@ -57,19 +61,30 @@ class GatLayer(nn.Module):
         heads: how many.
         joined: heads end to end, ``heads * head_dim`` wide; else their mean, `head_dim` wide.
         dropout: share of the attention's weights that is dropped while training.
+        second: whether it is the second version.
     """
 
     def __init__(
-        self, in_dim: int, head_dim: int, heads: int, joined: bool, dropout: float
+        self,
+        in_dim: int,
+        head_dim: int,
+        heads: int,
+        joined: bool,
+        dropout: float,
+        second: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.joined = heads, joined
         self.value = nn.Linear(in_dim, heads * head_dim, bias=False)
-        self.own = nn.Parameter(torch.empty(heads, head_dim))
+        # the second version has a matrix where the first has a vector a head
+        self.query = nn.Linear(in_dim, heads * head_dim, bias=False) if second else None
+        self.own = None if second else nn.Parameter(torch.empty(heads, head_dim))
         self.neighbor = nn.Parameter(torch.empty(heads, head_dim))
         self.bias = nn.Parameter(torch.zeros(heads * head_dim if joined else head_dim))
         self.drop = nn.Dropout(dropout)
-        for weight in (self.value.weight, self.own, self.neighbor):
+        other = self.own if self.query is None else self.query.weight
+        assert other is not None
+        for weight in (self.value.weight, other, self.neighbor):
             nn.init.xavier_uniform_(weight)
 
     def forward(self, block: Block, rows: Float[Tensor, "s d"]) -> Float[Tensor, "b k"]:
@@ -80,8 +95,13 @@ class GatLayer(nn.Module):
         other = row != col
         row, col = torch.cat([row[other], itself]), torch.cat([col[other], itself])
         values = self.value(rows).unflatten(1, (self.heads, -1))
-        own, neighbor = (values[:b] * self.own).sum(2), (values * self.neighbor).sum(2)
-        scores = functional.leaky_relu(own[row] + neighbor[col], _SLOPE)
+        if self.query is None:
+            own, neighbor = (values[:b] * self.own).sum(2), (values * self.neighbor).sum(2)
+            scores = functional.leaky_relu(own[row] + neighbor[col], _SLOPE)
+        else:
+            query = self.query(rows[:b]).unflatten(1, (self.heads, -1))
+            both = functional.leaky_relu(query[row] + values[col], _SLOPE)
+            scores = (both * self.neighbor).sum(2)
         weights = self.drop(softmax_over(scores, row, b))
         seen = weights.unsqueeze(2) * values[col]
         result = values.new_zeros(b, *values.shape[1:]).index_add(0, row, seen)

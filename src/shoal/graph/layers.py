@@ -23,7 +23,7 @@ from shoal.core.block import Block
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids, expect_positive
 from shoal.core.progress import progress
-from shoal.core.sparse import unit
+from shoal.core.sparse import matmul, unit
 from shoal.sample.expand import expand
 from shoal.sample.relabel import Scratch
 
@@ -65,6 +65,36 @@ class Layered(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.between = between
+        self.words: Csr | None = None
+
+    def read_words(self, words: Csr | None) -> None:
+        """Say whose words the first block of a batch lists; None where it is a hop of nodes.
+
+        Args:
+            words: ``[n, f]``, of :class:`~shoal.graph.features.WordRows`.
+        """
+        self.words = words
+
+    def enter(
+        self, rows: Float[Tensor, "s d"], ids: Int[Tensor, " s"], seeds: int = 0
+    ) -> Float[Tensor, "s k"]:
+        """What the first layer reads of the rows of nodes `ids`; here the rows themselves.
+
+        Args:
+            rows: of the table.
+            ids: whose they are.
+            seeds: how many of them, the first ones, are being learned.
+        """
+        return rows
+
+    def leave(self, rows: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
+        """What is made of the last layer's rows, each by itself; here nothing."""
+        return rows
+
+    def below(self) -> Layered:
+        """What lies below the last layer, of the same modules: its results are hidden vectors."""
+        layers = list(self.layers)[:-1]
+        return Part(layers, self, self.between if layers else nn.Identity())
 
     def forward(self, blocks: Sequence[Block], rows: Float[Tensor, "s d"]) -> Float[Tensor, "b k"]:
         """Compute the last block's `dst` from the rows of the first block's `src`.
@@ -73,14 +103,41 @@ class Layered(nn.Module):
             InputError: if there is not one block per layer, or a src does not begin with its dst.
         """
         n = len(self.layers)
+        if self.words is not None:
+            rows, blocks = self._summed(blocks[0], rows), blocks[1:]
         expect(
             len(blocks) == n, "blocks", f"one per layer, {n}", len(blocks), "sample so many hops"
         )
+        ids = blocks[0].src if blocks else torch.arange(len(rows))
+        rows = self.enter(rows, ids, len(blocks[-1].dst) if blocks else len(rows))
         for k, (layer, block) in enumerate(zip(self.layers, blocks, strict=True)):
             leads = block.dst_in_src
             expect(leads, f"blocks[{k}]", "dst_in_src", leads, "expand with dst_in_src=True")
             rows = layer(block, rows if k == 0 else self.between(rows))
-        return rows
+        return self.leave(rows)
+
+    def _summed(self, bags: Block, rows: Float[Tensor, "w d"]) -> Float[Tensor, "s d"]:
+        """Rows of nodes from those of their words."""
+        assert self.words is not None
+        values = self.words.values
+        if values is None:
+            return matmul(bags.csr, rows, bags.back)
+        weighed = bags.csr.with_values(values[bags.edges.to(values.device)])
+        return matmul(weighed.to(rows.device), rows)
+
+
+class Part(Layered):
+    """Some layers of a network, of its own modules.
+
+    Args:
+        layers: of them.
+        whole: the network.
+        last: what is made of the last one's rows.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], whole: Layered, last: nn.Module) -> None:
+        super().__init__(layers, whole.between)
+        self.enter, self.leave = whole.enter, last.__call__
 
 
 def widths(
@@ -235,15 +292,22 @@ def full_graph(
     try:
         rows, known = features, torch.arange(n, device=graph.device)
         for k, wanted in enumerate(_wanted(graph, ids, len(model.layers))):
-            read = nn.Identity() if k == 0 else model.between
+            read = model.enter if k == 0 else _row_wise(model.between)
             place = torch.zeros(n, dtype=torch.int64, device=graph.device)
             place[known] = torch.arange(len(known), device=graph.device)
             rows = _one_layer(model.layers[k], read, graph, (rows, place), wanted, entries)
             known = wanted
-        assert isinstance(rows, Tensor)  # the last layer's
-        if ids is None:
-            return rows
-        return rows[torch.searchsorted(known, ids.to(known)).to(rows.device)]
+        home = rows.device if isinstance(rows, Tensor) else torch.device("cpu")
+        device = next((weights.device for weights in model.parameters()), home)
+        wanted = known if ids is None else ids.to(known)
+        if len(model.layers):
+            wanted = torch.searchsorted(known, wanted)
+        parts = []
+        for some in wanted.split(entries):
+            part = _taken(rows, some.to(home)).to(device)
+            part = part if len(model.layers) else model.enter(part, some)
+            parts.append(model.leave(part).to(home))
+        return torch.cat(parts)
     finally:
         model.train(was_training)
 
@@ -252,7 +316,7 @@ def _wanted(graph: Csr, ids: Tensor | None, layers: int) -> list[Tensor]:
     """The nodes that each layer computes, input layer first, each list sorted."""
     if ids is None:
         return [torch.arange(graph.n_rows, device=graph.device)] * layers
-    wanted = [ids.to(graph.device).long().unique()]
+    wanted = [ids.to(graph.device).long().unique()][:layers]
     for _ in range(layers - 1):
         read = graph.take(wanted[0])[0].long()
         wanted.insert(0, torch.cat([wanted[0], read]).unique())
@@ -261,7 +325,7 @@ def _wanted(graph: Csr, ids: Tensor | None, layers: int) -> list[Tensor]:
 
 def _one_layer(
     layer: nn.Module,
-    read: nn.Module,
+    read: Callable[[Tensor, Tensor], Tensor],
     graph: Csr,
     table: tuple[Tensor | Rows, Tensor],
     wanted: Tensor,
@@ -275,15 +339,20 @@ def _one_layer(
     for ids in progress(list(_parts(graph, wanted, entries)), "infer"):
         block = expand(graph, ids, dst_in_src=True, scratch=scratch)
         source = _taken(rows, place[block.src].to(home)).to(device)
-        part = layer(block.to(device), read(source)).to(home)
+        block = block.to(device)
+        part = layer(block, read(source, block.src)).to(home)
         if result is None:
             result = part.new_empty(len(wanted), *part.shape[1:])
         result[done : done + len(ids)] = part
         done += len(ids)
     if result is None:  # no nodes: an empty block tells the width
         none = expand(graph, wanted, dst_in_src=True).to(device)
-        return layer(none, read(_taken(rows, wanted.to(home)).to(device))).to(home)
+        return layer(none, read(_taken(rows, wanted.to(home)).to(device), none.src)).to(home)
     return result
+
+
+def _row_wise(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda rows, ids: module(rows)
 
 
 def _taken(rows: Tensor | Rows, ids: Tensor) -> Tensor:

@@ -49,6 +49,24 @@ class SageLayer(nn.Module):
         return self.own(own) + self.neighbors(mean_over(block.csr, rows))
 
 
+class GcnLayer(nn.Module):
+    """One hop: ``W mean(rows of the node and of its neighbors) + b``.
+
+    The graph convolution of Kipf and Welling (ICLR 2017) with a mean in place of its symmetric
+    weights, which need degrees that a sampled block does not have (Hamilton, Ying, Leskovec,
+    equation 2).
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.both = nn.Linear(in_dim, out_dim)
+
+    def forward(self, block: Block, rows: Float[Tensor, "s d"]) -> Float[Tensor, "b k"]:
+        """Combine the rows of the block's `dst`, which come first, with those that they read."""
+        own, degrees = rows[: block.dst.numel()], block.csr.degrees().unsqueeze(1)
+        return self.both((own + matmul(block.csr, rows)) / (degrees + 1))
+
+
 class Sage(Layered):
     """GraphSAGE with mean aggregation, one layer per block.
 

@@ -26,21 +26,37 @@ from shoal.data.links import LinkData
 from shoal.data.nodes import NodeData
 from shoal.fetch.disk import DiskRows
 from shoal.fetch.tiered import TieredTable
-from shoal.fetch.unified import UnifiedTensor, unified
-from shoal.graph.features import feature_rows, write_rows
-from shoal.graph.gat import Gat
+from shoal.fetch.unified import unified
+from shoal.fetch.update import RowAdam
+from shoal.graph.features import (
+    WordRows,
+    feature_rows,
+    feature_words,
+    row_width,
+    word_rows,
+    words_of,
+    write_rows,
+)
+from shoal.graph.gat import Gat, GatLayer
 from shoal.graph.layers import Layered, stacked
-from shoal.graph.sage import SageLayer
+from shoal.graph.residual import ResidualNetwork
+from shoal.graph.sage import GcnLayer, SageLayer
 from shoal.models import base
 from shoal.models.base import Fitting, Result
 from shoal.models.card import write_graph_export
 from shoal.models.hub import OnHub
 from shoal.sample.touch import touch_probability
+from shoal.tasks.graphs import LAYERS
 from shoal.training.job import Job
+from shoal.training.run import Run
 
-EPOCHS = 10
-"""Passes over the seeds where no limit is asked for."""
+EPOCHS, STEPS = 10, 300
+"""Passes over the seeds where no limit is asked for, and steps where those are fewer."""
+FANOUTS, BATCH_SIZE, HIDDEN = (15, 10), 512, 256
+"""Of sampled neighborhoods, where they are left out."""
 HEADS = 8  # of attention, as in the paper
+_VALID_STEPS = 10  # between two validations, where epochs are shorter
+_MEASURED = 2**14  # rows that mean and deviation of features are measured on
 _log = logging.getLogger(__name__)
 _P = TypeVar("_P")
 
@@ -50,14 +66,16 @@ class GraphModel(OnHub):
     """The base of :class:`shoal.NodeModel` and :class:`shoal.LinkModel`.
 
     Attributes:
-        layer: ``"sage"``, ``"gat"``, or what makes a layer from the widths of its input and output:
-            a class of modules called as ``layer(block, rows)``
-            (:class:`~shoal.graph.layers.ConvLayer` makes one of a PyG convolution).
-        hidden: width between layers, and of embeddings.
-        fanouts: neighbors drawn per node, one number per layer, the seeds' own first.
-        heads: of ``"gat"`` alone; 8 by default.
+        layer: ``"sage"``, ``"gcn"``, ``"gat"``, ``"gatv2"``, or what makes a layer from the widths
+            of its input and output: a class of modules called as ``layer(block, rows)``
+            (:class:`~shoal.graph.layers.ConvLayer` makes one of a PyG convolution). Layers stand in
+            a residual network (:class:`~shoal.graph.residual.ResidualNetwork`).
+        hidden: width of layers, and of embeddings; 256 by default.
+        fanouts: neighbors drawn per node, one number per layer, the seeds' own first; None as a
+            number takes all, None alone is (15, 10).
+        heads: of ``"gat"`` and ``"gatv2"`` alone; 8 by default.
         dropout: share of activations that is dropped while training.
-        batch_size: seeds per batch; all seeds, if they are fewer.
+        batch_size: seeds per batch; all seeds, if they are fewer; 512 by default.
         lr: peak learning rate.
         step: makes a job's step rule, such as ``shoal.spectral_step``; None for the schedule alone.
         seed: of all random numbers.
@@ -66,6 +84,8 @@ class GraphModel(OnHub):
         device_rows: feature rows kept on the device, those that batches read most.
         host_rows: the next ones, kept in host memory while all are read from a file; None keeps all
             in memory.
+        row_rule: makes the row optimizer of words (sparse features wider than 256), and of nodes
+            without features; RowAdam at `lr` by default.
         loss: ``(outputs, batch) -> scalar``, in place of the task's own.
         batches: ``(n, batch_size, seed) -> batch sampler``; random batches by default.
         blocks: ``(graph, fanouts) -> block sampler``; sampled neighborhoods by default.
@@ -74,11 +94,11 @@ class GraphModel(OnHub):
 
     task: ClassVar[str]
     layer: str | Callable[[int, int], nn.Module] = "sage"
-    hidden: int = 256
-    fanouts: Sequence[int | None] = (15, 10)
+    hidden: int | None = None
+    fanouts: Sequence[int | None] | None = None
     heads: int | None = None
     dropout: float
-    batch_size: int = 512
+    batch_size: int | None = None
     lr: float
     step: Callable[[Job], Any] | None = None
     seed: int = 0
@@ -86,6 +106,7 @@ class GraphModel(OnHub):
     precision: str = "auto"
     device_rows: int = 0
     host_rows: int | None = None
+    row_rule: Callable[[], Any] | None = None
     loss: Callable[..., Tensor] | None = None
     batches: Callable[..., Any] | None = None
     blocks: Callable[..., Any] | None = None
@@ -104,11 +125,13 @@ class GraphModel(OnHub):
         Raises:
             InputError: naming the argument.
         """
-        gat = self.heads is None or self.layer == "gat"
-        expect(gat, "heads", 'none, but with layer="gat"', self.heads, "leave it out")
-        known = callable(self.layer) or self.layer in ("sage", "gat")
-        expect(known, "layer", "sage, gat or a class of layers", self.layer, "choose one of them")
-        expect(len(self.fanouts) > 0, "fanouts", "one number per layer", "none", "pass (15, 10)")
+        gat = self.heads is None or self.layer in ("gat", "gatv2")
+        expect(gat, "heads", 'none, but with layer="gat" or "gatv2"', self.heads, "leave it out")
+        known = callable(self.layer) or self.layer in LAYERS
+        names = f"{', '.join(LAYERS)} or a class of layers"
+        expect(known, "layer", names, self.layer, "choose one of them")
+        some = self.fanouts is None or len(self.fanouts) > 0
+        expect(some, "fanouts", "one number per layer", "none", "pass (15, 10)")
         expect(0 < self.lr < float("inf"), "lr", "a number above 0", self.lr, "try 0.01")
 
     def arguments(self) -> dict[str, Any]:
@@ -121,27 +144,54 @@ class GraphModel(OnHub):
         """The task's data of any source."""
         raise NotImplementedError
 
-    def _facts(self, data: Any) -> dict[str, Any]:
-        """What predicting needs to know of the data, as JSON.
-
-        Such as ``features``, how wide they are (None: rows are trained), and ``width`` of rows.
-        """
-        raise NotImplementedError
-
-    def _made(self, width: int) -> nn.Module:
-        """The module that is trained, for rows of some width, its weights drawn."""
+    def _made(self, width: int | None) -> nn.Module:
+        """The module that is trained, for rows of some width or trained ones, its weights drawn."""
         raise NotImplementedError
 
     def _job(self, data: Any, rows: Any, table: Any, options: Mapping[str, Any]) -> Job:
         """The page's job around the module."""
         raise NotImplementedError
 
-    def _seeds(self, data: Any) -> tuple[Int[Tensor, " m"], Sequence[int | None]]:
-        """Ids that batches are made of, and the fan-outs that they are expanded by."""
+    def _seeds(self, data: Any) -> Int[Tensor, " m"]:
+        """Ids that batches are made of."""
         raise NotImplementedError
+
+    def _sizes(self, data: Any) -> dict[str, Any]:
+        """Hidden width, fan-outs and batch size for a graph."""
+        return {
+            "hidden": HIDDEN if self.hidden is None else self.hidden,
+            "fanouts": list(FANOUTS if self.fanouts is None else self.fanouts),
+            "batch_size": BATCH_SIZE if self.batch_size is None else self.batch_size,
+        }
+
+    def _facts(self, data: Any) -> dict[str, Any]:
+        """What predicting needs to know of the data, as JSON.
+
+        ``features``: how wide they are, None where there are none; ``words``: how many rows are
+        trained, 0 where none are; ``width`` of rows that are not; ``network``: its sizes.
+        """
+        features, n = data.features, data.graph.n_rows
+        words = feature_words(n, features)
+        for name, value in (
+            ("device_rows", self.device_rows or None),
+            ("host_rows", self.host_rows),
+        ):
+            want = "dense features, or sparse ones up to 256 wide: rows of words stay in memory"
+            expect(not words or value is None, name, want, f"{data.name} without", "leave it out")
+        sizes = self._sizes(data)
+        return {
+            "features": None if features is None else features.shape[1],
+            "words": words,
+            "width": None if features is None or words else row_width(features),
+            "network": sizes,
+        }
 
     def _metrics(self, data: Any) -> dict[str, float]:
         """Metrics on the test part of some data."""
+        raise NotImplementedError
+
+    def _compare(self, rows: Any, fitting: Fitting, run: Run) -> dict[str, Any]:
+        """What else is said of the fitted model: how others do on the same data."""
         raise NotImplementedError
 
     # -- fit -----------------------------------------------------------------------------------
@@ -156,7 +206,7 @@ class GraphModel(OnHub):
         steps: int | None = None,
         minutes: float | None = None,
         patience: int | None = None,
-        valid_every: int = 5,
+        valid_every: int | None = None,
         callbacks: Sequence[Any] = (),
         keep_resume: bool = False,
         settings: Mapping[str, Any] | None = None,
@@ -170,11 +220,11 @@ class GraphModel(OnHub):
                 :func:`shoal.load` reads.
             out: folder of the run; None keeps nothing but the model in memory.
             resume: continue the run in `out`.
-            epochs: passes over the seeds; without any limit 10.
+            epochs: passes over the seeds; without any limit 10, or as many as make 300 steps.
             steps: optimizer steps at most.
             minutes: of training at most.
             patience: validations without a better one, after which training stops.
-            valid_every: epochs between two validations.
+            valid_every: epochs between two validations; as many as make ten steps by default.
             callbacks: called during training.
             keep_resume: keep the checkpoints of the finished run, to train on later.
             settings: of the command, to be written down beside the model's own.
@@ -192,19 +242,22 @@ class GraphModel(OnHub):
         about = base.header(self.task, self.arguments(), **self._about)
         with fitting.run(about) as run:
             self._folder = None if out is None else run.folder
+            self._model = self._made(self._about["width"])
             rows = self._rows_of(loaded)
             self._data = self._slim(loaded, rows)
-            self._model = self._made(self._about["width"])
+            self._measure(rows)
             job = self._job_of(rows, {"valid_every": valid_every})
             seconds = round(time.monotonic() - begin, 3)
             run.start({"data": loaded.name, **self._about, "prepare_seconds": seconds})
-            progress = fitting.train(job, run, EPOCHS, self.step)
+            epochs = max(EPOCHS, -(-STEPS // job.steps_per_epoch))
+            progress = fitting.train(job, run, epochs, self.step)
             self._take(run.load_model())
             if progress.stopped == "interrupt":
                 return fitting.result(run, progress, {})
+            details = tiers_used(job.loader.table) | self._compare(rows, fitting, run)
             test = self.evaluate()
             result = fitting.finish(run, progress, about, self._state(), test)
-        return replace(result, details=tiers_used(job.loader.table))
+        return replace(result, details=details)
 
     def job(self, data: Any = None) -> Job:
         """The training job around the fitted model, such as to measure its curvature.
@@ -221,47 +274,94 @@ class GraphModel(OnHub):
 
     def _job_of(self, rows: Any, options: Mapping[str, Any], data: Any = None) -> Job:
         data = self._data if data is None else data
-        seeds, fanouts = self._seeds(data)
-        size = min(self.batch_size, len(seeds))
-        if size < self.batch_size:
-            _log.info(
-                "batches of %d shrink to the %d seeds of %s", self.batch_size, size, data.name
-            )
-        graph = data.graph
+        seeds, sizes, graph = self._seeds(data), self._network_sizes(), data.graph
+        asked, fanouts = sizes["batch_size"], sizes["fanouts"]
+        size = min(asked, len(seeds))
+        if size < asked:
+            _log.info("batches of %d shrink to the %d seeds of %s", asked, size, data.name)
 
         def scores() -> Tensor:
-            return touch_probability(graph, seeds, fanouts, size)
+            # a seed of the link job draws its link first
+            hops = [1, *fanouts] if self.task == "links" else fanouts
+            return touch_probability(graph, seeds, hops, size)
 
         device = base.resolve_device(self.device)
+        every = options.get("valid_every") or max(1, _VALID_STEPS * size // len(seeds))
         given = {name: getattr(self, name) for name in ("loss", "batches", "blocks", "optimizer")}
         shared = {
-            "batch_size": self.batch_size,
-            "fanouts": self.fanouts,
+            "batch_size": asked,
+            "fanouts": fanouts,
             "lr": self.lr,
             "seed": self.seed,
             "device": None if device == "cpu" else device,
             "precision": base.resolve_precision(self.precision, device),
+            "valid_every": every,
         }
-        table = self._table(rows, scores, device)
-        return self._job(data, rows, table, shared | given | dict(options))
+        table = None if isinstance(rows, WordRows) else self._table(rows, scores, device)
+        return self._job(data, rows, table, shared | given)
 
     # -- the network ---------------------------------------------------------------------------
 
-    def _network(self, in_dim: int, out_dim: int) -> Layered:
+    def _network_sizes(self) -> dict[str, Any]:
+        """Sizes of the fitted network; the first layout has them as arguments."""
+        return self._about.get("network") or GraphModel._sizes(self, None)
+
+    def _network(self, in_dim: int | None, out_dim: int, classes: int = 0) -> Layered:
         """The network, its weights drawn from the seed, on the model's device.
+
+        Args:
+            in_dim: width of the rows that it reads; None where they are trained.
+            out_dim: width of its result.
+            classes: that it reads of other nodes.
 
         Raises:
             InputError: if a size is out of range.
         """
-        sizes = in_dim, self.hidden, out_dim, len(self.fanouts)
+        sizes = self._network_sizes()
+        hidden, layers = sizes["hidden"], len(sizes["fanouts"])
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            if self.layer == "gat":
-                network = Gat(*sizes, heads=self.heads or HEADS, dropout=self.dropout)
+            if "network" in self._about:
+                layer, drop = self._layer(hidden), self.dropout
+                made = ResidualNetwork(layer, in_dim, hidden, out_dim, layers, drop, classes)
             else:
-                layer = self.layer if callable(self.layer) else SageLayer
-                network = stacked(layer, *sizes, dropout=self.dropout)
-        return network.to(base.resolve_device(self.device))
+                made = self._first_network((in_dim or hidden, hidden, out_dim, layers))
+        return made.to(base.resolve_device(self.device))
+
+    def _layer(self, width: int) -> Callable[[int, int], nn.Module]:
+        if callable(self.layer):
+            return self.layer
+        if self.layer in ("sage", "gcn"):
+            return SageLayer if self.layer == "sage" else GcnLayer
+        heads = self.heads or HEADS
+        good = width % heads == 0
+        expect(good, "hidden", f"a multiple of the {heads} heads", width, "round it")
+        second = self.layer == "gatv2"
+
+        def attention(in_dim: int, out_dim: int) -> GatLayer:
+            return GatLayer(in_dim, out_dim // heads, heads, True, self.dropout, second)
+
+        return attention
+
+    def _first_network(self, sizes: tuple[int, int, int, int]) -> Layered:
+        """The network of runs before there were residual ones: bare layers."""
+        if self.layer == "gat":
+            return Gat(*sizes, heads=self.heads or HEADS, dropout=self.dropout)
+        layer = self.layer if callable(self.layer) else SageLayer
+        return stacked(layer, *sizes, dropout=self.dropout)
+
+    def _measure(self, rows: Any) -> None:
+        """Let the network standardize features, as measured on some nodes from all over."""
+        scale = self._body().scale
+        if scale is not None:
+            ids = torch.arange(len(rows))[:: max(len(rows) // _MEASURED, 1)]
+            some = rows[ids] if isinstance(rows, Tensor) else rows.gather(ids)
+            scale.measure(some.as_subclass(Tensor).to(scale.mean))
+
+    def _body(self) -> Any:
+        """The network itself, whatever it stands in."""
+        fitted = self._fitted()
+        return getattr(fitted, "model", fitted)
 
     def _fitted(self) -> nn.Module:
         if self._model is None:
@@ -284,14 +384,19 @@ class GraphModel(OnHub):
             self._data = self._load(self._source)
         return self._data
 
-    def _rows_of(self, data: NodeData | LinkData) -> Float[Tensor, "n d"] | DiskRows:
-        """Rows of all nodes: in memory, or where `host_rows` are given in a file.
+    def _rows_of(
+        self, data: GraphData | NodeData | LinkData
+    ) -> Float[Tensor, "n d"] | DiskRows | WordRows:
+        """Rows of all nodes: of trained words, in memory, or where `host_rows` are given in a file.
 
         The file is the source itself where it holds the very numbers, else ``rows.npy`` in the run.
 
         Raises:
             InputError: if there is no run for it, or the file is damaged or of another graph.
         """
+        if self._about.get("words"):
+            n, width = self._about["words"], self._network_sizes()["hidden"]
+            return self._word_rows(data, word_rows(n, width, self.seed))
         features = data.features
         assert features is not None  # rows are trained otherwise
         if self.host_rows is None:
@@ -318,27 +423,42 @@ class GraphModel(OnHub):
             return None
         return own if own.dtype == torch.float32 else None
 
-    def _rows_for(self, data: GraphData | NodeData | LinkData) -> Float[Tensor, "n d"] | DiskRows:
+    def _word_rows(self, data: Any, rows: Tensor) -> WordRows:
+        """Rows of the words of a graph's nodes, which the network sums from now on."""
+        words = words_of(data.features, data.graph.n_rows)
+        assert words is not None
+        rule = RowAdam(lr=self.lr) if self.row_rule is None else self.row_rule()
+        self._body().read_words(words)
+        return WordRows(words, unified(rows, rule))
+
+    def _rows_for(self, data: GraphData | NodeData | LinkData) -> Any:
         """Rows of a graph as the fitted model reads them: of its features, or trained.
 
         Raises:
             InputError: if the graph has other features, or other nodes where rows were trained.
         """
-        width = self._about.get("features")
+        width, n = self._about.get("features"), data.graph.n_rows
         if width is None:
-            n, rows = data.graph.n_rows, self._rows
-            assert rows is not None
+            assert self._rows is not None
             remedy = "use the model's own data: rows of nodes without features are trained"
-            expect(len(rows) == n, data.name, f"the model's {len(rows)} nodes", n, remedy)
-            return rows
-        if data.features is None:
+            expect(
+                len(self._rows) == n, data.name, f"the model's {len(self._rows)} nodes", n, remedy
+            )
+        elif data.features is None:
             fail(data.name, "a graph with features, as the model's", "none", "use its own data")
-        # projected rows are equally wide whatever they are projected from
-        got, remedy = data.features.shape[1], "use data of its kind"
+        else:
+            # projected rows are equally wide whatever they are projected from
+            got, remedy = data.features.shape[1], "use data of its kind"
+            good = got == width or (data is self._data and got == 0)  # they lie in a file
+            expect(good, "features", f"{width} columns, as the model's", got, remedy)
+        if self._rows is not None and "network" in self._about:
+            return self._word_rows(data, self._rows)
+        if data.features is None:  # of the first layout
+            assert self._rows is not None
+            rule = RowAdam(lr=0.01) if self.row_rule is None else self.row_rule()
+            return unified(self._rows, rule)
         own = data is self._data
-        good = got == width or (own and got == 0)  # they lie in a file
-        expect(good, "features", f"{width} columns, as the model's", got, remedy)
-        return self._rows_of(self._data) if own else feature_rows(data.features, self.seed)
+        return self._rows_of(data) if own else feature_rows(data.features, self.seed)
 
     def _slim(self, data: Any, rows: Any) -> Any:
         """The data without features that are in a file already."""
@@ -354,7 +474,7 @@ class GraphModel(OnHub):
         """
         warm, hot = self.host_rows, self.device_rows
         if isinstance(rows, Tensor) and hot == 0 and warm is None:
-            return unified(rows) if not isinstance(rows, UnifiedTensor) else rows
+            return unified(rows) if type(rows) is Tensor else rows
         return TieredTable(rows, scores(), device_rows=hot, host_rows=warm or 0, device=device)
 
     # -- evaluate, save, open --------------------------------------------------------------------

@@ -14,12 +14,12 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids, expect_positive, fail
 from shoal.data.graphs import load_links
 from shoal.data.links import LinkData
-from shoal.fetch.unified import UnifiedTensor
-from shoal.graph.features import row_width
 from shoal.graph.layers import LinkEncoder
+from shoal.models.base import Fitting
 from shoal.models.graphs import GraphModel, flat_if, one_or_many
 from shoal.tasks import links
 from shoal.training.job import Job
+from shoal.training.run import Run
 
 _SCORES = 2**24  # held at a time
 
@@ -47,7 +47,6 @@ class LinkModel(GraphModel):
     Attributes:
         negatives: ``(links) -> block sampler`` of the pairs that are scored; by default every other
             node of the batch is a negative. ``shoal.PairSampler`` draws uniform ones.
-        row_rule: makes the row optimizer of nodes without features; RowAdam at 0.01 by default.
 
     Example:
         Two groups of nodes, each linked among themselves, told apart by one feature:
@@ -66,7 +65,6 @@ class LinkModel(GraphModel):
     dropout: float = 0.0
     lr: float = 0.01
     negatives: Callable[..., Any] | None = None
-    row_rule: Callable[[], Any] | None = None
     _embedded: Any = field(default=None, init=False, repr=False)
 
     def predict(
@@ -173,38 +171,19 @@ class LinkModel(GraphModel):
     def _load(self, source: Any) -> LinkData:
         return load_links(source, self.seed)
 
-    def _facts(self, data: LinkData) -> dict[str, Any]:
-        if data.features is None:
-            for name, value in (
-                ("device_rows", self.device_rows or None),
-                ("host_rows", self.host_rows),
-            ):
-                want = "a graph with features: trained rows stay in host memory"
-                expect(value is None, name, want, f"{data.name} without", "leave it out")
-            return {"features": None, "width": self.hidden}
-        return {"features": data.features.shape[1], "width": row_width(data.features)}
-
-    def _rows_of(self, data: LinkData) -> Any:
-        if data.features is not None:
-            return super()._rows_of(data)
-        return links.new_rows(data.graph.n_rows, self.hidden, self._rule(), self.seed)
-
-    def _rule(self) -> Any:
-        return None if self.row_rule is None else self.row_rule()
-
-    def _made(self, width: int) -> nn.Module:
-        return LinkEncoder(self._network(width, self.hidden))
+    def _made(self, width: int | None) -> nn.Module:
+        return LinkEncoder(self._network(width, self._network_sizes()["hidden"]))
 
     def _job(self, data: LinkData, rows: Any, table: Any, options: Mapping[str, Any]) -> Job:
         encoder: Any = self._fitted()
         options = {**options, "negatives": self.negatives}
-        if data.features is None and not isinstance(rows, UnifiedTensor):  # trained before
-            rows = table = links.trained_rows(rows.clone(), self._rule())
         return links.build(data, encoder, rows, table=table, **options)
 
-    def _seeds(self, data: LinkData) -> tuple[Tensor, Any]:
-        # the first hop stands for the link that is drawn for each seed
-        return (data.train.degrees() > 0).nonzero().squeeze(1), (1, *self.fanouts)
+    def _compare(self, rows: Any, fitting: Fitting, run: Run) -> dict[str, Any]:
+        return {}
+
+    def _seeds(self, data: LinkData) -> Tensor:
+        return (data.train.degrees() > 0).nonzero().squeeze(1)
 
     def _metrics(self, data: LinkData) -> dict[str, float]:
         encoder: Any = self._fitted()

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
+from shoal.core.graph_metrics import node_metrics
+from shoal.data.graph import GraphData
 from shoal.data.graphs import load_nodes, read
-from shoal.data.nodes import NodeData
-from shoal.graph.features import row_width
+from shoal.data.nodes import NodeData, target_of
+from shoal.graph.features import WordRows
 from shoal.graph.layers import Layered, full_graph
+from shoal.models.base import Fitting
 from shoal.models.graphs import GraphModel, flat_if, one_or_many
+from shoal.models.pool import Pool, restored, trained_pool, view_of
 from shoal.tasks import nodes
 from shoal.training.job import Job
+from shoal.training.run import Run
+
+WHOLE_NODES, WHOLE_EDGES = 2**15, 2**21
+"""Up to so many a graph is read as a whole."""
+DEPTH, WHOLE_HIDDEN = 2, 64
+"""Layers on a whole graph, and their width."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,19 @@ class NodePrediction:
 
 @dataclass(eq=False, kw_only=True)
 class NodeModel(GraphModel):
-    """Classes of nodes, from their features and those of their neighbors.
+    """Classes of nodes, from their features and neighbors, and from the classes of neighbors.
+
+    A graph of up to 32,768 nodes and two million edges is read as a whole: every step sees all
+    neighbors, hidden layers are 64 wide. Larger ones are sampled, 256 wide.
+
+    Attributes:
+        read_classes: read the classes of training nodes as features of these, but never of the
+            nodes that a batch learns. A graph that is predicted without any is classified less
+            well; turn it off where the classes of neighbors will never be known.
+        baselines: also train a linear model and a perceptron on features and neighbor means, on a
+            whole graph a deeper network, and let classes spread along the edges. Their results
+            stand in the fit's details; predictions are the pool of all, weighed on the nodes for
+            validation.
 
     Example:
         Two groups of nodes, each linked among themselves, told apart by one feature:
@@ -56,7 +79,10 @@ class NodeModel(GraphModel):
 
     task: ClassVar[str] = "nodes"
     dropout: float = 0.5
-    lr: float = 0.03
+    lr: float = 0.01
+    read_classes: bool = True
+    baselines: bool = True
+    _pool: Pool | None = field(default=None, init=False, repr=False)
 
     def predict(
         self,
@@ -82,10 +108,10 @@ class NodeModel(GraphModel):
                 range or k is below 1.
         """
         expect_positive("k", k)
-        network = self._fitted()
-        graph, rows = self._graph(data)
+        self._fitted()
+        graph, rows, features = self._graph(data)
         ids, one = one_or_many(nodes, graph.n_rows)
-        logits = full_graph(network, graph, rows, ids)  # pyright: ignore[reportArgumentType]
+        logits = self._logits(graph, rows, features, ids)
         shares = logits.sigmoid() if self._about["several"] else logits.softmax(1)
         names = self._about["classes"]
         best = shares.topk(min(k, len(names)), dim=1)
@@ -97,7 +123,7 @@ class NodeModel(GraphModel):
         return flat_if(one, [[x for x in row if x.score >= least] for row in rows])
 
     def encode(self, nodes: Any = None, data: Any = None) -> Float[Tensor, "b d"]:
-        """What the last layer reads of nodes: hidden vectors, or of one layer alone the rows.
+        """Hidden vectors of nodes, of which the last linear layer makes logits.
 
         Args:
             nodes: as for :meth:`predict`, and so is `data`; one id gives one row.
@@ -106,48 +132,132 @@ class NodeModel(GraphModel):
         Raises:
             InputError: as :meth:`predict`.
         """
-        network = self._fitted()
-        graph, rows = self._graph(data)
+        network: Any = self._fitted()
+        graph, rows, _ = self._graph(data)
         ids, _ = one_or_many(nodes, graph.n_rows)
-        layers = list(network.layers)[:-1]  # pyright: ignore[reportArgumentType, reportCallIssue]
-        if not layers:
-            return rows[ids] if isinstance(rows, Tensor) else rows.gather(ids)
-        # of the network's own modules, in eval mode meanwhile as full_graph has them
-        training, between = network.training, network.between
+        training = network.training
         try:
-            below = Layered(layers, between).eval()  # pyright: ignore[reportArgumentType]
-            with torch.no_grad():
-                hidden = full_graph(below, graph, rows, ids)
-                return between(hidden.to(next(network.parameters()).device)).to(hidden.device)  # pyright: ignore
+            return full_graph(network.eval().below(), graph, rows, ids)
         finally:
             network.train(training)
 
-    def _graph(self, data: Any) -> tuple[Csr, Any]:
-        """A graph to predict on, which needs no classes, and its rows."""
-        if data is None:
-            loaded = self._loaded()
-            return loaded.graph, self._rows_for(loaded)
-        found = data if isinstance(data, NodeData) else read(data)
-        return found.graph, self._rows_for(found)
+    def _graph(self, data: Any) -> tuple[Csr, Any, Any]:
+        """A graph to predict on, its rows and features; its known classes are read.
+
+        Classes are known where the graph says that nodes are for training.
+        """
+        loaded = self._loaded() if data is None else data
+        loaded = loaded if isinstance(loaded, NodeData) else read(loaded)
+        self._read_classes(loaded)
+        return loaded.graph, self._rows_for(loaded), loaded.features
+
+    def _logits(self, graph: Csr, rows: Any, features: Any, ids: Tensor) -> Tensor:
+        """Scores of nodes: of the network, or pooled."""
+        network: Any = self._fitted()
+        logits = full_graph(network, graph, rows, ids)
+        if self._pool is None:
+            return logits
+        view = view_of(graph, features, rows, network.known)
+        return self._pool(logits, view, ids, self._about["several"])
+
+    def _compare(self, rows: Any, fitting: Fitting, run: Run) -> dict[str, Any]:
+        network, data = self._body(), self._data
+        if not self.baselines or not isinstance(rows, Tensor | WordRows):  # in a file
+            return {}
+        view = view_of(data.graph, data.features, rows, network.known)
+        whole = None in self._network_sizes()["fanouts"] and self.fanouts is None
+
+        def logits(ids: Tensor) -> Tensor:
+            return full_graph(network, data.graph, self._rows_for(data), ids)
+
+        deep, seed = (self._deep if whole else None), self.seed
+        self._pool, lines = trained_pool(data, view, logits, deep, fitting, run, seed)
+        return {"compared": Columns(lines)}
+
+    def _deep(self) -> Layered:
+        """The network with twice the hops."""
+        sizes = self._about["network"]
+        deeper = sizes | {"fanouts": [None] * (2 * len(sizes["fanouts"]))}
+        kept = self._about
+        try:
+            self._about = kept | {"network": deeper}
+            return self._made(kept["width"])  # pyright: ignore[reportReturnType]
+        finally:
+            self._about = kept
+
+    def _state(self) -> dict[str, Any]:
+        return super()._state() | ({} if self._pool is None else {"pool": self._pool.state()})
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        super()._take(state)
+        classes = len(self._about["classes"])
+        self._pool = restored(state["pool"], self._deep, classes) if "pool" in state else None
+
+    def _read_classes(self, data: NodeData | GraphData) -> None:
+        """Let the network read the classes of a graph's training nodes."""
+        if not self._about.get("network", {}).get("classes"):
+            return
+        classes, n = len(self._about["classes"]), data.graph.n_rows
+        if isinstance(data, NodeData):
+            known = known_classes(data.target, data.train, classes)
+        elif data.y is not None and "train" in data.parts:
+            train = data.parts["train"]
+            ids = train.nonzero().squeeze(1) if train.dtype == torch.bool else train
+            known = known_classes(target_of(data.y), ids, classes)
+        else:
+            known = Csr.from_lists([[]] * n, n_cols=classes)
+        self._body().read_classes(known)
 
     def _load(self, source: Any) -> NodeData:
         return load_nodes(source)
 
-    def _facts(self, data: NodeData) -> dict[str, Any]:
-        width = {"features": data.features.shape[1], "width": row_width(data.features)}
-        return width | {"classes": list(data.class_names), "several": data.multi_label}
+    def _sizes(self, data: NodeData) -> dict[str, Any]:
+        sizes, own = super()._sizes(data), (self.fanouts, self.batch_size, self.host_rows)
+        classes = len(data.class_names) if self.read_classes else 0
+        small = data.graph.n_rows <= WHOLE_NODES and data.graph.nnz <= WHOLE_EDGES
+        if small and all(x is None for x in own):
+            # classes that are learned are hidden: half of them, so that the others can be read
+            seeds = len(data.train)
+            seeds = -(-seeds // 2) if classes else seeds
+            sizes |= {"fanouts": [None] * DEPTH, "batch_size": seeds}
+            sizes |= {"hidden": WHOLE_HIDDEN if self.hidden is None else self.hidden}
+        return sizes | {"classes": classes}
 
-    def _made(self, width: int) -> nn.Module:
-        return self._network(width, len(self._about["classes"]))
+    def _facts(self, data: NodeData) -> dict[str, Any]:
+        facts = super()._facts(data)
+        return facts | {"classes": list(data.class_names), "several": data.multi_label}
+
+    def _made(self, width: int | None) -> nn.Module:
+        classes = self._about.get("network", {}).get("classes", 0)
+        return self._network(width, len(self._about["classes"]), classes)
 
     def _job(self, data: NodeData, rows: Any, table: Any, options: Mapping[str, Any]) -> Job:
+        self._read_classes(data)
         return nodes.build(data, self._fitted(), rows, table=table, **options)  # pyright: ignore[reportArgumentType]
 
-    def _seeds(self, data: NodeData) -> tuple[Tensor, Any]:
-        return data.train, self.fanouts
+    def _seeds(self, data: NodeData) -> Tensor:
+        return data.train
 
     def _metrics(self, data: NodeData) -> dict[str, float]:
-        network, rows = self._fitted(), self._rows_for(data)
+        rows = self._rows_for(data)
         want, got = len(self._about["classes"]), len(data.class_names)
         expect(got == want, data.name, f"the model's {want} classes", got, "use data of its kind")
-        return nodes.metrics(network, data, rows, data.test)  # pyright: ignore[reportArgumentType]
+        self._read_classes(data)
+        logits = self._logits(data.graph, rows, data.features, data.test)
+        return node_metrics(logits, data.target[data.test].to(logits.device))
+
+
+def known_classes(
+    target: Int[Tensor, " n"] | Bool[Tensor, "n c"], nodes: Int[Tensor, " m"], classes: int
+) -> Csr:
+    """The classes of some nodes as a matrix, of which all other rows are empty.
+
+    Example:
+        >>> known_classes(torch.tensor([1, 0, 1]), torch.tensor([0, 1]), 2).to_dense().tolist()
+        [[0, 1], [1, 0], [0, 0]]
+    """
+    if target.dim() == 2:
+        row, col = target[nodes].nonzero().unbind(1)
+        return Csr.from_coo(nodes[row], col, (len(target), classes))
+    nodes = nodes[target[nodes] >= 0]
+    return Csr.from_coo(nodes, target[nodes], (len(target), classes))

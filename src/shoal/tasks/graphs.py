@@ -7,19 +7,24 @@ from typing import Any
 
 from shoal.tasks import named, settings
 
+LAYERS = ("sage", "gcn", "gat", "gatv2")
+"""Layers that have a name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """The network."""
 
     model: str = "sage"
-    """sage (GraphSAGE), gat (graph attention), or module:name of a layer's class."""
-    fanouts: tuple[int, ...] = (15, 10)
-    """Neighbors drawn per node, one number per layer, the seeds' own first."""
-    hidden: int = 256
-    """Width of hidden layers, and of the embeddings that predict links."""
+    """sage (GraphSAGE), gcn, gat or gatv2 (graph attention), or module:name of a layer's class."""
+    fanouts: settings.Ints = None
+    """Neighbors drawn per node, one number per layer, the seeds' own first; by default all on a
+    graph that is small enough, else 15 10."""
+    hidden: settings.Int = None
+    """Width of hidden layers, and of the embeddings that predict links: 256 by default, of nodes on
+    small graphs 64."""
     heads: settings.Int = None
-    """Attention heads per layer, with --model gat only; 8 by default. Must divide the width."""
+    """Heads per layer of gat and gatv2; 8 by default. Must divide the width."""
     dropout: settings.Float = None
     """Share of activations dropped in training; 0.5 for nodes, none for links by default."""
 
@@ -32,6 +37,9 @@ class Rows:
     """Rows kept on the device, those that batches read most."""
     host_rows: settings.Int = None
     """The next rows, kept in host memory, while all others are read from a file; all by default."""
+    row_rule: settings.Text = None
+    """Row optimizer of words, and of nodes without features: module:name of what makes one; Adam
+    by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +70,12 @@ class GraphSettings(settings.Training):
         """
         values = {x.name: getattr(y, x.name) for y in (self.network, self.rows) for x in fields(y)}
         layer = values.pop("model")
-        values["layer"] = layer if layer in ("sage", "gat") else named(layer, "model")
+        values["layer"] = layer if layer in LAYERS else named(layer, "model")
         for option in fields(self.own):
             given = getattr(self.own, option.name)
             values[option.name] = None if given is None else named(given, option.name)
+        rule = values["row_rule"]
+        values["row_rule"] = None if rule is None else named(rule, "row_rule")
         values |= {name: getattr(self, name) for name in ("batch_size", "lr", "seed", "device")}
         values["step"] = step_of(self.step)
         return {name: value for name, value in values.items() if value is not None}
@@ -82,3 +92,19 @@ def step_of(name: str) -> Any:
 
         return shoal.spectral_step if name == "spectral" else None
     return named(name, "step")
+
+
+def reading(rows: Any, hops: Any, table: Any = None) -> tuple[Any, Any]:
+    """How a loader reads nodes: its block sampler and its table.
+
+    Args:
+        rows: of all nodes: a tensor, a table, or :class:`shoal.WordRows`.
+        hops: the sampler of neighborhoods; None where nodes are read alone.
+        table: what rows are read from; `rows` by default.
+    """
+    import shoal
+
+    if isinstance(rows, shoal.WordRows):
+        return rows.blocks(hops), rows.table
+    table = rows if table is None else table
+    return hops or (lambda seeds, generator: []), table

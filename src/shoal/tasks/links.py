@@ -52,7 +52,7 @@ def build(
     Args:
         data: the links.
         encoder: of nodes; one layer per hop.
-        rows: of all nodes; with a row optimizer (:func:`new_rows`) they are trained, too.
+        rows: of all nodes, a tensor or a table in a file; or ``shoal.WordRows``, which are trained.
         table: what batches read them from; ``shoal.unified(rows)`` by default.
         batch_size: seeds per batch; all nodes with links, if they are fewer.
         fanouts: neighbors drawn per node, one number per layer, the seeds' own first.
@@ -76,11 +76,10 @@ def build(
     linked = (data.train.degrees() > 0).nonzero().squeeze(1)
     seeds = (batches or shoal.RandomBatchSampler)(len(linked), min(batch_size, len(linked)), seed)
     pairs = (negatives or partial(shoal.ShortlistSampler, dst_in_src=True))(data.train)
-    neighbors = (blocks or shoal.NeighborSampler)(data.graph, fanouts)
+    hops = shoal.LinkSampler(pairs, (blocks or shoal.NeighborSampler)(data.graph, fanouts))
     loader = shoal.Loader(
         shoal.Subset(linked, seeds),
-        shoal.LinkSampler(pairs, neighbors),
-        shoal.unified(rows) if table is None else table,
+        *shoal.reading(rows, hops, table),
         seed=seed,
         device=device,
     )
@@ -99,26 +98,6 @@ def build(
         evaluate=evaluate,
         evaluate_every=valid_every,
     )
-
-
-def new_rows(n: int, width: int, rule: Any = None, seed: int = 0) -> shoal.UnifiedTensor:
-    """Random rows that are trained, for nodes without features.
-
-    Args:
-        n: nodes.
-        width: of a row.
-        rule: their row optimizer; RowAdam at 0.01 by default, Adam's usual rate for embeddings.
-        seed: of the rows.
-    """
-    import torch
-
-    rows = torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
-    return trained_rows(rows / width**0.5, rule)
-
-
-def trained_rows(rows: Tensor, rule: Any = None) -> shoal.UnifiedTensor:
-    """Rows with an optimizer of their own, as :func:`new_rows` makes them."""
-    return shoal.unified(rows, rule or shoal.RowAdam(lr=0.01))
 
 
 def metrics(embedded: Tensor, data: shoal.LinkData, part: str) -> dict[str, float]:
@@ -142,9 +121,6 @@ def metrics(embedded: Tensor, data: shoal.LinkData, part: str) -> dict[str, floa
 class LinkSettings(shoal.GraphSettings):
     """Train an encoder of nodes that predicts the links of a graph."""
 
-    row_rule: str = "adam"
-    """Row optimizer of nodes without features: adam, or module:name of what makes one."""
-
 
 @shoal.task("links", LinkSettings, model="shoal.models.links:LinkModel")
 def model_of(asked: LinkSettings) -> shoal.LinkModel:
@@ -153,7 +129,4 @@ def model_of(asked: LinkSettings) -> shoal.LinkModel:
     Raises:
         InputError: if an object of the user's is not found.
     """
-    arguments = asked.arguments()
-    if asked.row_rule != "adam":
-        arguments["row_rule"] = shoal.named(asked.row_rule, "row_rule")
-    return shoal.LinkModel(**arguments)
+    return shoal.LinkModel(**asked.arguments())

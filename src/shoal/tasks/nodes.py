@@ -10,6 +10,9 @@ their neighbors, layer by layer.
     job = build(data, network, rows)
     shoal.fit(job, shoal.Budget(epochs=10))
     metrics(network, data, rows, data.test)
+
+:class:`shoal.ResidualNetwork` learns more in deeper networks, :class:`shoal.WordRows` reads wide
+sparse features as they are; :class:`shoal.NodeModel` uses both.
 """
 
 from __future__ import annotations
@@ -47,10 +50,12 @@ def build(
     Args:
         data: the graph.
         network: one layer per hop, as wide at its end as there are classes.
-        rows: of all nodes, which validation reads: a tensor, or a table in a file.
+        rows: of all nodes, which validation reads: a tensor, a table in a file, or
+            ``shoal.WordRows``, which are trained.
         table: what batches read them from; ``shoal.unified(rows)`` by default.
         batch_size: seeds per batch; all training nodes, if they are fewer.
-        fanouts: neighbors drawn per node, one number per layer, the seeds' own first.
+        fanouts: neighbors drawn per node, one number per layer, the seeds' own first; None takes
+            all. Without any the network reads the seeds alone.
         lr: peak learning rate; the default by validation on the WordNet graph (docs/LOG.md): rows
             of length one want it large.
         loss: ``(outputs, batch) -> scalar``; cross-entropy by default, binary for nodes of several
@@ -68,11 +73,10 @@ def build(
 
     size = min(batch_size, len(data.train))
     seeds = (batches or shoal.RandomBatchSampler)(len(data.train), size, seed)
-    neighbors = (blocks or shoal.NeighborSampler)(data.graph, fanouts)
+    hops = (blocks or shoal.NeighborSampler)(data.graph, fanouts) if len(fanouts) else None
     loader = shoal.Loader(
         shoal.Subset(data.train, seeds),
-        neighbors,
-        shoal.unified(rows) if table is None else table,
+        *shoal.reading(rows, hops, table),
         data.target,
         seed=seed,
         device=device,
@@ -93,7 +97,7 @@ def build(
 def metrics(
     network: shoal.Layered, data: shoal.NodeData, rows: Any, nodes: Tensor | None = None
 ) -> dict[str, float]:
-    """Accuracy, or micro-averaged F1 of several classes, in per cent.
+    """Accuracy and the like (:func:`shoal.core.graph_metrics.node_metrics`), in per cent.
 
     Args:
         network: in any mode.
@@ -109,6 +113,20 @@ def metrics(
 @dataclass(frozen=True, kw_only=True)
 class NodeSettings(shoal.GraphSettings):
     """Train a network that classifies the nodes of a graph."""
+
+    read_classes: bool = True
+    """Read the known classes of neighbors, never a node's own."""
+    baselines: bool = True
+    """Also train simple models, print them beside the network, and pool them with it."""
+
+    def arguments(self) -> dict[str, Any]:
+        """As of all graphs, and these two.
+
+        Raises:
+            InputError: if an object of the user's is not found.
+        """
+        own = {"read_classes": self.read_classes, "baselines": self.baselines}
+        return super().arguments() | own
 
 
 @shoal.task("nodes", NodeSettings, model="shoal.models.nodes:NodeModel")

@@ -49,6 +49,7 @@ Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 if TYPE_CHECKING:
     Flag: TypeAlias = bool
     Int: TypeAlias = int | None
+    Ints: TypeAlias = tuple[int, ...] | None
     Float: TypeAlias = float | None
     Text: TypeAlias = str | None
     File: TypeAlias = Path | None
@@ -59,6 +60,7 @@ else:
     Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
     Tracker = _optional(Literal["tensorboard", "wandb", "mlflow"], "{tensorboard,wandb,mlflow}")
     Int, Float = _optional(int, "INT"), _optional(float, "FLOAT")
+    Ints = _optional(tuple[int, ...], "INT [INT ...]")
     Text, File = _optional(str, "TEXT"), _optional(Path, "PATH")
     From = _optional(Path, "PATH", name="from")  # of a field from_: Python keeps the word
 

@@ -130,7 +130,7 @@ class Loader:
         batch_sampler: BatchSampler,
         block_sampler: BlockSampler,
         table: Table | Shaped[Tensor, "n ..."] | np.ndarray | None = None,
-        target: Shaped[Tensor, "n ..."] | None = None,
+        target: Shaped[Tensor, "points ..."] | None = None,
         *,
         seed: int,
         prefetch: int = 2,

@@ -6,11 +6,8 @@ PyTorch Geometric's ``Data``, folders of OGB and Planetoid, edges as text, a sav
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from shoal.core.csr import Csr
 from shoal.core.errors import fail
@@ -64,7 +61,7 @@ def load_nodes(source: Any) -> NodeData:
     """Nodes to classify, of whatever :func:`read` reads, or as they are.
 
     Raises:
-        InputError: if the source is missing, damaged, or lacks features or classes.
+        InputError: if the source is missing, damaged, or lacks classes.
     """
     if isinstance(source, NodeData):
         return source
@@ -92,16 +89,6 @@ def load_links(source: Any, seed: int = 0) -> LinkData:
         return link_data(graph, seed)
 
 
-def labeled_nodes(graph: GraphData) -> NodeData:
-    """The nodes of a graph with classes; without features they have none of width 0.
-
-    Raises:
-        InputError: if there are no classes, or parts do not fit together.
-    """
-    blank = torch.empty(graph.graph.n_rows, 0)
-    return node_data(graph if graph.features is not None else replace(graph, features=blank))
-
-
 def describe(source: Any) -> dict[str, Any]:
     """Count what a graph holds; the result can be written as JSON.
 
@@ -125,7 +112,7 @@ def describe(source: Any) -> dict[str, Any]:
             links = link_data(graph)
             held = {name: getattr(links, name).shape[1] for name in ("valid", "test")}
             return about | {"train": links.train.nnz, **held}
-        nodes = labeled_nodes(graph)
+        nodes = node_data(graph)
     parts = {name: len(getattr(nodes, name)) for name in ("train", "valid", "test")}
     of_class = nodes.target.sum(0) if nodes.multi_label else nodes.target.clamp(min=-1)
     if not nodes.multi_label:
