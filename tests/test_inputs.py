@@ -444,6 +444,14 @@ def test_a5_keys_of_graph_files(tmp_path: Path) -> None:
     assert shoal("data", tmp_path / "g.npz").refused
 
 
+def test_a5_edges_that_go_one_way_are_counted(tmp_path: Path) -> None:
+    """`shoal data` tells a directed graph from one that reads both ways."""
+    edges = np.array([[0, 1, 2, 3], [1, 2, 3, 0]])
+    for both, count in ((edges, 4), (np.concatenate([edges, edges[::-1]], 1), 0)):
+        np.savez(tmp_path / "g.npz", edge_index=both, y=np.arange(4) % 2)
+        assert result("data", tmp_path / "g.npz")["edges_without_reverse"] == count
+
+
 # -- A6 and A7: what cannot be meant --------------------------------------------------------------
 
 

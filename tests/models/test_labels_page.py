@@ -34,7 +34,7 @@ def test_batches_are_whole_clusters_of_the_rows_as_they_are() -> None:
     shoal.fit(job, shoal.Budget(epochs=1))
     sampler: Any = job.loader.batch_sampler
     assert sampler.size == 1 and job.refresh is not None
-    told = {"cluster_size": 6, "clusters": 40, "refreshed": True}
+    told = {"batch_size": 24, "cluster_size": 6, "clusters": 40, "refreshed": True}
     assert job.refresh(1) == told and sampler.size == 6
     examples = encoder.embed(tokens.span(0, 240))
     own = examples[sampler.order.long()].view(40, 6, -1)
