@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,103 +38,145 @@ def tell(run: Run, name: str, *lines: tuple[str, dict[str, Any]]) -> None:
         tracker.write(event, metrics)
 
 
-class Service:
-    """A stand-in for either service: runs by id, with what each was told."""
-
-    def __init__(self) -> None:
-        self.runs: dict[str, dict[str, list[Any]]] = {}
-        self.states: dict[str, str] = {}
-
-    def begin(self, known: str | None) -> str:
-        name = known or f"run{len(self.runs)}"
-        self.runs.setdefault(name, {})
-        self.states[name] = "RUNNING"
-        return name
-
-    def add(self, run: str, name: str, at: Any, value: Any) -> None:
-        self.runs[run].setdefault(name, []).append((at, value))
+Told = tuple[str, str, dict[str, list[tuple[int, float]]]]
 
 
-def stand_in_wandb(service: Service) -> ModuleType:
-    class Of:
-        def __init__(self, **asked: Any) -> None:
-            assert asked["project"] == "shoal" and asked["config"] == {"dim": 8}
-            self.id = service.begin(asked["id"])
+def wandb_was_told(folder: Path) -> Told:
+    """The run's id, how it ended, and its values by name, from wandb's own files."""
+    from wandb.proto import wandb_internal_pb2 as protocol  # pyright: ignore
 
-        def define_metric(self, name: str, step_metric: str) -> None:
-            assert (name, step_metric) == ("*", "at_step")
+    values: dict[str, list[tuple[int, float]]] = {}
+    ids, ended = set(), False
+    for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
+        for _ in range(300):  # it is another process that writes, in its own time
+            records = [protocol.Record.FromString(x) for x in log_records(file.read_bytes())]
+            ended = any(record.WhichOneof("record_type") == "exit" for record in records)
+            if ended:
+                break
+            time.sleep(0.1)
+        for record in records:
+            if record.WhichOneof("record_type") == "run":
+                ids.add(record.run.run_id)
+                assert record.run.project == "shoal"
+                config = {x.key: json.loads(x.value_json) for x in record.run.config.update}
+                assert config["dim"] == 8
+            elif record.WhichOneof("record_type") == "history":
+                found = {x.nested_key[0]: json.loads(x.value_json) for x in record.history.item}
+                at = found.pop("at_step")
+                for name in (name for name in found if name[0] != "_"):
+                    values.setdefault(name, []).append((at, found[name]))
+    (run,) = ids
+    return run, "FINISHED" if ended else "RUNNING", values
 
-        def log(self, values: dict[str, float]) -> None:
-            for name, value in values.items():
-                if name != "at_step":
-                    service.add(self.id, name, values["at_step"], value)
 
-        def finish(self) -> None:
-            service.states[self.id] = "FINISHED"
+def log_records(data: bytes) -> Iterator[bytes]:
+    """Records of a log of blocks of 32 KiB, each piece behind a check sum, its length and kind."""
+    at, whole = 7, b""  # behind the file's own mark
+    while at + 7 <= len(data):
+        room = 32768 - at % 32768
+        if room < 7:
+            at += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last piece of one
+            yield whole
+            whole = b""
 
-    module = ModuleType("wandb")
-    module.init = Of  # pyright: ignore[reportAttributeAccessIssue]
-    return module
+
+def mlflow_was_told(folder: Path) -> Told:
+    """The same, from MLflow's data base."""
+    from mlflow.tracking import MlflowClient  # pyright: ignore
+
+    client, known = MlflowClient(), json.loads((folder / "tracked.json").read_text())["mlflow"]
+    run = client.get_run(known)
+    assert run.data.params == {"dim": "8"} and run.info.run_name == folder.name
+    values = {
+        name.replace("_at_", "@"): [
+            (metric.step, metric.value) for metric in client.get_metric_history(known, name)
+        ]
+        for name in run.data.metrics
+    }
+    return known, run.info.status, values
 
 
-def stand_in_mlflow(service: Service) -> ModuleType:
-    class MlflowClient:
-        def get_experiment_by_name(self, name: str) -> None:
-            assert name == "shoal"
-
-        def create_experiment(self, name: str) -> str:
-            return "7"
-
-        def create_run(self, experiment: str, run_name: str) -> Any:
-            return SimpleNamespace(info=SimpleNamespace(run_id=service.begin(None)))
-
-        def log_param(self, run: str, key: str, value: Any) -> None:
-            assert (key, value) == ("dim", 8)
-
-        def log_metric(self, run: str, key: str, value: float, step: int) -> None:
-            assert "@" not in key  # as MLflow wants it
-            service.add(run, key.replace("_at_", "@"), step, value)
-
-        def set_terminated(self, run: str, status: str) -> None:
-            service.states[run] = status
-
-    module = ModuleType("mlflow.tracking")
-    module.MlflowClient = MlflowClient  # pyright: ignore[reportAttributeAccessIssue]
-    return module
+@pytest.fixture(scope="module")
+def data_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data base of MLflow's; it takes seconds to make one."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'runs.db'}"
 
 
 @pytest.fixture(params=["wandb", "mlflow"])
-def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Service]:
-    """One of the two services, played by a module of its name."""
-    service, name = Service(), request.param
-    monkeypatch.setitem(sys.modules, "wandb", stand_in_wandb(service))
-    monkeypatch.setitem(sys.modules, "mlflow", ModuleType("mlflow"))
-    monkeypatch.setitem(sys.modules, "mlflow.tracking", stand_in_mlflow(service))
-    return name, service
+def service(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, data_base: str
+) -> tuple[str, Callable[[Path], Told]]:
+    """Weights & Biases without a network, MLflow with a local data base."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", data_base)
+    return request.param, {"wandb": wandb_was_told, "mlflow": mlflow_was_told}[request.param]
 
 
-def test_a_service_is_told_every_number(service: tuple[str, Service], tmp_path: Path) -> None:
+OTHERS = pytest.mark.filterwarnings("ignore")  # of packages that are not ours
+Service = tuple[str, Callable[[Path], Told]]
+
+
+@OTHERS
+@pytest.mark.extras
+def test_a_service_is_told_every_number(service: Service, tmp_path: Path) -> None:
     """Finite numbers, by event and name, at their steps; the last line ends the run."""
-    name, played = service
+    name, told = service
     tell(Run.create(tmp_path, {"dim": 8}), name, *LINES, LAST)
-    (told,) = played.runs.values()
-    assert told["step/loss"] == [(10, 2.0)] and told["validate/valid_P@1"] == [(20, 30.0)]
-    assert told["test/P@1"] == [(20, 31.0)]
-    assert list(played.states.values()) == ["FINISHED"]
+    _, state, values = told(tmp_path)
+    assert values["step/loss"] == [(10, 2.0)] and values["validate/valid_P@1"] == [(20, 30.0)]
+    assert values["test/P@1"] == [(20, 31.0)] and state == "FINISHED"
 
 
-def test_a_resumed_run_continues_the_service_s(
-    service: tuple[str, Service], tmp_path: Path
-) -> None:
+@OTHERS
+@pytest.mark.extras
+def test_a_resumed_run_continues_the_service_s(service: Service, tmp_path: Path) -> None:
     """The same folder, the same run; an interrupt ends it for now; other folders are other runs."""
-    name, played = service
+    name, told = service
     stopped = ("end", {"step": 20, "stopped": "interrupt"})
     tell(Run.create(tmp_path / "a", {"dim": 8}), name, *LINES, stopped)
-    assert played.states.pop("run0") in ("KILLED", "FINISHED")
+    first, state, _ = told(tmp_path / "a")
+    assert state in ("KILLED", "FINISHED")
     tell(Run.open(tmp_path / "a"), name, ("resume", {"step": 20}), LAST)
-    assert played.states == {"run0": "FINISHED"} and len(played.runs["run0"]["test/P@1"]) == 1
-    tell(Run.create(tmp_path / "b", {"dim": 8}), name)
-    assert list(played.runs) == ["run0", "run1"]
+    again, state, values = told(tmp_path / "a")
+    assert again == first and state == "FINISHED"
+    assert len(values["test/P@1"]) == len(values["step/loss"]) == 1
+    tell(Run.create(tmp_path / "b", {"dim": 8}), name, *LINES, LAST)
+    assert told(tmp_path / "b")[0] != first
+
+
+@OTHERS
+@pytest.mark.extras
+def test_a_tracker_in_trouble_ends_no_training(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets no more lines, with a warning. One that cannot begin is refused."""
+    name, told = service
+    run = Run.create(tmp_path / "a", {"dim": 8})
+    tracker = begun(run, name)
+    tracker.write(*LINES[0])
+    if name == "wandb":  # somebody else ends the run
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        wandb.run.finish()  # pyright: ignore
+    else:
+        from mlflow.tracking import MlflowClient  # pyright: ignore
+
+        MlflowClient().delete_run(told(run.folder)[0])
+    with pytest.warns(UserWarning, match=f"logging to {name} stopped"):
+        tracker.write(*LINES[0])
+    tracker.write(*LINES[2])
+    assert "validate/valid_P@1" not in told(run.folder)[2]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
+    other = Run.create(tmp_path / "b", {"dim": 8})
+    (other.folder / "tracked.json").write_text('{"wandb": "no/such:name"}')
+    with pytest.raises(InputError, match=f"expected {name} to begin a run"):
+        begun(other, name)
 
 
 def test_tensorboard_reads_what_was_told(tmp_path: Path) -> None:
@@ -159,18 +204,3 @@ def test_a_missing_tracker_is_named(
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=rf"pip install 'torch-shoal\[track-{name}\]'"):
         Tracker(name, tmp_path)
-
-
-def test_a_tracker_in_trouble_ends_no_training(
-    service: tuple[str, Service], tmp_path: Path
-) -> None:
-    """It gets no more lines, with a warning. One that cannot begin is refused."""
-    name, played = service
-    run = Run.create(tmp_path, {"dim": 8})
-    tracker = begun(run, name)
-    played.runs.clear()  # every further call fails
-    with pytest.warns(UserWarning, match=f"logging to {name} stopped"):
-        tracker.write(*LINES[0])
-    tracker.write(*LINES[2])
-    with pytest.raises(InputError, match=f"expected {name} to begin a run"):
-        begun(Run.create(tmp_path / "b", {"other": 1}), name)

@@ -40,6 +40,11 @@ def refresh_callback(sampler: NgameBatchSampler) -> Any:
     class Refresh(require(*_PACKAGE).Callback):
         """Announces epochs to the sampler; its state is the sampler's."""
 
+        @property
+        def state_key(self) -> str:
+            """Where the state lies in a checkpoint: of several samplers each has its own."""
+            return sampler.file
+
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             """Begin the epoch."""
             announce(sampler, trainer.current_epoch)

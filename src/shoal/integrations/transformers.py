@@ -17,19 +17,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from shoal.core import checkpoint
 from shoal.core.distribution import require
-from shoal.core.errors import fail
+from shoal.core.errors import expect, fail
 from shoal.integrations.batches import NgameBatchSampler
 from shoal.integrations.callbacks import StepControl, announce
 
 _PACKAGE = "transformers", "transformers", "trainer"
 STEPS = "steps.safetensors"
 _ITEMS = "num_items_in_batch"
+# What the callbacks of one training write into its checkpoints.
+_FILES: WeakKeyDictionary[Any, dict[str, NgameBatchSampler]] = WeakKeyDictionary()
 
 
 def refresh_callback(sampler: NgameBatchSampler) -> Any:
@@ -69,6 +72,10 @@ def callback_of(find: Callable[[Any, Any], NgameBatchSampler]) -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Take the model, and the state of the checkpoint that training goes on from."""
             sampler = find(args, kwargs["model"])
+            files = _FILES.setdefault(kwargs["train_dataloader"], {})
+            alone = files.setdefault(sampler.file, sampler) is sampler
+            remedy = "give each NgameBatchSampler a name of its own"
+            expect(alone, "callbacks", f"one that writes {sampler.file}", "several", remedy)
             if state.global_step > 0:
                 sampler.load(_checkpoint(args, state))
 
