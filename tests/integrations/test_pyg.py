@@ -357,6 +357,65 @@ def test_the_usual_script_for_inference() -> None:
     torch.testing.assert_close(torch.cat(parts), conv(data.x, data.edge_index))
 
 
+def lightning_batches(*loaders: Any) -> list[list[int]]:
+    """The edges of each batch of two epochs in Lightning's Trainer."""
+    import lightning.pytorch as pl  # pyright: ignore[reportMissingImports]
+    from torch_geometric.nn import GraphSAGE
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.seen = GraphSAGE(5, 8, 2, 2), []
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            self.seen.append(batch.e_id.tolist())
+            out = self.net(batch.x, batch.edge_index)[: batch.batch_size]
+            return nn.functional.cross_entropy(out, batch.y[: batch.batch_size])
+
+        def validation_step(self, batch: Any, index: int) -> None:
+            pass
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    module = Module()
+    pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    ).fit(module, *loaders)  # fmt: skip
+    return module.seen
+
+
+@pytest.mark.extras
+@pytest.mark.filterwarnings("ignore")  # of packages that are not ours
+def test_lightning_takes_loaders_and_samplers() -> None:
+    """A loader as it is; PyG's data module with shoal's sampler. Epochs draw anew."""
+    from torch_geometric.data.lightning import LightningNodeData
+
+    data = made()
+    loaders = [NeighborLoader(data, [2, 2], batch_size=20) for _ in range(2)]
+    seen = lightning_batches(*loaders)
+    assert len(seen) == 6 and seen[:3] != seen[3:]
+    data.train_mask = torch.arange(60) < 40
+    data.val_mask = data.test_mask = ~data.train_mask
+    sampler = PygSampler(data, [2, 2])
+    module = LightningNodeData(data, loader="neighbor", node_sampler=sampler, batch_size=20)
+    assert len(lightning_batches(module)) == 4
+
+
+@pytest.mark.extras
+@pytest.mark.filterwarnings("ignore")
+def test_accelerate_takes_loaders() -> None:
+    """Rebuilt by it, a loader gives the graph's rows, and other draws in every epoch."""
+    from accelerate import Accelerator  # pyright: ignore[reportMissingImports]
+
+    data = made()
+    loader = Accelerator(cpu=True).prepare(NeighborLoader(data, [2, 2], batch_size=20))
+    assert sum(batch.batch_size for batch in loader) == 60
+    assert all(torch.equal(batch.x, data.x[batch.n_id]) for batch in loader)
+    assert drawn(loader) != drawn(loader)
+
+
 @pytest.mark.extras  # workers that start from nothing import torch
 def test_loaders_travel_to_spawned_workers(tmp_path: Path) -> None:
     """With rows that lie in a file, of which the workers map their own."""
