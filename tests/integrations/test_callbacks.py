@@ -1,4 +1,4 @@
-"""The callbacks of transformers' Trainer and of Lightning: epochs, clusters, resume."""
+"""Refreshing callbacks in transformers' and Lightning's trainers: epochs, clusters, resume."""
 
 from __future__ import annotations
 
@@ -162,36 +162,3 @@ def test_lightning_trains_and_resumes(tmp_path: Path, names: list[str]) -> None:
     assert begun == [stream[:6] for stream in streams]
     resumed = lightnings([*map(_sampler, names)], 4, tmp_path, tmp_path / "2.ckpt")
     assert resumed == [stream[6:] for stream in streams]
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_lightning_learns_its_step() -> None:
-    """SGD on a quadratic of curvature 2 and no noise goes to 1.5 times its rate at the look."""
-    pytest.importorskip("lightning", reason="needs lightning")
-    import lightning.pytorch as pl  # pyright: ignore[reportMissingImports]
-    from torch.nn.functional import mse_loss
-    from torch.utils.data import DataLoader, TensorDataset
-
-    class Quadratic(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(1, 1, bias=False)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(x)
-
-        def training_step(self, batch: Any, index: int) -> torch.Tensor:
-            return mse_loss(self(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    callback = lightning.step_callback(mse_loss, warmup=2, share=1.0)
-    trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", callbacks=[callback], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    data = TensorDataset(torch.ones(96, 1), torch.zeros(96, 1))
-    trainer.fit(Quadratic(), DataLoader(data, batch_size=8))
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1.0)
-    assert callback.state_dict()["lr"] == pytest.approx(1.0)
