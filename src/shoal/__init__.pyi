@@ -102,6 +102,7 @@ from shoal.graph.layers import stacked as stacked
 from shoal.graph.layers import LinkEncoder as LinkEncoder
 from shoal.graph.layers import full_graph as full_graph
 from shoal.graph.residual import ResidualNetwork as ResidualNetwork
+from shoal.graph.heuristics import LinkScorer as LinkScorer
 from shoal.graph.features import feature_rows as feature_rows
 from shoal.graph.features import words_of as words_of
 from shoal.graph.features import WordRows as WordRows

@@ -16,7 +16,7 @@ setting of Bordes et al., "Translating embeddings for modeling multi-relational 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -65,8 +65,7 @@ def macro_f1(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> float:
     """
     classes, predicted = logits.shape[1], logits.argmax(1)
     right = torch.bincount(target[predicted == target], minlength=classes)
-    both = (torch.bincount(x, minlength=classes) for x in (predicted, target))
-    total = sum(both)
+    total = torch.bincount(torch.cat([predicted, target]), minlength=classes)
     occurs = total > 0
     return 100 * float((2 * right[occurs] / total[occurs]).mean())
 
@@ -110,12 +109,15 @@ def node_metrics(
 
 
 def link_ranks(
-    embeddings: Float[Tensor, "n d"], pairs: Int[Tensor, "2 t"], known: Csr
+    scores: Float[Tensor, "n d"] | Callable[[Tensor], Tensor],
+    pairs: Int[Tensor, "2 t"],
+    known: Csr,
 ) -> tuple[Float[Tensor, " t"], Int[Tensor, " t"]]:
-    """Rank each link among the nodes that its source is not linked with, by inner products.
+    """Rank each link among the nodes that its source is not linked with.
 
     Args:
-        embeddings: one row per node.
+        scores: from sources ``[s]`` to the scores of all nodes ``[s, n]``; or one embedding per
+            node, whose inner products they are.
         pairs: links, sources above targets.
         known: all links; none of them is a candidate.
 
@@ -133,17 +135,18 @@ def link_ranks(
         >>> link_ranks(rows, torch.tensor([[0], [1]]), known)
         (tensor([2.]), tensor([2]))
     """
-    n = len(embeddings)
+    n = known.n_cols
     expect_ids("pairs", pairs.flatten(), n)
-    expect_finite("embeddings", embeddings)
+    if isinstance(scores, Tensor):
+        expect_finite("embeddings", scores)
     ranks, against = [], []
     for sources, targets in zip(
         *(x.split(max(_SCORES // max(n, 1), 1)) for x in pairs), strict=True
     ):
-        scores = embeddings[sources] @ embeddings.T
-        own = scores[torch.arange(len(sources)), targets]
+        of_all = scores[sources] @ scores.T if isinstance(scores, Tensor) else scores(sources)
+        own = of_all[torch.arange(len(sources)), targets]
         # 1 above, 0 level, -1 below: of m candidates, above + level / 2 is (m + their sum) / 2
-        signs = scores.sub_(own.unsqueeze(1)).sign_()
+        signs = of_all.sub(own.unsqueeze(1)).sign_()
         row, col = _no_candidates(sources, targets, known)
         many = n - torch.bincount(row, minlength=len(sources))
         total = signs.sum(1).index_add(0, row, -signs[row, col])

@@ -74,7 +74,7 @@ def words_of(features: Csr | Float[Tensor, "n f"] | None, n: int) -> Csr | None:
 
     Example:
         >>> words_of(None, 2).to_dense().tolist()
-        [[1, 0], [0, 1]]
+        [[1.0, 0.0], [0.0, 1.0]]
     """
     if features is None:
         return Csr(torch.arange(n + 1), torch.arange(n), n)

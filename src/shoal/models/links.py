@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids, expect_positive, fail
 from shoal.data.graphs import load_links
 from shoal.data.links import LinkData
+from shoal.graph.heuristics import LinkScorer
 from shoal.graph.layers import LinkEncoder
 from shoal.models.base import Fitting
 from shoal.models.graphs import GraphModel, flat_if, one_or_many
@@ -22,6 +24,8 @@ from shoal.training.job import Job
 from shoal.training.run import Run
 
 _SCORES = 2**24  # held at a time
+COMPARED = 2_000
+"""Links that scores are weighed on, and that each is shown on: a sample of more."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class LinkPrediction:
 
     Attributes:
         node: its number.
-        score: the cosine of the two embeddings, in [-1, 1]: it ranks, it is no probability.
+        score: higher is likelier; it ranks, it is no probability. Without heuristics the cosine of
+            the two embeddings, in [-1, 1].
     """
 
     node: int
@@ -47,6 +52,9 @@ class LinkModel(GraphModel):
     Attributes:
         negatives: ``(links) -> block sampler`` of the pairs that are scored; by default every other
             node of the batch is a negative. ``shoal.PairSampler`` draws uniform ones.
+        heuristics: score a pair by a weighted sum of the encoder's cosine and of what its nodes
+            have in common (:class:`shoal.LinkScorer`), weighed on the links for validation. Each
+            score's own ranking stands in the fit's details.
 
     Example:
         Two groups of nodes, each linked among themselves, told apart by one feature:
@@ -65,6 +73,8 @@ class LinkModel(GraphModel):
     dropout: float = 0.0
     lr: float = 0.01
     negatives: Callable[..., Any] | None = None
+    heuristics: bool = True
+    _weights: Tensor | None = field(default=None, init=False, repr=False)
     _embedded: Any = field(default=None, init=False, repr=False)
 
     def predict(
@@ -96,14 +106,15 @@ class LinkModel(GraphModel):
                 out of range or k is below 1.
         """
         expect_positive("k", k)
-        rows, known = self._vectors(data)
+        scorer, known = self._scorer(data)
+        rows = scorer.embedded
         ids, one = one_or_many(sources, len(rows))
         barred = None if candidates is None else torch.ones(len(rows), dtype=torch.bool)
         if barred is not None:
             barred[one_or_many(candidates, len(rows))[0]] = False
         found: list[list[LinkPrediction]] = []
         for part in ids.split(max(_SCORES // max(len(rows), 1), 1)):
-            scores = rows[part] @ rows.T
+            scores = scorer(part)
             taken, here = known.rows(part), torch.arange(len(part))
             scores[taken.row_ids(), taken.indices.long()] = -torch.inf
             scores[here, part] = -torch.inf
@@ -118,7 +129,7 @@ class LinkModel(GraphModel):
         return flat_if(one, found)
 
     def score(self, pairs: Any, data: Any = None) -> Float[Tensor, " p"]:
-        """The cosine of the embeddings of each pair of nodes.
+        """The score of each pair of nodes, as :meth:`predict` gives it.
 
         Args:
             pairs: ``[p, 2]``, as a list of pairs or a tensor.
@@ -127,7 +138,7 @@ class LinkModel(GraphModel):
         Raises:
             InputError: as :meth:`predict`, or if they are no pairs.
         """
-        rows, _ = self._vectors(data)
+        scorer, _ = self._scorer(data)
         try:
             ids = torch.as_tensor(pairs)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -135,11 +146,15 @@ class LinkModel(GraphModel):
         good = ids.dim() == 2 and ids.shape[1] == 2
         remedy = "pass a list of pairs; an edge_index is its .T"
         expect(good, "pairs", "pairs of nodes, [p, 2]", tuple(ids.shape), remedy)
-        expect_ids("pairs", ids.flatten(), len(rows))
-        return (rows[ids[:, 0].long()] * rows[ids[:, 1].long()]).sum(1)
+        expect_ids("pairs", ids.flatten(), len(scorer.embedded))
+        row, col = ids.long().unbind(1)
+        each = max(_SCORES // max(len(scorer.embedded), 1), 1)
+        parts = zip(row.split(each), col.split(each), strict=True)
+        found = [scorer(u)[torch.arange(len(u)), v] for u, v in parts]
+        return torch.cat(found) if found else torch.empty(0)
 
     def encode(self, nodes: Any = None, data: Any = None) -> Float[Tensor, "b d"]:
-        """Unit vectors of nodes, whose inner products are the scores of links.
+        """Unit vectors of nodes, whose inner products are the encoder's scores of links.
 
         Args:
             nodes: ids, or one id; None for all nodes.
@@ -148,25 +163,32 @@ class LinkModel(GraphModel):
         Raises:
             InputError: as :meth:`predict`.
         """
-        rows, _ = self._vectors(data)
+        rows = self._scorer(data)[0].embedded
         return rows[one_or_many(nodes, len(rows))[0]]
 
-    def _vectors(self, data: Any) -> tuple[Float[Tensor, "n d"], Csr]:
-        """Embeddings of all nodes, reading along all links in both directions, and these links.
+    def _scorer(self, data: Any) -> tuple[LinkScorer, Csr]:
+        """Scores of a graph's links, reading all of them in both directions, and these links.
 
         Those of the model's own graph are computed once.
         """
-        encoder = self._fitted()
+        self._fitted()
         if data is None and self._embedded is not None:
             return self._embedded
         loaded = self._loaded(data)
         row, col = loaded.known.row_ids(), loaded.known.indices.long()
         ends = torch.cat([row, col]), torch.cat([col, row])
         both = Csr.from_coo(*ends, loaded.known.shape).coalesce()
-        found = encoder.embed(both, self._rows_for(loaded)), loaded.known  # pyright: ignore[reportCallIssue]
+        found = self._scorer_on(both, loaded), loaded.known
         if data is None:
             self._embedded = found
         return found
+
+    def _scorer_on(self, graph: Csr, data: LinkData) -> LinkScorer:
+        """Scores of links, of which those of `graph` are read."""
+        encoder: Any = self._fitted()
+        embedded = encoder.embed(graph, self._rows_for(data)).cpu()
+        features = None if self.host_rows is not None else data.features  # which lie in a file
+        return LinkScorer(graph, embedded, features, self._weights)
 
     def _load(self, source: Any) -> LinkData:
         return load_links(source, self.seed)
@@ -180,15 +202,27 @@ class LinkModel(GraphModel):
         return links.build(data, encoder, rows, table=table, **options)
 
     def _compare(self, rows: Any, fitting: Fitting, run: Run) -> dict[str, Any]:
-        return {}
+        self._weights = None
+        if not self.heuristics:
+            return {}
+        data = self._data
+        held, tests = (links.ranked(data, part, COMPARED) for part in ("valid", "test"))
+        scorer = self._scorer_on(data.graph, data).weighed(held, data.known, self.seed)
+        self._weights = scorer.weights
+        found = scorer.compared(tests, data.known).items()
+        shown = ("MRR", "hits@10", "AUC")
+        lines = [{"score": k} | {f"test_{x}": round(y[x], 2) for x in shown} for k, y in found]
+        return {"compared": Columns(lines)}
 
     def _seeds(self, data: LinkData) -> Tensor:
         return (data.train.degrees() > 0).nonzero().squeeze(1)
 
     def _metrics(self, data: LinkData) -> dict[str, float]:
-        encoder: Any = self._fitted()
-        return links.metrics(encoder.embed(data.graph, self._rows_for(data)), data, "test")
+        return links.metrics(self._scorer_on(data.graph, data), data, "test")
+
+    def _state(self) -> dict[str, Any]:
+        return super()._state() | ({} if self._weights is None else {"weights": self._weights})
 
     def _take(self, state: Mapping[str, Any]) -> None:
-        self._embedded = None
+        self._embedded, self._weights = None, state.get("weights")
         super()._take(state)

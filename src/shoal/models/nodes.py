@@ -72,7 +72,7 @@ class NodeModel(GraphModel):
         >>> data = SimpleNamespace(edge_index=edges, x=torch.eye(2)[n % 2], y=n % 2, num_nodes=40)
         >>> model = NodeModel(hidden=8, fanouts=(2,), batch_size=8, device="cpu")
         >>> model.fit(data, epochs=30).test
-        {'accuracy': 100.0}
+        {'ROC_AUC': 100.0, 'accuracy': 100.0, 'macro_F1': 100.0}
         >>> model.predict(7)[0].label, [row[0].label for row in model.predict([2, 3])]
         (1, [0, 1])
     """
@@ -254,7 +254,7 @@ def known_classes(
 
     Example:
         >>> known_classes(torch.tensor([1, 0, 1]), torch.tensor([0, 1]), 2).to_dense().tolist()
-        [[0, 1], [1, 0], [0, 0]]
+        [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
     """
     if target.dim() == 2:
         row, col = target[nodes].nonzero().unbind(1)

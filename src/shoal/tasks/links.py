@@ -100,26 +100,46 @@ def build(
     )
 
 
-def metrics(embedded: Tensor, data: shoal.LinkData, part: str) -> dict[str, float]:
+def metrics(
+    scores: Tensor | Callable[[Tensor], Tensor], data: shoal.LinkData, part: str
+) -> dict[str, float]:
     """MRR, hits@k and AUC of the links of a part, in per cent.
 
     Args:
-        embedded: unit vectors of all nodes, made along ``data.graph``.
+        scores: unit vectors of all nodes, made along ``data.graph``; or a function from sources to
+            scores of all nodes, such as ``shoal.LinkScorer``.
         data: the links.
         part: valid or test; of more than :data:`RANKED` links a sample, always the same.
     """
+    pairs = ranked(data, part, RANKED[part])
+    return shoal.link_metrics(*shoal.link_ranks(scores, pairs, data.known))
+
+
+def ranked(data: shoal.LinkData, part: str, most: int) -> Tensor:
+    """Links of a part, sources above targets; of more than `most` a sample, always the same."""
     import torch
 
-    pairs, most = getattr(data, part), RANKED[part]
-    if pairs.shape[1] > most:
-        generator = torch.Generator().manual_seed(0)
-        pairs = pairs[:, torch.randperm(pairs.shape[1], generator=generator)[:most]]
-    return shoal.link_metrics(*shoal.link_ranks(embedded, pairs, data.known))
+    pairs = getattr(data, part)
+    if pairs.shape[1] <= most:
+        return pairs
+    order = torch.randperm(pairs.shape[1], generator=torch.Generator().manual_seed(0))
+    return pairs[:, order[:most]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinkSettings(shoal.GraphSettings):
     """Train an encoder of nodes that predicts the links of a graph."""
+
+    heuristics: bool = True
+    """Score pairs by what two nodes have in common, too, and print such scores beside."""
+
+    def arguments(self) -> dict[str, Any]:
+        """As of all graphs, and this one.
+
+        Raises:
+            InputError: if an object of the user's is not found.
+        """
+        return super().arguments() | {"heuristics": self.heuristics}
 
 
 @shoal.task("links", LinkSettings, model="shoal.models.links:LinkModel")
