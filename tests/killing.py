@@ -1,4 +1,4 @@
-"""A process that trains or exports in children of its own and kills them at random moments.
+"""A process that runs commands in children of its own and kills them at random moments.
 
 ``python -m tests.killing WHAT FOLDER KILLS SEED`` imports all that is needed once; a child is a
 fork of it, so that a kill costs milliseconds and falls into the work, not into imports; the parent
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 
 import shoal
+from shoal.cli import main as cli
 from shoal.core import checkpoint
 from shoal.training.run import Run
 
@@ -129,6 +131,55 @@ def kill_exports(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     return {"kills": done, "seen": seen, "left": sorted(x.name for x in folder.glob("*out*"))}
 
 
+# what each command writes; predictions to a file that others may read alone
+COMMANDS = {
+    "add": "add one new.jsonl --out added",
+    "predict": "predict one texts.txt --k 3 --out answers.jsonl",
+    "convert": "convert data converted --to beir",
+    "evaluate": "evaluate one",
+}
+
+
+def command(words: str, folder: Path) -> None:
+    """Run a command in a folder."""
+    os.chdir(folder)
+    sys.argv = ["shoal", *words.split()]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code, words
+
+
+def kill_commands(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+    """Each command is killed so many times: what it writes is there whole, or as it was before."""
+    (folder / "new.jsonl").write_text('{"uid": "new", "title": "w1 w2"}\n')
+    (folder / "texts.txt").write_text("w1 w2\n" * 3000)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    chance, done = random.Random(seed), 0
+    for words in COMMANDS.values():
+        out = folder / ("converted" if words.startswith("convert") else words.split()[-1])
+        seconds = child(lambda words=words: command(words, folder))
+        assert seconds is not None
+        whole = _content(out)
+        for _ in range(kills):
+            if words.startswith("convert"):
+                shutil.rmtree(out, ignore_errors=True)
+            after = chance.uniform(0, seconds)
+            done += child(lambda words=words: command(words, folder), after) is None
+            assert _content(out) in (whole, {}), f"half of {out}"
+        shutil.rmtree(folder / "converted", ignore_errors=True)
+        child(lambda words=words: command(words, folder))
+        assert _content(out) == whole
+    changed = [str(path) for path, data in before.items() if path.read_bytes() != data]
+    return {"kills": done, "changed": changed, "left": sorted(x.name for x in folder.iterdir())}
+
+
+def _content(path: Path) -> dict[str, bytes]:
+    """The bytes of a file, or of each file of a folder; empty if there is none."""
+    files = [path, *path.rglob("*")] if path.exists() else []
+    return {str(x): x.read_bytes() for x in files if x.is_file()}
+
+
 def predicted(folder: Path) -> str:
     """What a folder's model says, asked in a child: the parent must have no threads to fork."""
     answer = folder.with_name("answer.json")
@@ -144,5 +195,6 @@ def predicted(folder: Path) -> str:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     Run.save_due = lambda self, since: True  # a checkpoint every step: a kill often falls into one
-    what = kill_exports if sys.argv[1] == "exports" else partial(kill_training, sys.argv[1])
+    ways = {"exports": kill_exports, "commands": kill_commands}
+    what = ways.get(sys.argv[1]) or partial(kill_training, sys.argv[1])
     print(json.dumps(what(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))))

@@ -97,6 +97,19 @@ def test_a_killed_export_leaves_the_old_one_or_the_new(
     assert told["left"] == ["out"]
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=SLOW)])
+def test_a_killed_command_leaves_what_was_there_or_all_of_its_own(
+    world: Path, tmp_path: Path, kills: int
+) -> None:
+    """Add, predict, convert, evaluate: nothing is half there, nothing else changed or left over."""
+    for name in ("data", "one"):
+        shutil.copytree(world / name, tmp_path / name)
+    told = killed("commands", tmp_path, kills)
+    assert told["changed"] == [] and told["kills"] > 0
+    made = ["added", "answers.jsonl"]
+    assert told["left"] == sorted(["data", "one", "new.jsonl", "texts.txt", *made])
+
+
 @contextlib.contextmanager
 def small_files(size: int) -> Iterator[None]:
     """Let writes beyond `size` bytes of a file fail, as they do when a disk is full."""
@@ -120,7 +133,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path: Path) -> N
     with small_files(50_000), pytest.raises(InputError, match=r"free space or name another --out"):
         run.save_last(new)
     assert same_tensors(run.load_last(), old)
-    assert not list(run.folder.glob("*.new"))
+    assert not list(run.folder.glob(".*"))
 
 
 @pytest.mark.parametrize("size", [100, 5_000, 20_000])

@@ -158,5 +158,5 @@ def test_bad_input_is_named(ensemble: Predictor, tmp_path: Path) -> None:
         Predictor.open(tmp_path, about | {"rankers": ["mine"] * 6}, state)
     with pytest.raises(InputError, match=r"expected an encoder of kind bag, .*got mine"):
         Predictor.open(tmp_path, about | {"encoder": {"kind": "mine"}}, state)
-    with pytest.raises(InputError, match="expected the parts of a label model, got KeyError"):
+    with pytest.raises(InputError, match="label_tokens: expected a part of the state, got nothing"):
         Predictor.open(tmp_path, about, {})

@@ -146,6 +146,7 @@ def _train(task: Task, settings: Training, first: bool) -> dict[str, Any]:
 
 def _writes_config(path: Path, asked: dict[str, Any]) -> Any:
     """A callback that leaves settings where training begins, so that a killed run has them too."""
+    from shoal.data.lines import write_whole
     from shoal.training.callbacks import Callback
 
     kept = {name: value for name, value in asked.items() if name not in OF_THE_CALL}
@@ -153,6 +154,6 @@ def _writes_config(path: Path, asked: dict[str, Any]) -> Any:
 
     class WriteConfig(Callback):
         def begin(self, progress: Any, job: Any) -> None:
-            path.write_text(text + config.written(kept) + "\n", encoding="utf-8")
+            write_whole(path, [text, config.written(kept), "\n"])
 
     return WriteConfig()

@@ -81,12 +81,19 @@ def load(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             if not mapped:  # tensor by tensor: pages that were read can leave memory again
                 tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnicodeError, AttributeError, TypeError) as error:
+        # the last two: numbers of a kind that this torch lacks
         fail(str(path), "a whole checkpoint", error, "use an earlier one or train again")
     tree = about.get("state", "")
     whole = _checksum(tree, tensors) == about.get("checksum")
     expect(whole, str(path), "a whole checkpoint", "other bytes than were written", "train again")
-    return _rebuild(json.loads(tree), tensors)
+    try:
+        state = _rebuild(json.loads(tree), tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        fail(str(path), "the tree of its tensors", repr(error)[:80], "train again")
+    if not isinstance(state, dict):
+        fail(str(path), "a tree of names", type(state).__name__, "train again")
+    return state
 
 
 def _flatten(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -20,7 +20,9 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from shoal.core.errors import expect, expect_folder, expect_ids, fail
+from shoal.core.errors import expect, expect_folder, expect_ids, fail, naming
+from shoal.core.mapped import map_rows
+from shoal.core.state import count, integers, numbers
 
 _INDEX = (torch.int32, torch.int64)
 _FORMAT = "shoal.csr/1"
@@ -148,6 +150,7 @@ class Csr:
         Raises:
             InputError: if indptr falls or does not end at nnz, or a column is out of range.
         """
+        expect(self.n_cols >= 0, "n_cols", "a number of columns", self.n_cols, "check its writer")
         ends = int(self.indptr[0]) == 0 and int(self.indptr[-1]) == self.nnz
         got = f"{int(self.indptr[0])} … {int(self.indptr[-1])}"
         expect(ends, "indptr", f"0 … {self.nnz}", got, "check that the file is whole")
@@ -338,9 +341,27 @@ class Csr:
         return parts | {"n_cols": self.n_cols}
 
     @staticmethod
-    def of_state(state: Mapping[str, Any]) -> Csr:
-        """What :meth:`state_dict` gave."""
-        return Csr(**state)
+    def of_state(
+        state: Mapping[str, Any], n_rows: int | None = None, n_cols: int | None = None
+    ) -> Csr:
+        """What :meth:`state_dict` gave.
+
+        Args:
+            state: the parts.
+            n_rows: how many rows there must be; None for any number.
+            n_cols: how many columns.
+
+        Raises:
+            InputError: if the parts are not those of such a matrix.
+        """
+        wide = count(state, "n_cols")
+        indptr = integers(state, "indptr", None if n_rows is None else n_rows + 1)
+        indices = integers(state, "indices", None, below=wide, keep=_INDEX)
+        values = state.get("values")
+        values = None if values is None else numbers(state, "values", len(indices))
+        right = n_cols is None or wide == n_cols
+        expect(right, "n_cols", f"{n_cols} columns", wide, "take all parts from one model")
+        return Csr(indptr, indices, wide, values).validate()
 
     def save(self, folder: str | Path) -> None:
         """Write ``indptr.npy``, ``indices.npy``, perhaps ``values.npy``, and ``csr.json``."""
@@ -365,17 +386,20 @@ class Csr:
         folder = expect_folder(folder, "a saved Csr")
         about_path = folder / "csr.json"
         try:
-            about = json.loads(about_path.read_text())
-            names = ["indptr", "indices"] + ["values"] * about["values"]
-            parts = [torch.from_numpy(np.load(folder / f"{x}.npy", mmap_mode="c")) for x in names]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            about = json.loads(about_path.read_text(encoding="utf-8"))
+            form = about.get("format")
+            expect(form == _FORMAT, str(about_path), _FORMAT, form, "save it with this version")
+            (n_rows, n_cols), has_values = about["shape"], about["values"]
+            names = ("indptr", "indices", "values") if has_values else ("indptr", "indices")
+            parts = {x: map_rows(folder / f"{x}.npy") for x in names}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             fail(str(folder), "a whole saved Csr", error, "save it again")
-        known = about.get("format") == _FORMAT
-        expect(known, str(about_path), _FORMAT, about.get("format"), "save it with this version")
-        csr = Csr(parts[0], parts[1], about["shape"][1], parts[2] if about["values"] else None)
-        whole = csr.n_rows == about["shape"][0] and int(csr.indptr[-1]) == csr.nnz
-        expect(whole, str(folder), f"shape {about['shape']}", repr(csr), "save it again")
-        return csr
+        except RecursionError:
+            fail(str(about_path), "a whole saved Csr", "brackets without end", "save it again")
+        with naming(folder):
+            rows = count({"shape": n_rows}, "shape")
+            wide = count({"shape": n_cols}, "shape")
+            return Csr.of_state({**parts, "n_cols": wide}, rows, wide)
 
 
 def offsets_of(lengths: Shaped[Tensor, " n"]) -> Int[Tensor, " n_plus_1"]:

@@ -6,6 +6,8 @@ line and exits with status 2; any other exception is a bug of shoal's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -50,6 +52,23 @@ def fail(name: str, expected: str, got: object, remedy: str) -> NoReturn:
         InputError: always.
     """
     raise InputError(f"{name}: expected {expected}, got {got}; {remedy}")
+
+
+@contextmanager
+def naming(where: object) -> Iterator[None]:
+    """Put a file's or folder's name before the errors of what is done with it.
+
+    Yields:
+        nothing.
+
+    Raises:
+        InputError: as it came, with the name.
+    """
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise error if text.startswith(str(where)) else InputError(f"{where}: {text}") from None
 
 
 def expect_positive(name: str, value: int) -> None:
@@ -103,6 +122,26 @@ def expect_finite(name: str, rows: Tensor) -> None:
         if not bool(finite.all()):
             first = begin + int((~finite).nonzero()[0, 0])
             fail(name, "finite rows", f"NaN or infinity in row {first}", "clean or drop it")
+
+
+def expect_numbered(name: str, what: str, n: int, entries: int, free: int = 1_000_000) -> None:
+    """Raise if there are so many of what a file numbers that its entries cannot be a numbering.
+
+    Memory is taken for each number, whether it occurs or not.
+
+    Args:
+        name: of the file or the array.
+        what: is numbered, for the message.
+        n: how many there are by the file's word.
+        entries: how many of its entries name one.
+        free: so many are always believed.
+
+    Raises:
+        InputError: if there are more than `free` and 128 an entry.
+    """
+    got = f"{n} {what}, {entries} entries"
+    few = n <= 128 * entries + free
+    expect(few, name, f"{what} numbered from 0", got, "number them anew")
 
 
 def expect_device(name: str) -> None:

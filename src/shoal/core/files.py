@@ -1,17 +1,22 @@
-"""Writes that a killed process, a full disk or a power cut cannot leave half done.
+"""Where shoal writes: whole or not at all, one process at a time, nothing of anybody else's lost.
 
 What is new is written beside the old, handed to the disk (fsync) and only then takes the old one's
 place, in one rename. A folder that exists already trades places with the new one, which Linux does
-in one step (renameat2); elsewhere there is a moment between two renames.
+in one step (renameat2); elsewhere there is a moment between two renames. What a killed process left
+beside is cleared by the next one that writes to the same place; its names end in ``.shoal-new``.
 
-And what a folder may hold: numbers, texts and JSON, never a pickle, since reading one runs code.
+And what a folder may hold: files of its own, and for a model numbers, texts and JSON, never a
+pickle, since reading one runs code.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import platform
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,21 +25,31 @@ from pathlib import Path
 from shoal.core.errors import fail
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"})
+LOCK = ".shoal-lock"
+"""The file by which a process owns the folder that it lies in, or with a name before it a path."""
+_NEW, _OLD = ".shoal-new", ".shoal-old"
+# what a shell opened for this process: written into, even where it is a plain file
+_OPENED = ("/dev/fd/", "/dev/std", "/proc/self/fd/")
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _HERE = -100  # AT_FDCWD: paths are as the process sees them
 
-# A umask is only read by setting it, which is no matter while a process begins.
-_UMASK = os.umask(0o077)
-os.umask(_UMASK)
+
+# -- writing ---------------------------------------------------------------------------------------
 
 
 @contextmanager
 def file_aside(path: Path) -> Iterator[Path]:
     """Write a whole file or leave the old one; its folder is made if need be.
 
+    A link stays and what it points to is written; a file keeps its mode. Into a pipe or a device
+    everything is written as it comes.
+
     Yields:
         the path to write to, beside `path`; whatever is raised removes it.
+
+    Raises:
+        InputError: if another process is writing there.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -44,17 +59,20 @@ def file_aside(path: Path) -> Iterator[Path]:
         ...     [(path.name, path.read_text()) for path in Path(folder).iterdir()]
         [('a', 'whole')]
     """
-    new = path.with_name(path.name + ".new")
-    try:
-        if not path.parent.exists():  # where that is a file, the write below fails and names it
-            path.parent.mkdir(parents=True, exist_ok=True)
+    if _is_stream(path):
+        yield path
+        return
+    path = Path(os.path.realpath(path))
+    with _owned_beside(path) as new:
+        new.touch(exist_ok=False)
+        if path.exists():
+            os.close(os.open(path, os.O_WRONLY))  # what may not be written to is not replaced
+        mode = (path if path.exists() else new).stat().st_mode
         yield new
-        _share(new)
         sync(new)
+        new.chmod(stat.S_IMODE(mode))  # safetensors writes for its owner alone
         new.replace(path)
         sync(path.parent)
-    finally:
-        new.unlink(missing_ok=True) if path.parent.is_dir() else None
 
 
 @contextmanager
@@ -62,21 +80,150 @@ def folder_aside(folder: Path) -> Iterator[Path]:
     """Fill a whole folder or leave the old one, which goes when the new one stands in its place.
 
     Yields:
-        an empty folder beside `folder`; whatever is raised removes it. What a killed process left
-        there is removed by the next one.
+        an empty folder beside `folder`; whatever is raised removes it.
+
+    Raises:
+        InputError: if another process is writing there.
     """
-    new = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
+    folder = Path(os.path.realpath(folder))
+    with scratch(folder) as new:
         yield new
-        for path in [*new.rglob("*"), new]:
-            _share(path)
-            sync(path)
+        settle(new)
         _take_place(new, folder)
         sync(folder.parent)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, which is removed with all that is left in it in the end.
+
+    Yields:
+        the folder.
+
+    Raises:
+        InputError: if another process is writing to `path`.
+    """
+    with _owned_beside(path) as new:
+        new.mkdir()
+        yield new
+
+
+def settle(path: Path) -> None:
+    """Hand what was written in a scratch folder to the disk, with the modes of the umask."""
+    made = path if path.is_dir() else path.parent
+    mode = stat.S_IMODE(made.stat().st_mode) & 0o666  # safetensors writes for its owner alone
+    for part in [*path.rglob("*"), path]:
+        sync(part)
+        if part.is_file():
+            part.chmod(mode)
+
+
+@contextmanager
+def _owned_beside(path: Path) -> Iterator[Path]:
+    """Own a path, and a free name beside it.
+
+    Yields:
+        the name, under which nothing is left in the end.
+    """
+    if not path.parent.exists():  # where that is a file, the lock fails and names it
+        path.parent.mkdir(parents=True, exist_ok=True)
+    new = _beside(path, _NEW)
+    with owned(_beside(path, LOCK), path):
+        try:
+            _clear(new)
+            yield new
+        finally:
+            _clear(new)
+
+
+@contextmanager
+def owned(lock: Path, what: Path) -> Iterator[None]:
+    """Own a place while the block runs: no other process may.
+
+    The lock is the system's (flock), so that it ends with the process, however that ends; the file
+    says who holds it. Where there is no such lock, as on Windows, nobody is kept out.
+
+    Args:
+        lock: the file to lock, which is removed in the end.
+        what: is owned, for the message.
+
+    Yields:
+        nothing.
+
+    Raises:
+        InputError: if another process owns it.
+        OSError: if the file cannot be made.
+    """
+    handle = _locked(lock, what)
+    try:
+        yield
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        lock.unlink(missing_ok=True)  # while it is held, so that it is nobody else's
+        os.close(handle)
+
+
+def _locked(lock: Path, what: Path) -> int:
+    """A handle on the lock file, locked."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            _flock(handle)
+            same = os.path.samestat(lock.stat(), os.fstat(handle))
+        except FileNotFoundError:  # its owner has just removed it
+            same = False
+        except BlockingIOError:
+            owner = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
+            os.close(handle)
+            remedy = "wait for it or name another place"
+            fail(str(what), "a place that no other process writes to", f"one of {owner}", remedy)
+        except BaseException:
+            os.close(handle)
+            raise
+        if same:
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {platform.node()}\n".encode())
+            return handle
+        os.close(handle)
+
+
+def _flock(handle: int) -> None:
+    """Lock a file; nothing where the system has no such locks.
+
+    Raises:
+        OSError: BlockingIOError if another process has locked it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if isinstance(error, BlockingIOError):
+            raise
+        # else a file system without locks
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is written into rather than replaced: a pipe, a device, standard output."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    opened = str(path).startswith(_OPENED)
+    return opened or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}{suffix}")
+
+
+def _clear(path: Path) -> None:
+    """Remove what this module made."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.parent.is_dir():
+        path.unlink(missing_ok=True)
 
 
 def _take_place(new: Path, folder: Path) -> None:
@@ -84,7 +231,8 @@ def _take_place(new: Path, folder: Path) -> None:
     if not folder.exists():
         new.rename(folder)
     elif not _exchanged(new, folder):
-        old = folder.with_name(f".{folder.name}.old")
+        old = _beside(folder, _OLD)
+        _clear(old)
         folder.rename(old)
         new.rename(folder)
         old.rename(new)
@@ -101,19 +249,48 @@ def _exchanged(one: Path, two: Path) -> bool:
     return call(_HERE, os.fsencode(one), _HERE, os.fsencode(two), _EXCHANGE) == 0
 
 
-def _share(path: Path) -> None:
-    """Let others read a file as the user's umask has it; safetensors writes for its owner alone."""
-    if path.is_file():
-        path.chmod(0o666 & ~_UMASK)
-
-
 def sync(path: Path) -> None:
-    """Hand a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Hand a file, or the names in a folder, to the disk; a folder where the system can do that.
+
+    Raises:
+        OSError: if the disk has no room or is broken.
+    """
+    folder = path.is_dir()
+    try:
+        # Windows syncs by handles that may write alone, and opens no folder
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    except OSError:
+        if not folder:
+            raise
+        return
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not folder or error.errno == errno.EIO:  # network file systems say EINVAL
+            raise
     finally:
         os.close(handle)
+
+
+# -- what a folder may hold ------------------------------------------------------------------------
+
+
+def expect_inside(folder: Path) -> None:
+    """Raise if a folder that others may have made holds a link that leads out of it.
+
+    In the Hugging Face cache, files of a snapshot are links to the repository's blobs beside it.
+
+    Raises:
+        InputError: naming the first such link.
+    """
+    whole = Path(os.path.realpath(folder))
+    home = whole.parent.parent if whole.parent.name == "snapshots" else whole
+    for place, folders, files in os.walk(folder):
+        for name in sorted([*folders, *files]):
+            path = Path(place, name)
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
+                remedy = "put a copy of what it points to in its place"
+                fail(str(path), "files of the folder's own", "a link that leaves it", remedy)
 
 
 def expect_no_pickle(folder: Path) -> None:

@@ -12,8 +12,7 @@ What is made of a graph, nodes to classify or links to predict, is decided by th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
-from shoal.core.errors import InputError
 
 Pairs = Int[Tensor, "2 _"]
 """Links, sources above targets."""
@@ -89,20 +87,3 @@ def graph_format(
         return read
 
     return register
-
-
-@contextmanager
-def naming(where: object) -> Iterator[None]:
-    """Put a file's or folder's name before the errors of what is done with it.
-
-    Yields:
-        nothing.
-
-    Raises:
-        InputError: as it came, with the name.
-    """
-    try:
-        yield
-    except InputError as error:
-        text = str(error)
-        raise error if text.startswith(str(where)) else InputError(f"{where}: {text}") from None

@@ -192,7 +192,7 @@ def writer(path: Path) -> Iterator[io.TextIOBase]:
 
 @contextmanager
 def saving(path: Path) -> Iterator[io.BufferedWriter]:
-    """Open a file to write bytes to; its folder is made if need be.
+    """Open a file to write bytes to, all of them or none (:func:`shoal.core.files.file_aside`).
 
     Yields:
         where to write the bytes.
@@ -201,11 +201,11 @@ def saving(path: Path) -> Iterator[io.BufferedWriter]:
         InputError: if the file cannot be written, or a text holds half of a character.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as raw:
+        with file_aside(path) as new, new.open("wb") as raw:
             yield raw
     except OSError as error:
-        fail(str(path), "a place that can be written", error, "name another or free space")
+        reason = error.strerror or error
+        fail(str(path), "a place that can be written", reason, "name another or free space")
     except UnicodeEncodeError as error:
         fail(str(path), "texts of whole characters", error, "mend the text")
 
@@ -226,11 +226,8 @@ def write_whole(path: Path, pieces: Iterable[str]) -> None:
     Raises:
         InputError: if it cannot be written to.
     """
-    try:
-        with file_aside(path) as new, new.open("w", encoding="utf-8") as file:
-            file.writelines(pieces)
-    except OSError as error:
-        fail(str(path), "a file to write to", error.strerror, "name another --out")
+    with writer(path) as file:
+        file.writelines(pieces)
 
 
 def shorten(text: object, width: int = 60) -> str:

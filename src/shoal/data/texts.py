@@ -29,6 +29,9 @@ from shoal.data.matrix import positive
 
 _log = logging.getLogger("shoal")
 
+LABELS = 4_000_000
+"""As many labels a file that only counts them may have, however few examples it has."""
+
 
 @dataclass(frozen=True, eq=False)
 class Texts:

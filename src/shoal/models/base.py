@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from importlib import import_module
@@ -26,7 +26,7 @@ import torch
 from shoal.core import checkpoint, ranks
 from shoal.core.distribution import installed_version
 from shoal.core.errors import InputError, expect, expect_device, expect_folder, fail
-from shoal.core.files import file_aside
+from shoal.core.files import LOCK, expect_inside, file_aside, owned
 from shoal.training.callbacks import Callback, EarlyStopping, RunLog, ShowProgress
 from shoal.training.job import Budget, Job, Progress
 from shoal.training.loop import fit
@@ -245,6 +245,7 @@ def open(folder: str | Path, **objects: Any) -> Any:
             missing.
     """
     folder = expect_folder(folder, "a model")
+    expect_inside(folder)
     if not (folder / HEADER).exists():
         from shoal.models import legacy
 
@@ -277,6 +278,7 @@ def expect_arguments(
     """
     saved, own = about.get("model", {}), about.get("objects", [])
     good = isinstance(saved, dict) and isinstance(own, list)
+    good = good and all(isinstance(name, str) for name in own)
     expect(good, where, "the arguments of a model", "others", "restore model.json or train again")
     for name in own:
         lacks = name in needed and name not in objects
@@ -360,16 +362,25 @@ class Fitting:
                 yield run or Run.create(folder, asked)
             return
         _expect_alike(asked, data)
-        run = self._opened(Path(self.out), asked)
-        if not (run.folder / HEADER).exists():  # that of a finished run describes its model still
-            write_header(run.folder, about)
-        yield run
+        out = Path(self.out)
+        with ExitStack() as stack:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(owned(out / LOCK, out))
+            except OSError as error:
+                fail(str(out), "a folder to write to", error.strerror, "name another --out")
+            run = self._opened(out, asked)
+            if not (out / HEADER).exists():  # that of a finished run describes its model still
+                write_header(out, about)
+            yield run
 
     def _opened(self, out: Path, asked: dict[str, Any]) -> Run:
         finished = (out / TENSORS).exists()
-        if not self.resume or not (out / "settings.json").exists():
+        begun = self.resume and (out / "settings.json").exists()
+        if not begun:
             remedy = "name another folder, or remove this one"
             expect(not finished, str(out), "a folder without a model", "a model", remedy)
+        if not begun or not (finished or (out / "last.safetensors").exists()):
             if self.resume:
                 _log.warning("%s: nothing to resume, training starts from the beginning", out)
             return Run.create(out, asked)
@@ -377,8 +388,8 @@ class Fitting:
         first = (out / "record.jsonl").exists() and not (out / HEADER).exists()
         remedy = "train a new run that begins with it"
         expect(not first, str(out), "a run of this version", "one of the first layout", remedy)
-        ready = run.last.exists() or not finished
         remedy = "train with keep_resume=True to resume later, or name another folder"
+        ready = run.last.exists()
         expect(ready, str(out), "a run with checkpoints", "a finished one without", remedy)
         run.expect_settings(asked, _FREE)
         return run
@@ -467,7 +478,8 @@ class Fitting:
     def result(self, run: Run, progress: Progress, test: dict[str, float]) -> Result:
         """The result of a run, finished or interrupted."""
         here = None if self.out is None or ranks.rank() > 0 else run.folder
-        files = [] if here is None else [path for path in here.rglob("*") if path.is_file()]
+        every = [] if here is None else here.rglob("*")
+        files = [path for path in every if path.is_file() and path.name != LOCK]
         size = sum(path.stat().st_size for path in files)
         where = progress.stopped, progress.step, round(progress.seconds, 3), progress.loss
         return Result(here, *where, best_validation(run), test, size)

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 # the file that marks exports of the first layout
 _FIRST = "export.json"
+# what an export may hold that one of another kind of model lacks, the first layout's among them
+_EXPORTED = {
+    "bag.safetensors", "examples.json.gz", "labels.json.gz", "labels.safetensors", "indexes",
+    "encoder", "label_encoder", "long_encoder", "lexicon", "best.safetensors", "fused.safetensors",
+    "export.json", "settings.json", "record.jsonl", "head",
+}  # fmt: skip
 
 _HEADER = """\
 ---
@@ -109,6 +115,7 @@ def write_export(model: LabelModel, out: Path, documents: Texts | None = None) -
             plain = {name: rows.float().cpu().contiguous() for name, rows in vectors.items()}
             save_file(plain, new / "labels.safetensors")
             (new / "README.md").write_text(card(model, about, encoders), encoding="utf-8")
+            _expect_nothing_else(out, new)
     except (OSError, SafetensorError) as error:
         fail(str(out), "a folder to write to", error, "free space or name another")
     return encoders
@@ -129,6 +136,7 @@ def write_graph_export(model: GraphModel, out: Path) -> None:
             about = base.read_header(new) | {"source": None, "exported": []}
             base.write_header(new, about)
             (new / "README.md").write_text(graph_card(about), encoding="utf-8")
+            _expect_nothing_else(out, new)
     except OSError as error:
         fail(str(out), "a folder to write to", error, "free space or name another")
 
@@ -146,6 +154,19 @@ def expect_exportable(out: Path) -> None:
         except InputError:
             free = False
     expect(free, str(out), "nothing there, or an earlier export", "another", "name another folder")
+
+
+def _expect_nothing_else(out: Path, new: Path) -> None:
+    """Raise if an earlier export, which goes, holds what was added to it.
+
+    Raises:
+        InputError: naming a file that no export has.
+    """
+    own = _EXPORTED | {path.name for path in new.iterdir()}
+    there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    others = [name for name in there if name not in own]
+    remedy = "move it, or name another folder"
+    expect(not others, str(out), "an export and nothing else", ", ".join(others[:3]), remedy)
 
 
 def card(model: LabelModel, about: dict[str, Any], encoders: Sequence[Exported]) -> str:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
-from shoal.core.errors import InputError, expect, expect_ids, fail
+from shoal.core.errors import InputError, expect, expect_ids, fail, naming
+from shoal.core.state import count, floats, made, part
 from shoal.data.graph import GraphData
 from shoal.data.links import LinkData
 from shoal.data.nodes import NodeData
@@ -323,10 +324,11 @@ class GraphModel(OnHub):
             torch.manual_seed(self.seed)
             if "network" in self._about:
                 layer, drop = self._layer(hidden), self.dropout
-                made = ResidualNetwork(layer, in_dim, hidden, out_dim, layers, drop, classes)
+                network = ResidualNetwork(layer, in_dim, hidden, out_dim, layers, drop, classes)
             else:
-                made = self._first_network((in_dim or hidden, hidden, out_dim, layers))
-        return made.to(base.resolve_device(self.device))
+                network = self._first_network((in_dim or hidden, hidden, out_dim, layers))
+        meta = torch.get_default_device().type == "meta"  # only asked how large it is
+        return network if meta else network.to(base.resolve_device(self.device))
 
     def _layer(self, width: int) -> Callable[[int, int], nn.Module]:
         if callable(self.layer):
@@ -410,8 +412,10 @@ class GraphModel(OnHub):
         path = self._folder / "rows.npy"
         if not path.exists():
             write_rows(path, features, self.seed)
-        rows, n = DiskRows(path), features.shape[0]
+        rows, n, width = DiskRows(path), features.shape[0], self._about["width"]
         expect(len(rows) == n, str(path), f"the graph's {n} rows", len(rows), "remove it")
+        wide = list(rows.shape[1:])
+        expect(wide == [width], str(path), f"rows {width} wide", wide, "remove it")
         return rows
 
     def _own_file(self, features: Csr | Tensor) -> DiskRows | None:
@@ -526,11 +530,7 @@ class GraphModel(OnHub):
             InputError: if the folder is damaged, or a layer of the user's is missing.
         """
         given = base.expect_arguments(str(folder), about, objects, needed=("layer",))
-        try:
-            model = cls(**given)
-        except TypeError as error:
-            remedy = "restore model.json or train again"
-            fail(str(folder), f"the arguments of a {cls.__name__}", error, remedy)
+        model = made(cls, given, str(folder / base.HEADER))
         facts = {name: x for name, x in about.items() if name not in base.header("", {})}
         model.fill(folder, facts, base.read_state(folder))
         return model
@@ -547,12 +547,57 @@ class GraphModel(OnHub):
             InputError: if they are not those of a model of these arguments.
         """
         self._folder, self._about, self._source = folder, dict(facts), facts.get("source")
-        try:
-            self._model = self._made(facts["width"])
+        with naming(folder):
+            self._expect_facts()
+            self._expect_weights(part(state, "model"))
+            self._model = self._made(facts.get("width"))
             self._take(state)
-        except (KeyError, AttributeError, TypeError, IndexError) as error:
-            remedy = "restore it or train again"
-            fail(str(folder), f"the tensors of a {type(self).__name__}", error, remedy)
+
+    def _expect_facts(self) -> None:
+        """Raise unless what predicting needs to know of the data is what :meth:`fit` writes.
+
+        Raises:
+            InputError: naming the fact.
+        """
+        about, source = self._about, self._source
+        for name in ("width", "features", "words"):
+            if about.get(name) is not None:
+                count(about, name)
+        if "network" in about:
+            sizes = part(about, "network")
+            for name in ("hidden", "batch_size"):
+                count(sizes, name, low=1)
+            count({"classes": 0, **sizes}, "classes")
+            fanouts = sizes.get("fanouts")
+            good = isinstance(fanouts, list) and all(type(x) in (int, type(None)) for x in fanouts)
+            expect(good and bool(fanouts), "fanouts", "a number per layer", fanouts, "train again")
+        remedy = "restore model.json or train again"
+        good = isinstance(source, str | None) and isinstance(about.get("name"), str | None)
+        expect(good, "source", "a name or a path", source, remedy)
+        if self.task == "nodes":
+            names, several = about.get("classes"), about.get("several")
+            good = isinstance(names, list) and all(isinstance(x, str) for x in names) and names
+            expect(bool(good), "classes", "names of classes", names, remedy)
+            expect(isinstance(several, bool), "several", "true or false", several, remedy)
+
+    def _expect_weights(self, weights: Mapping[str, Any]) -> None:
+        """Raise unless the weights are those of the network, before memory is taken for it.
+
+        Layers of a user's own, which no file names, may need memory to say what they are.
+
+        Raises:
+            InputError: naming the first weight that is not.
+        """
+        layers, remedy = len(self._network_sizes()["fanouts"]), "restore it or train again"
+        expect(layers <= len(weights), "fanouts", f"at most {len(weights)}", layers, remedy)
+        if callable(self.layer):
+            return
+        with torch.device("meta"):
+            own = self._made(self._about.get("width")).state_dict()
+        same, others = own.keys() == weights.keys(), ", ".join(sorted(own.keys() ^ weights.keys()))
+        expect(same, "model", "the weights of this network", f"others: {others[:80]}", remedy)
+        for name, value in own.items():
+            floats(weights, name, *value.shape)
 
     def _state(self) -> dict[str, Any]:
         rows = {} if self._rows is None else {"rows": self._rows}
@@ -570,8 +615,10 @@ class GraphModel(OnHub):
             reason = str(error).splitlines()[-1].strip()
             where = str(self._folder or type(self).__name__)
             fail(where, "a model of these arguments", reason, "restore it or train again")
-        rows = state.get("rows")
-        self._rows = None if rows is None else rows.as_subclass(Tensor)
+        self._rows = None
+        words, wide = self._about.get("words"), self._network_sizes()["hidden"]
+        if words or self._about.get("features") is None:
+            self._rows = floats(state, "rows", words or None, wide).as_subclass(Tensor)
 
 
 def one_or_many(nodes: Any, n: int) -> tuple[Int[Tensor, " b"], bool]:

@@ -18,8 +18,9 @@ from torch import Tensor
 import shoal.rank.tree  # noqa: F401
 import shoal.text.transformer  # noqa: F401
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_positive, fail
+from shoal.core.errors import expect, expect_positive, fail, naming
 from shoal.core.search import Search, top_k
+from shoal.core.state import integers
 from shoal.data import load
 from shoal.data.meant import expect_learnable
 from shoal.data.splits import digests, validation_split
@@ -508,8 +509,10 @@ class LabelModel(OnHub):
         if not isinstance(parts, dict):
             got = "one without its parts, as a run that was stopped has it"
             fail(str(folder / base.HEADER), "a whole model", got, "resume the run until its end")
-        self._trained_on = state.pop("trained_on", self._trained_on)
-        self._predictor = Predictor.open(folder, parts, state, self.device, self.search)
+        with naming(folder):
+            if "trained_on" in state:
+                self._trained_on = integers(state, "trained_on", None, low=-(2**63))
+            self._predictor = Predictor.open(folder, parts, state, self.device, self.search)
         self._about = dict(about)
 
     @staticmethod

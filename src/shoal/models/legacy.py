@@ -17,9 +17,10 @@ from torch import Tensor
 
 from shoal.core import checkpoint
 from shoal.core.csr import Csr
-from shoal.core.errors import InputError, expect, expect_file, fail
+from shoal.core.errors import InputError, expect, expect_file, fail, naming
 from shoal.core.files import expect_no_pickle
 from shoal.core.sparse import unit
+from shoal.core.state import floats, made, part
 from shoal.data.formats.xc import read_texts
 from shoal.data.read import read
 from shoal.data.splits import digests, random_split
@@ -29,8 +30,6 @@ from shoal.models.labels import LabelModel
 from shoal.models.links import LinkModel
 from shoal.models.nodes import NodeModel
 from shoal.rank.ensemble import TrainedNetwork
-from shoal.rank.lexical import LexicalIndex
-from shoal.rank.names import NameIndex
 from shoal.rank.predictor import Known, Predictor, Ranker
 from shoal.rank.rankers import (
     ClassifierRanker,
@@ -66,9 +65,10 @@ def open_run(folder: Path, **objects: Any) -> Any:
     """
     run = Run.open(folder)
     start = next((event for event in run.log() if event["event"] == "start"), {})
-    if "features" in start:  # the first line of a run on a graph says how wide they are
-        return open_graph_run(run, start, **objects)
-    return open_label_run(run, **objects)
+    with naming(folder):
+        if "features" in start:  # the first line of a run on a graph says how wide they are
+            return open_graph_run(run, start, **objects)
+        return open_label_run(run, **objects)
 
 
 def open_graph_run(run: Run, start: Mapping[str, Any], **objects: Any) -> NodeModel | LinkModel:
@@ -88,20 +88,19 @@ def open_graph_run(run: Run, start: Mapping[str, Any], **objects: Any) -> NodeMo
     expect(not lacks, where, "the settings of a run", f"no {lacks}", "restore it or train again")
     names = ("hidden", "dropout", "batch_size", "lr", "seed", "device_rows", "host_rows")
     given = {name: asked[name] for name in names if asked.get(name) is not None}
-    given |= {"fanouts": tuple(asked.get("fanouts", ())), "layer": asked.get("model")}
+    given |= {"fanouts": asked["fanouts"], "layer": asked["model"]}
     given |= {"heads": asked.get("heads")} if asked.get("model") == "gat" else {}
     if asked.get("negatives") == "uniform":
         given["negatives"] = PairSampler
     if asked.get("step") == "spectral":
         given["step"] = spectral_step
-    try:
-        model = kind(**given | objects)
-    except TypeError as error:
-        fail(where, "the settings of a run on a graph", error, "restore it or train again")
+    model = made(kind, given | objects, where)
     about = {name: start.get(name) for name in ("features", "classes", "several")}
     about |= {"source": asked.get("source"), "name": start.get("data")}
     state = base.read_state(run.folder)
-    first = [x.shape[1] for name, x in state["model"].items() if name.endswith(_FIRST)]
+    weights = state.get("model")
+    weights = weights.items() if isinstance(weights, Mapping) else ()
+    first = [x.shape[1] for name, x in weights if name.endswith(_FIRST) and x.dim() == 2]
     expect(len(first) == 1, where, "the weights of a network", list(state), "train again")
     model.fill(run.folder, {**about, "width": first[0]}, state)
     return model
@@ -121,15 +120,16 @@ def open_label_run(run: Run, **objects: Any) -> LabelModel:
     folder = run.folder / "lexicon"
     state = checkpoint.load(folder / "matrices.safetensors")
     try:
-        tokens = Csr.of_state(state["label_bags"])
         encoder = _encoder(run, state, model.device)
         labels = read_texts(folder / "labels.json.gz")
+        tokens = Csr.of_state(part(state, "label_bags"), len(labels), encoder.n_tokens)
         predictor = Predictor(encoder, labels, tokens, (EncoderRanker(),), search=model.search)
         fused, head = run.folder / "fused.safetensors", _classifiers(run)
         if fused.exists():
             predictor = _combined(predictor, checkpoint.load(fused))
         elif run.settings.get("rank") == "head":
-            predictor = replace(predictor, rankers=(ClassifierRanker(head),))
+            own = ClassifierRanker.of_state({"weights": head}, predictor)
+            predictor = replace(predictor, rankers=(own,))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         fail(str(run.folder), "a whole run on labels", repr(error), "train the model again")
     tests = [event for event in run.log() if event.get("event") == "test"]
@@ -157,14 +157,12 @@ def _encoder(run: Run, state: Mapping[str, Any], device: str) -> TextEncoder:
     folder, asked = run.folder / "lexicon", run.settings
     if not (folder / "encoder").is_dir():
         text = expect_file(folder / "tokenizer.json", "a tokenizer").read_bytes()
-        words = {"tokenizer": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
-        words |= {"pieces": state["pieces"]}
+        words: dict[str, Any] = {"tokenizer": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+        words |= {"pieces": state.get("pieces")}
         words |= {"fields": state["roles"]} if "roles" in state else {}
-        rows = run.load_model().get("rows")
-        if not isinstance(rows, Tensor):
-            fail(str(run.folder), "a run on labels", "another", "name another one")
-        spec = BagEncoder(rows.shape[1], fields="roles" in state)
-        return Bag(vocabulary_of(words), rows.to(device), spec)
+        vocabulary = vocabulary_of(words)
+        rows = floats(run.load_model(), "rows", len(vocabulary), None)
+        return Bag(vocabulary, rows.to(device), BagEncoder(rows.shape[1], fields="roles" in state))
     vocabulary = open_vocabulary(str(folder / "encoder"))
     spec = TransformerEncoder(
         "encoder",
@@ -195,19 +193,20 @@ def _classifiers(run: Run) -> Tensor | None:
 
 def _combined(base: Predictor, state: Mapping[str, Any]) -> Predictor:
     """The ensemble that ``fused.safetensors`` holds."""
-    memory = state["memory"]
-    model, words = replace(base, truth=Csr.of_state(memory["labels"])), memory["words"]
+    memory, n = part(state, "memory"), len(base.labels)
+    model = replace(base, truth=Csr.of_state(part(memory, "labels"), None, n))
     found: list[Ranker | None] = [EncoderRanker()]
-    found += [None if memory["head"] is None else ClassifierRanker(memory["head"])]
-    found += [NeighborRanker(rows=memory["points"])]
+    if memory.get("head") is not None:
+        found += [ClassifierRanker.of_state({"weights": memory["head"]}, model)]
+    now = vars(NeighborRanker()) | {"rows": memory.get("points")}
+    found += [NeighborRanker.of_state(now, model)]
     found += [PlainRanker().fitted(model, Known(model, model.labels))]
-    if words is not None:
-        vocabulary = Vocabulary.of_state(words)
-        names = ("labels", "titles", "points")
-        indexes = (LexicalIndex(Csr.of_state(words[name])) for name in names)
-        found += [WordRanker(words["idf"], *indexes)]
-        found += [NameRanker(NameIndex.of_state(words["names"], vocabulary))]
-        model = replace(model, own_words=vocabulary)
-    kind = TrainedTree if state["rankings"] is None else TrainedNetwork
+    if memory.get("words") is not None:
+        words = part(memory, "words")
+        model = replace(model, own_words=Vocabulary.of_state(words))
+        found += [WordRanker.of_state({**words, "examples": words.get("points")}, model)]
+        found += [NameRanker.of_state(part(words, "names"), model)]
     rankers = tuple(ranker for ranker in found if ranker is not None)
-    return replace(model, rankers=rankers, combiner=kind.of_state(state["fusion"]))
+    kind = TrainedTree if state.get("rankings") is None else TrainedNetwork
+    combiner = kind.of_state(part(state, "fusion"))
+    return replace(model, rankers=rankers, combiner=combiner).agreed()

@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, fail
+from shoal.core.errors import expect
 from shoal.core.kinds import Kind, register_kind
 from shoal.core.metrics import inverse_propensity
 from shoal.core.progress import progress
+from shoal.core.state import floats
 from shoal.rank.ranking import Ranking, member
 
 _PER_RANKING = 3
@@ -205,13 +206,14 @@ class TrainedNetwork(nn.Module):
         Raises:
             InputError: if it is another network's.
         """
-        try:
-            width, hidden = state["mean"].numel(), state["layers.0.weight"].shape[0]
-            network = TrainedNetwork((width - 1) // _PER_RANKING, hidden)
-            network.load_state_dict(dict(state))
-        except (KeyError, AttributeError, IndexError, RuntimeError) as error:
-            reason = str(error).splitlines()[-1].strip()
-            fail("combiner", "the weights of a network", reason, "train the model again")
+        width, hidden = len(floats(state, "mean", None)), len(floats(state, "layers.0.bias", None))
+        good = width > 1 and width % _PER_RANKING == 1
+        expect(good, "mean", f"{_PER_RANKING} a ranking and one", width, "train the model again")
+        network = TrainedNetwork(width // _PER_RANKING, hidden)
+        own = network.state_dict()
+        same = state.keys() == own.keys()
+        expect(same, "combiner", ", ".join(own), ", ".join(state), "train the model again")
+        network.load_state_dict({name: floats(state, name, *x.shape) for name, x in own.items()})
         return network
 
     def rank(self, candidates: Candidates, k: int, drop: Csr | None = None) -> Ranking:

@@ -11,6 +11,7 @@ and bags are scaled to length one, so that their inner product is the cosine (Sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from torch.nn.functional import pad
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
 from shoal.core.progress import progress
+from shoal.core.state import floats
 from shoal.rank.ranking import Ranking
 
 # queries multiplied at a time: their products with 100,000 keys are some tens of megabytes
@@ -79,6 +81,21 @@ class LexicalIndex:
     def of(keys: Csr) -> LexicalIndex:
         """Index the rows of `keys`, ``[m, v]`` with values."""
         return LexicalIndex(keys.transpose())
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any], tokens: int, keys: int) -> LexicalIndex:
+        """The index whose ``by_token.state_dict()`` this is.
+
+        Args:
+            state: the parts of the matrix.
+            tokens: its rows.
+            keys: its columns.
+
+        Raises:
+            InputError: if it is another matrix.
+        """
+        by_token = Csr.of_state(state, tokens, keys)
+        return LexicalIndex(by_token.with_values(floats(state, "values", by_token.nnz)))
 
     def search(self, queries: Csr, k: int) -> Ranking:
         """Find the k keys of highest inner product with each query, among those that share a token.

@@ -29,6 +29,8 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from shoal.core.csr import Csr
+from shoal.core.errors import expect
+from shoal.core.state import count, integers, part
 from shoal.data.texts import Texts
 from shoal.rank.ranking import Ranking
 from shoal.text.vocabulary import Vocabulary
@@ -161,9 +163,28 @@ class Phrases:
         return dict(vars(self))
 
     @staticmethod
-    def of_state(state: Mapping[str, Any]) -> Phrases:
-        """What :meth:`state_dict` gave."""
-        return Phrases(**state)
+    def of_state(state: Mapping[str, Any], n: int) -> Phrases:
+        """What :meth:`state_dict` gave of :meth:`common` phrases.
+
+        Args:
+            state: the parts.
+            n: how many owners there must be.
+
+        Raises:
+            InputError: if the parts are others.
+        """
+        hashes = integers(state, "hashes", None, low=-(2**63))
+        rising = bool((hashes[1:] >= hashes[:-1]).all())
+        rare = not bool((hashes[_OWNERS:] == hashes[: max(len(hashes) - _OWNERS, 0)]).any())
+        want = f"rising numbers, each up to {_OWNERS} times"
+        expect(rising and rare, "hashes", want, "others", "train again")
+        owners = integers(state, "owners", len(hashes), below=n, keep=[torch.int32])
+        positions, lengths = (
+            integers(state, name, len(hashes), low=low, below=below, keep=[torch.uint8])
+            for name, low, below in (("positions", 0, 256), ("lengths", 1, _LONGEST + 1))
+        )
+        count(state, "n", n, n + 1)
+        return Phrases(hashes, owners, positions, lengths, n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,10 +306,21 @@ class NameIndex:
         return {"singulars": self.singulars, **tables}
 
     @staticmethod
-    def of_state(state: Mapping[str, Any], vocabulary: Vocabulary) -> NameIndex:
-        """What :meth:`state_dict` gave."""
-        tables = (Phrases.of_state(state[name]) for name in _TABLES)
-        return NameIndex(vocabulary, state["singulars"], *tables)
+    def of_state(state: Mapping[str, Any], vocabulary: Vocabulary, labels: int) -> NameIndex:
+        """What :meth:`state_dict` gave.
+
+        Args:
+            state: the parts.
+            vocabulary: of their tokens.
+            labels: how many there must be.
+
+        Raises:
+            InputError: if the parts are others.
+        """
+        tokens = len(vocabulary)
+        singulars = integers(state, "singulars", tokens, below=tokens)
+        tables = (Phrases.of_state(part(state, name), labels) for name in _TABLES)
+        return NameIndex(vocabulary, singulars, *tables)
 
 
 _TABLES = ("names", "titles", "contents")

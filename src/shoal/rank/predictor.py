@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,11 +21,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
-from shoal.core.errors import InputError, expect, expect_positive, fail
+from shoal.core.errors import expect, expect_positive, fail, naming
 from shoal.core.kinds import Kind, register_kind
 from shoal.core.progress import progress
 from shoal.core.search import Search, top_k
+from shoal.core.state import part
 from shoal.data.formats.xc import read_texts, write_texts
+from shoal.data.lines import writer
 from shoal.data.texts import Examples, Texts
 from shoal.rank import ensemble
 from shoal.rank.ensemble import Candidates, Combiner, TrainedCombiner, join
@@ -204,7 +207,7 @@ class Predictor:
         shape, got = (len(self.labels), self.encoder.n_tokens), self.label_tokens.shape
         expect(got == shape, "label_tokens", f"a Csr of {shape}", got, "take all from one model")
         wide, known = self.truth.n_cols, self.truth.n_rows > 0
-        good = not known or wide == len(self.labels)
+        good = wide == len(self.labels) if known else wide >= 0
         expect(good, "truth", f"{len(self.labels)} columns", wide, "align it with the labels")
 
     @property
@@ -379,7 +382,7 @@ class Predictor:
         about["rankers"] = [ranker.kind for ranker in self.rankers]
         about["combiner"] = None if self.combiner is None else self.combiner.kind
         write_texts(self.labels, folder / "labels.json.gz")
-        with gzip.open(folder / "examples.json.gz", "wt", encoding="utf-8") as file:
+        with writer(folder / "examples.json.gz") as file:
             json.dump(list(self.quotes), file, ensure_ascii=False)
         own = self.own_words is None or self.encoder.words is self.own_words
         state: dict[str, Any] = {
@@ -404,28 +407,49 @@ class Predictor:
         Raises:
             InputError: if a part is missing, damaged or of a kind that is not registered.
         """
-        try:
-            encoder = open_encoder(folder, about["encoder"], device)
-            own = state["words"]
-            words = encoder.words if own is None else Vocabulary.of_state(own)
-            truth = Csr.of_state(state["truth"])
-            labels = read_texts(folder / "labels.json.gz")
-            tokens = Csr.of_state(state["label_tokens"])
-            base = Predictor(encoder, labels, tokens, (), None, truth, words, (), search)
-            found = tuple(
-                _kind(RANKER_KINDS, kind, folder).of_state(part, base)
-                for kind, part in zip(about["rankers"], state["rankers"], strict=True)
-            )
-            combiner = None
-            if about["combiner"] is not None:
-                kind = _kind(ensemble.KINDS, about["combiner"], folder)
-                combiner = kind.of_state(state["combiner"])
-        except InputError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            fail(str(folder), "the parts of a label model", repr(error), "train the model again")
+        encoder = open_encoder(folder, part(about, "encoder"), device)
+        labels = read_texts(folder / "labels.json.gz")
+        tokens = Csr.of_state(part(state, "label_tokens"), len(labels), encoder.n_tokens)
+        truth = Csr.of_state(part(state, "truth"))
+        own = state.get("words")
+        words = encoder.words if own is None else Vocabulary.of_state(part(state, "words"))
+        base = Predictor(encoder, labels, tokens, (), None, truth, words, (), search)
+        kinds, parts = about.get("rankers"), state.get("rankers")
+        whole = isinstance(kinds, list) and isinstance(parts, list) and len(kinds) == len(parts) > 0
+        expect(whole, "rankers", "some, each with its state", kinds, "train the model again")
+        pairs = zip(kinds or [], parts or [], strict=True)
+        found = tuple(base._ranker(*pair, folder) for pair in pairs)
+        combiner = None
+        if about.get("combiner") is not None:
+            kind = _kind(ensemble.KINDS, about["combiner"], folder)
+            combiner = kind.of_state(part(state, "combiner"))
         quotes = _read_quotes(folder / "examples.json.gz")
-        return replace(base, rankers=found, combiner=combiner, quotes=quotes)
+        return replace(base, rankers=found, combiner=combiner, quotes=quotes).agreed()
+
+    def agreed(self) -> Predictor:
+        """This predictor, after a look at whether parts that were read one by one agree.
+
+        Raises:
+            InputError: if they are those of several models.
+        """
+        rankings = sum(len(ranker.features) for ranker in self.rankers)
+        weighed, remedy = getattr(self.combiner, "rankings", rankings), "train the model again"
+        expect(weighed == rankings, "combiner", f"one of {rankings} rankings", weighed, remedy)
+        n, quoted = self.truth.n_rows, len(self.quotes)
+        expect(quoted in (0, n), "examples.json.gz", f"{n} texts", quoted, "remove it")
+        return self
+
+    def _ranker(self, name: object, state: Any, folder: Path) -> Ranker:
+        """The ranker of a kind whose state this is.
+
+        Raises:
+            InputError: if it is no such state, or matches words and the model has none.
+        """
+        kind = _kind(RANKER_KINDS, name, folder)
+        lacks = kind.lexical and self.own_words is None
+        expect(not lacks, "words", "those that a ranker matches", "none", "train the model again")
+        with naming(f"{name}"):
+            return kind.of_state(part({"state": state}, "state"), self)
 
 
 def fit_ensemble(
@@ -508,7 +532,7 @@ def _read_quotes(path: Path) -> list[str]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             found = json.load(file)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, RecursionError, zlib.error) as error:
         fail(str(path), "the beginnings of known examples", error, "remove it: it only explains")
     good = isinstance(found, list) and all(isinstance(text, str) for text in found)
     expect(good, str(path), "a list of strings", "another", "remove it: it only explains")

@@ -32,6 +32,7 @@ from torch import Tensor
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
 from shoal.core.search import top_k
+from shoal.core.state import count, floats, number, part
 from shoal.data.texts import Texts
 from shoal.rank.lexical import LexicalIndex, tf_idf
 from shoal.rank.names import NameIndex
@@ -193,7 +194,7 @@ class ClassifierRanker(Scores):
     @staticmethod
     def of_state(state: Mapping[str, Any], model: Predictor) -> ClassifierRanker:
         """The ranker with these classifiers."""
-        return ClassifierRanker(state["weights"])
+        return ClassifierRanker(floats(state, "weights", len(model.labels), model.encoder.dim))
 
 
 @ranker_kind("neighbors")
@@ -265,7 +266,9 @@ class NeighborRanker:
     @staticmethod
     def of_state(state: Mapping[str, Any], model: Predictor) -> NeighborRanker:
         """The ranker with these examples."""
-        return NeighborRanker(**state)
+        near, power = count(state, "near", low=1), number(state, "power", low=0)
+        shape, kept = (model.truth.n_rows, model.encoder.dim), (torch.float16, torch.float32)
+        return NeighborRanker(near, power, floats(state, "rows", *shape, keep=kept))
 
 
 @ranker_kind("words")
@@ -361,10 +364,10 @@ class WordRanker:
     @staticmethod
     def of_state(state: Mapping[str, Any], model: Predictor) -> WordRanker:
         """The ranker with these indexes."""
-        names = ("labels", "titles", "examples")
-        return WordRanker(
-            state["idf"], *(LexicalIndex(Csr.of_state(state[name])) for name in names)
-        )
+        tokens, labels = len(model.words), len(model.labels)
+        keys = {"labels": labels, "titles": labels, "examples": model.truth.n_rows}
+        indexes = {k: LexicalIndex.of_state(part(state, k), tokens, n) for k, n in keys.items()}
+        return WordRanker(floats(state, "idf", tokens), **indexes)
 
 
 @ranker_kind("names")
@@ -413,7 +416,7 @@ class NameRanker(Scores):
     @staticmethod
     def of_state(state: Mapping[str, Any], model: Predictor) -> NameRanker:
         """The ranker with this index."""
-        return NameRanker(NameIndex.of_state(state, model.words))
+        return NameRanker(NameIndex.of_state(state, model.words, len(model.labels)))
 
 
 RANKERS: tuple[Any, ...] = (

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
+from shoal.core.state import floats, integers
 from shoal.rank.ensemble import Candidates, chosen, combiner_kind
 from shoal.rank.ranking import Ranking, member
 
@@ -145,7 +146,14 @@ class TrainedTree:
     @staticmethod
     def of_state(state: Mapping[str, Any]) -> TrainedTree:
         """The combiner whose :meth:`state_dict` this is."""
-        return TrainedTree(Tree(state["feature"], state["threshold"], state["share"]))
+        feature = integers(state, "feature", None, low=-1, below=3)
+        child = 2 * (feature >= 0).nonzero() + 2
+        whole = not bool((child >= len(feature)).any())
+        expect(whole, "feature", "a tree", "one without its leaves", "train the model again")
+        size = len(feature)
+        return TrainedTree(
+            Tree(feature, floats(state, "threshold", size), floats(state, "share", size))
+        )
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from torch.nn import functional
 from shoal.core import checkpoint
 from shoal.core.block import Block
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_positive, fail
+from shoal.core.errors import expect, expect_positive, fail, naming
 from shoal.core.progress import progress
 from shoal.core.sparse import matmul, unit
+from shoal.core.state import floats, made, part
 from shoal.data.texts import Texts
 from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam, RowOptimizer
@@ -242,14 +243,14 @@ class Bag:
         Raises:
             InputError: if the file is missing, damaged or not a bag's.
         """
+        given = {name: value for name, value in about.items() if name != "kind"}
+        spec = made(BagEncoder, given, str(folder))
         path = folder / "bag.safetensors"
         state = checkpoint.load(path)
-        try:
-            spec = BagEncoder(**{name: value for name, value in about.items() if name != "kind"})
-            vocabulary = vocabulary_of(state["vocabulary"])
-            return Bag(vocabulary, state["rows"].to(device), spec)
-        except (KeyError, TypeError, AttributeError) as error:
-            fail(str(path), "a bag encoder", repr(error), "train the model again")
+        with naming(path):
+            vocabulary = vocabulary_of(part(state, "vocabulary"))
+            rows = floats(state, "rows", len(vocabulary), None)
+        return Bag(vocabulary, rows.to(device), spec)
 
     def export(self, folder: Path, documents: Texts, labels: Texts) -> list[Exported]:
         """Write encoders for sentence-transformers.
@@ -264,7 +265,7 @@ class Bag:
         assert isinstance(vocabulary, FieldVocabulary)
         seen, label = _some(documents), _some(labels)
         title = len(FIELDS) // 2
-        made = [
+        ways = [
             ("encoder", FIELDS[0], "documents", token_vectors(vocabulary, rows, 0)),
             ("long_encoder", LONG, "documents", mixed_vectors(vocabulary, rows, documents)),
             ("label_encoder", FIELDS[title], "labels", token_vectors(vocabulary, rows, title)),
@@ -272,7 +273,7 @@ class Bag:
         bags = {"documents": vocabulary.documents(seen), "labels": vocabulary.labels(label)}
         plain = {"documents": seen.all(), "labels": label.all()}
         found = []
-        for name, reads, sample, vectors in made:
+        for name, reads, sample, vectors in ways:
             save_bag(folder / name, vocabulary.words, vectors)
             own = embed(bags[sample], rows)
             cosines = (own * embed(vocabulary.tokens(plain[sample]), vectors)).sum(1)
@@ -285,7 +286,7 @@ class Bag:
 def vocabulary_of(state: Mapping[str, Any]) -> Vocabulary | FieldVocabulary:
     """The vocabulary whose ``state_dict()`` this is, with field embeddings or without."""
     words = Vocabulary.of_state(state)
-    return FieldVocabulary(words, **state["fields"]) if "fields" in state else words
+    return FieldVocabulary.of_state(part(state, "fields"), words) if "fields" in state else words
 
 
 def _some(texts: Texts) -> Texts:

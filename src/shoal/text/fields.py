@@ -14,7 +14,7 @@ rare words stay shared, and labels without training points are found by their te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ from torch.nn.functional import pad
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
+from shoal.core.state import count, integers
 from shoal.data.texts import Texts, plain_texts
 from shoal.text.vocabulary import Vocabulary, random_rows
 
@@ -102,6 +103,17 @@ class FieldVocabulary:
         """Tensors and numbers for a checkpoint."""
         own = {name: value for name, value in vars(self).items() if name in _OWN}
         return self.words.state_dict() | {"fields": own}
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any], words: Vocabulary) -> FieldVocabulary:
+        """What :meth:`state_dict` gave as ``fields``, over the words that it gave.
+
+        Raises:
+            InputError: if the parts are others.
+        """
+        seen = integers(state, "seen", None)
+        counts = integers(state, "counts", len(seen))
+        return FieldVocabulary(words, seen, counts, count(state, "documents_seen"))
 
     @cached_property
     def _row(self) -> Int[Tensor, " r"]:

@@ -7,6 +7,8 @@ code of its own, is refused by name: opening a model runs nothing of its maker's
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,17 +18,25 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
 
 from shoal.core.csr import Csr
 from shoal.core.distribution import require
-from shoal.core.errors import expect, expect_folder, expect_positive, fail
-from shoal.core.files import sync
+from shoal.core.errors import InputError, expect, expect_folder, expect_positive, fail
+from shoal.core.files import expect_inside, sync
+from shoal.core.mapped import tensors_of
 from shoal.core.progress import progress
 from shoal.data.texts import plain_texts
 
+ENCODERS = (
+    "albert", "bert", "big_bird", "camembert", "convbert", "deberta", "deberta-v2", "distilbert",
+    "electra", "ernie", "eurobert", "fnet", "ibert", "mobilebert", "modernbert", "mpnet",
+    "nomic_bert", "nystromformer", "roberta", "roberta-prelayernorm", "roformer", "squeezebert",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+"""Types of models that are read: encoders of text whose configuration names nothing to fetch."""
+_SHARD = re.compile(r"[\w.-]+\.safetensors")
 # texts handed to the tokenizer at a time: its answers are objects, and a million of them is memory
 _TEXTS = 16384
 
@@ -87,12 +97,28 @@ class TransformerVocabulary:
         parts, lengths = [torch.zeros(0, dtype=torch.int32)], [0]
         texts = plain_texts(texts)
         for start in progress(range(0, len(texts), _TEXTS), "tokenize"):
-            part = texts[start : start + _TEXTS]
-            found = self._cutting.encode_batch_fast(part, add_special_tokens=special)
+            found = self._encoded(texts[start : start + _TEXTS], special)
             ids = [[i for i in encoding.ids if i != drop] for encoding in found]
             lengths.extend(len(row) for row in ids)
             parts.append(torch.tensor([i for row in ids for i in row], dtype=torch.int32))
         return Csr(torch.tensor(lengths).cumsum(0), torch.cat(parts), len(self))
+
+    def _encoded(self, texts: list[str], special: bool) -> list[Any]:
+        """What the library makes of texts; its panics are no ``Exception``.
+
+        Raises:
+            InputError: if the tokenizer cannot read a text.
+        """
+        try:
+            return self._cutting.encode_batch_fast(texts, add_special_tokens=special)
+        except BaseException as error:
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise  # an interrupt
+            name = str(self.config.name_or_path or self.config.model_type)
+            reason = " ".join(str(error).split())[:200]
+            fail(
+                name, "a tokenizer that reads texts", reason, "use a model whose tokenizer is whole"
+            )
 
     def mapped(self, texts: Sequence[str], folder: Path) -> Csr:
         """:meth:`bags` in a file, mapped; made only where `folder` does not hold them yet.
@@ -137,11 +163,10 @@ def open_vocabulary(name: str, max_length: int | None = None) -> TransformerVoca
         InputError: if transformers is not installed, or there is no such model, or it is none that
             shoal can use.
     """
-    _expect_safe(name)
+    config, given = _opened(name)
     library = _transformers()
     with _reading(name):
-        config = library.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        tokenizer = library.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = library.AutoTokenizer.from_pretrained(name, config=config, **given)
     vocabulary = TransformerVocabulary(config, tokenizer, max_length or tokenizer.model_max_length)
     tokenizer.model_max_length = vocabulary.max_length  # is saved with it
     return vocabulary
@@ -153,17 +178,22 @@ def open_backbone(name: str) -> nn.Module:
     Raises:
         InputError: as :func:`open_vocabulary`, or if weights are missing.
     """
-    _expect_safe(name)
+    config, given = _opened(name)
     load = _transformers().AutoModel.from_pretrained
     with _reading(name):
         model, info = load(
-            name, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            name, config=config, use_safetensors=True, output_loading_info=True, **given
         )
     for part in (*model.parameters(), *model.buffers()):
         part.data = part.data.clone()  # transformers maps them: who cuts the file kills the process
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     expect(not missing, name, "weights of every layer", f"none of {missing[:1]}", "use another one")
     return _frozen_pooler(model)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust gave up: pyo3's class for it is no ``Exception``."""
+    return type(error).__name__ == "PanicException"
 
 
 def add_lora(backbone: nn.Module, rank: int) -> None:
@@ -208,22 +238,86 @@ def _transformers() -> ModuleType:
     return require("transformers", "encoder", "text")
 
 
-def _expect_safe(name: str) -> None:
-    """Refuse what is no folder with a model, and weights that are a pickle.
+def _opened(name: str) -> tuple[Any, dict[str, Any]]:
+    """The configuration of a model, and how its other parts are read.
+
+    A folder is read without the network, whatever its configuration names; and what is not known
+    to be a plain encoder is not built at all, since others fetch parts of theirs.
+
+    Raises:
+        InputError: if the model is none that may be read.
+    """
+    folder = Path(name)
+    remote = not folder.exists() and name.count("/") <= 1
+    remote = remote and not name.startswith((".", "/", "~"))
+    if not remote:
+        _expect_safe(folder, name)
+    given = {"trust_remote_code": False, "local_files_only": not remote}
+    with _reading(name):
+        config = _transformers().AutoConfig.from_pretrained(name, **given)
+    known = config.model_type in ENCODERS
+    remedy = "name a model of one of these types"
+    expect(known, name, f"an encoder ({', '.join(ENCODERS)})", config.model_type, remedy)
+    if not remote:
+        _expect_sizes(folder, config)
+    return config, given
+
+
+def _expect_sizes(folder: Path, config: Any) -> None:
+    """Raise unless the weights of a folder are as many as its configuration says.
+
+    Only headers are read, and the model is built without memory for its weights.
+
+    Raises:
+        InputError: naming a weight.
+    """
+    found = {
+        name: layout.shape
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, layout in tensors_of(path).items()
+    }
+    remedy = "put back the config.json that belongs to the weights"
+    layers = getattr(config, "num_hidden_layers", 0)
+    few = isinstance(layers, int) and layers <= len(found)
+    expect(few, str(folder), f"at most {len(found)} layers", layers, remedy)
+    with _reading(str(folder)), torch.device("meta"):
+        own = _transformers().AutoModel.from_config(config)
+    ends = {name.rpartition(f"{own.base_model_prefix}.")[2]: x for name, x in found.items()}
+    for name, value in own.state_dict().items():
+        got = ends.get(name, tuple(value.shape))  # what is missing is said when it is read
+        want = f"{name} of shape {tuple(value.shape)}"
+        expect(got == tuple(value.shape), str(folder), want, got, remedy)
+
+
+def _expect_safe(folder: Path, name: str) -> None:
+    """Refuse what is no folder with a model, and weights that are a pickle or elsewhere.
 
     Raises:
         InputError: naming the folder or the file.
     """
-    folder = Path(name)
-    if not folder.exists() and name.count("/") <= 1 and not name.startswith((".", "/", "~")):
-        return  # a name on the hub
     expect_folder(folder, "a Hugging Face model")
+    expect_inside(folder)
     has_config = (folder / "config.json").is_file()
     expect(has_config, name, "a folder with config.json", "one without", "name a model's folder")
     pickles = sorted(x for x in folder.iterdir() if x.suffix in (".bin", ".pt", ".pth", ".ckpt"))
     if pickles and not any(folder.glob("*.safetensors")):
         remedy = "convert it, since reading a pickle runs code"
         fail(str(pickles[0]), "weights as model.safetensors", "a pickle", remedy)
+    for index in sorted(folder.glob("*.index.json")):
+        try:
+            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            fail(str(index), "which file holds which weight", repr(error)[:80], "save it again")
+        bad = [x for x in parts if not isinstance(x, str) or _SHARD.fullmatch(x) is None]
+        want = "names of .safetensors files in the folder"
+        expect(not bad, str(index), want, bad[:1], "save the model again")
 
 
 @contextmanager
@@ -239,7 +333,11 @@ def _reading(name: str) -> Iterator[None]:
     log.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except InputError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise  # an interrupt
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         fail(name, "a Hugging Face encoder, a folder or a name", reason, "check the name")
     finally:

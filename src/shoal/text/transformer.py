@@ -32,6 +32,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive, fail
 from shoal.core.files import expect_no_pickle
 from shoal.core.progress import progress
+from shoal.core.state import made
 from shoal.data.texts import Texts
 from shoal.text.encoder import Exported, encoder_kind
 from shoal.text.pretrained import (
@@ -364,10 +365,8 @@ class Transformer:
             InputError: if a part is missing or damaged.
         """
         expect_no_pickle(folder)
-        try:
-            spec = TransformerEncoder(**{name: x for name, x in about.items() if name != "kind"})
-        except TypeError as error:
-            fail(str(folder), "a transformer's settings", error, "train the model again")
+        given = {name: x for name, x in about.items() if name != "kind"}
+        spec = made(TransformerEncoder, given, str(folder))
         paths = [folder / name for name in ("encoder", "label_encoder")]
         sides = [
             TokenTransformer(open_backbone(str(path)), spec.pooling).to(device).eval()

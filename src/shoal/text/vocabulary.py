@@ -21,6 +21,7 @@ characters beside its own.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
@@ -35,8 +36,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from torch import Tensor
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, fail
+from shoal.core.errors import InputError, expect, fail
 from shoal.core.progress import progress
+from shoal.core.state import integers, part
 from shoal.data.lines import shorten
 from shoal.data.texts import Texts, plain_texts
 
@@ -94,8 +96,8 @@ class Vocabulary:
         flat: list[int] = []
         ends, texts = [0], plain_texts(texts)
         for start in progress(range(0, len(texts), _CHUNK), "tokenize"):
-            part = texts[start : start + _CHUNK]
-            for encoding in self.tokenizer.encode_batch_fast(part, add_special_tokens=False):
+            some = texts[start : start + _CHUNK]
+            for encoding in self.tokenizer.encode_batch_fast(some, add_special_tokens=False):
                 flat.extend(i for i in encoding.ids if i != self.unknown)
                 ends.append(len(flat))
         indices = torch.tensor(flat, dtype=torch.int32)
@@ -148,15 +150,10 @@ class Vocabulary:
         Raises:
             InputError: if the bytes are no tokenizer's, or of another size than the pieces.
         """
-        pieces = Csr.of_state(state["pieces"])
-        try:
-            tokenizer = Tokenizer.from_str(bytes(state["tokenizer"].numpy()).decode())
-        except Exception as error:  # the library raises plain Exception
-            fail("tokenizer", "the JSON of a tokenizer", error, "train the model again")
+        text = integers(state, "tokenizer", None, below=256, keep=[torch.uint8])
+        tokenizer = _read_tokenizer(text.to(torch.uint8).numpy().tobytes())
         size = tokenizer.get_vocab_size()
-        same = size == pieces.n_rows
-        expect(same, "pieces", f"{size} rows, one per token", pieces.n_rows, "train again")
-        return Vocabulary(tokenizer, pieces)
+        return Vocabulary(tokenizer, Csr.of_state(part(state, "pieces"), size, size))
 
 
 def learn(
@@ -192,8 +189,7 @@ def learn(
     units = _units(runs, letters, n_pieces)
     for word in words + letters + units:
         table.setdefault(word, len(table))
-    tokenizer = _splitter(_word_piece(table), unspaced=bool(runs))
-    tokenizer.add_tokens([AddedToken(unit, special=False) for unit in units])
+    tokenizer = _tokenizer(table, units, unspaced=bool(runs))
     rare = [word for word in words if counts[word] < common]
     return Vocabulary(tokenizer, _decompose(rare, units, table, small))
 
@@ -214,6 +210,48 @@ def random_rows(bags: Csr, dim: int, seed: int) -> Float[Tensor, "v d"]:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(bags.n_cols, dim, generator=generator) / dim**0.5
     return rows * inverse_document_frequency(bags).unsqueeze(1)
+
+
+def _tokenizer(table: dict[str, int], units: Sequence[str], unspaced: bool) -> Tokenizer:
+    """The tokenizer of a vocabulary: all else that its JSON says is the same in all of them."""
+    tokenizer = _splitter(_word_piece(table), unspaced)
+    tokenizer.add_tokens([AddedToken(unit, special=False) for unit in units])
+    return tokenizer
+
+
+def _read_tokenizer(text: bytes) -> Tokenizer:
+    """The tokenizer of a JSON that :func:`_tokenizer` made, built from its parts.
+
+    The library reads any JSON of its own, patterns that never end and tables that abort the
+    process among them; so it is only given words.
+
+    Raises:
+        InputError: if it is the JSON of anything else.
+    """
+    try:
+        facts = json.loads(text)
+        table, units = facts["model"]["vocab"], [x["content"] for x in facts["added_tokens"]]
+        numbered = sorted(table.values()) == list(range(len(table)))
+        known = all(unit and unit in table for unit in units)
+        expect(numbered and known, "tokenizer", "numbered words", "others", "train again")
+        unspaced = facts["pre_tokenizer"]["type"] == "Sequence"
+        built = _tokenizer(table, units, unspaced)
+        same = _agree(facts, json.loads(built.to_str()))
+    except InputError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        fail("tokenizer", "the JSON of a tokenizer", repr(error)[:80], "train the model again")
+    expect(same, "tokenizer", "one as shoal makes it", "another", "train the model again")
+    return built
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal in all that both name: versions of the library add keys."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_agree(one[key], other[key]) for key in one.keys() & other.keys())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_agree, one, other))
+    return one == other
 
 
 def _splitter(model: models.Model, unspaced: bool = False) -> Tokenizer:
@@ -245,9 +283,9 @@ def _by_script(counts: Counter[str]) -> tuple[Counter[str], Counter[str]]:
     """Words, and runs of characters of scripts without spaces, which stand out of words."""
     words, runs, run = Counter[str](), Counter[str](), re.compile(f"({_UNSPACED}+)")
     for word, count in counts.items():
-        for i, part in enumerate(run.split(word)):
-            if part:
-                (runs if i % 2 else words)[part] += count
+        for i, cut in enumerate(run.split(word)):
+            if cut:
+                (runs if i % 2 else words)[cut] += count
     return words, runs
 
 

@@ -20,14 +20,18 @@ import torch
 
 from shoal.core import checkpoint
 from shoal.core.distribution import installed_version
-from shoal.core.errors import expect, expect_folder, fail
-from shoal.core.files import file_aside
+from shoal.core.errors import InputError, expect, expect_folder, fail
+from shoal.core.files import LOCK, expect_inside, file_aside
 from shoal.core.memory import peaks
 
 # An export is read like a run; this file tells the two apart.
 EXPORT, EXPORT_FORMAT = "export.json", "shoal.export/1"
 # the log's file, and its name in runs of 0.1
 _LOGS = "log.jsonl", "record.jsonl"
+# what every settings.json of a run says, and hardly any other program's
+_FACTS = {"task", "source"}
+# of a line of the log; what is longer is none
+_LONGEST = 1 << 24
 
 
 class Run:
@@ -52,23 +56,44 @@ class Run:
         """Make the folder of a new run; what one that never came to a checkpoint left behind goes.
 
         Raises:
-            InputError: if it holds a run already or cannot be written to.
+            InputError: if it holds a run already or anything else, or cannot be written to.
         """
         run = Run(Path(folder), settings)
         remedy = "pass --resume to continue it, or another --out"
         taken = run.last.exists() or (run.folder / "model.safetensors").exists()
         expect(not taken, str(folder), "a folder without a run", "a run", remedy)
         expect(not run.exported, str(folder), "a folder for a run", "an export", "name another")
+        run._expect_own()
+        run._begin()
+        return run
+
+    def _expect_own(self) -> None:
+        """Raise if the folder holds files, and no run began there: they are somebody else's."""
+        there = self.folder.iterdir() if self.folder.is_dir() else ()
+        others = sorted(path.name for path in there if LOCK not in path.name)
+        if others and "settings.json" in others:
+            try:
+                others = [] if _FACTS <= set(_object(self.folder / "settings.json", "")) else others
+            except InputError:
+                pass
+        want, got = "a new or an empty folder", f"one with {', '.join(others[:3])}"
+        expect(not others, str(self.folder), want, got, "name another --out")
+
+    def _begin(self) -> None:
+        """Write the settings, and remove what an earlier beginning left.
+
+        Raises:
+            InputError: if the folder cannot be written to.
+        """
         try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            with file_aside(run.folder / "settings.json") as new:
-                new.write_text(json.dumps(settings, indent=1) + "\n")
-            others = (run.folder / name for name in (*_LOGS, "tracked.json"))
-            for leftover in (run.best, run.rows, *others):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with file_aside(self.folder / "settings.json") as new:
+                new.write_text(json.dumps(self.settings, indent=1) + "\n")
+            others = (self.folder / name for name in (*_LOGS, "tracked.json"))
+            for leftover in (self.last, self.best, self.rows, *others):
                 leftover.unlink(missing_ok=True)
         except OSError as error:
-            fail(str(folder), "a folder to write to", error.strerror, "name another --out")
-        return run
+            fail(str(self.folder), "a folder to write to", error.strerror, "name another --out")
 
     @staticmethod
     def open(folder: str | Path) -> Run:
@@ -78,6 +103,7 @@ class Run:
             InputError: if it holds none.
         """
         folder = expect_folder(folder, "a run")
+        expect_inside(folder)
         run = Run(folder, _object(folder / "settings.json", "the settings of a run"))
         if run.exported:
             got = _object(folder / EXPORT, "what an export is").get("format")
@@ -96,8 +122,8 @@ class Run:
         stage = Run(folder, settings)
         if resume and stage.last.exists() and Run.open(folder).settings == settings:
             return stage
-        stage.last.unlink(missing_ok=True)
-        return Run.create(folder, settings)
+        stage._begin()
+        return stage
 
     @property
     def exported(self) -> bool:
@@ -162,15 +188,18 @@ class Run:
             fail(str(self.folder), "a folder to write to", error.strerror, "free space on the disk")
 
     def log(self) -> list[dict[str, Any]]:
-        """All events so far; a line cut short by a killed process is left out."""
-        path = self.log_file
-        events = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            events += [event] if isinstance(event, dict) else []
+        """All events so far; a line that a killed process or a bad disk spoiled is left out."""
+        events: list[dict[str, Any]] = []
+        if not self.log_file.is_file():
+            return events
+        with self.log_file.open("rb") as file:
+            while line := file.readline(_LONGEST):
+                try:
+                    event = json.loads(line)
+                except (ValueError, RecursionError):  # bytes that are no UTF-8 among them
+                    continue
+                if isinstance(event, dict) and isinstance(event.get("event"), str):
+                    events.append(event)
         return events
 
     def save_due(self, since: float) -> bool:

@@ -10,10 +10,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from shoal.core.errors import InputError, expect, fail
+from shoal.core.files import scratch, settle
 from shoal.data.cells import TABLES
 from shoal.data.formats.registry import FORMATS, Format
 
@@ -72,6 +72,7 @@ def convert(source: str, out: Path, to: str, encoding: str = "utf-8", **columns:
             is taken or its suffix is another format's.
 
     Example:
+        >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     mugs, out = Path(folder, "mugs.csv"), Path(folder, "mugs")
         ...     _ = mugs.write_text("text,labels\nred mug,cup\ntea,drink\n")
@@ -88,14 +89,15 @@ def convert(source: str, out: Path, to: str, encoding: str = "utf-8", **columns:
     want = f"a name that ends in {suffix}" if suffix else "the name of a folder"
     expect(good, "out", want, out, "rename it or change --to")
     expect(not out.exists(), str(out), "nothing there yet", "a file or folder", "remove it first")
-    data, side = load_labels(source, encoding=encoding, **columns), ""
+    data, made = load_labels(source, encoding=encoding, **columns), Path()
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as side:
-            lost = FORMATS[to].write(data, Path(side, out.name))
-            Path(side, out.name).rename(out)
+        with scratch(out) as side:
+            made = side / out.name
+            lost = FORMATS[to].write(data, made)
+            settle(made)
+            made.rename(out)
     except InputError as error:
-        raise InputError(str(error).replace(str(Path(side, out.name)), str(out))) from None
+        raise InputError(str(error).replace(str(made), str(out))) from None
     except OSError as error:
         fail(str(out), "a place that can be written", error, "name another or free space")
     for what in lost:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shoal.core.errors import expect, fail
+from shoal.core.errors import expect, expect_numbered, fail
 from shoal.data import reduce
 from shoal.data.filters import read_filter, write_filter
 from shoal.data.formats.registry import name_of, text_format
 from shoal.data.lines import lines, shorten, writer
 from shoal.data.matrix import Rows, pair_rows, pairs, read_header
-from shoal.data.texts import Examples, LabelData, Texts, numbered_labels
+from shoal.data.texts import LABELS, Examples, LabelData, Texts, numbered_labels
 
 
 def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
@@ -107,6 +107,7 @@ def _read_examples(path: Path, encoding: str) -> Examples:
         labels.append(*_read_labels(name, first))
         features.append(*pairs(name, rest.split()))
     truth = labels.csr(n_labels, n)
+    expect_numbered(f"{path}:1", "labels", n_labels, truth.nnz, LABELS)
     return Examples.of(Texts.spelled(features.csr(n_features, n)), truth)
 
 

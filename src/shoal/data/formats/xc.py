@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_folder, fail
+from shoal.core.errors import expect, expect_folder, expect_numbered, fail
 from shoal.data import reduce
 from shoal.data.filters import read_filter, write_filter
 from shoal.data.formats.registry import name_of, text_format
 from shoal.data.lines import json_object, lines, shorten, writer
 from shoal.data.matrix import Rows, read_matrix, write_matrix
-from shoal.data.texts import Examples, LabelData, Texts, numbered_labels
+from shoal.data.texts import LABELS, Examples, LabelData, Texts, numbered_labels
 
 # names in the order of preference: the XC repository's own, then those of single projects
 _TEXTS = ("{0}.json.gz", "{0}.json", "raw/{0}_X.txt", "{0}_X.txt", "X.{0}.txt")
@@ -84,6 +84,8 @@ def read(folder: str | Path, encoding: str = "utf-8") -> LabelData:
     train = _read_examples(folder, "trn", n_labels, encoding)
     test = _read_examples(folder, "tst", train.labels.n_cols, encoding)
     if labels is None:
+        given = train.labels.nnz + test.labels.nnz
+        expect_numbered(str(folder), "labels", train.labels.n_cols, given, LABELS)
         labels = numbered_labels(train.labels.n_cols)
         if train.texts.features is None:
             said = "%s: no texts of labels (%s, …): they are called l0, l1, …, and found by example"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shoal.core.csr import Csr
-from shoal.core.errors import fail
-from shoal.data.graph import FORMATS, GraphData, GraphFormat, naming
+from shoal.core.errors import fail, naming
+from shoal.data.graph import FORMATS, GraphData, GraphFormat
 from shoal.data.graphs import arrays, edges, ogb, planetoid, pyg, wordnet  # noqa: F401 (they register)
 from shoal.data.links import LinkData, link_data, split_links
 from shoal.data.nodes import NodeData, node_data

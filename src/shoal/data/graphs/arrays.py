@@ -20,9 +20,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_file, expect_finite, expect_ids
+from shoal.core.errors import (
+    expect,
+    expect_file,
+    expect_finite,
+    expect_ids,
+    expect_numbered,
+    naming,
+)
 from shoal.core.mapped import map_array, tensors_of
-from shoal.data.graph import GraphData, graph_format, naming
+from shoal.core.state import floats, integers
+from shoal.data.graph import GraphData, graph_format
 from shoal.data.matrix import read_arrays
 from shoal.data.unread import say_unread
 
@@ -104,11 +112,20 @@ def read_arrays_of(path: str | Path) -> dict[str, Tensor]:
     """
     path = expect_file(path, "arrays (.npz or .safetensors)")
     if path.suffix == ".safetensors":
-        return {name: map_array(found) for name, found in tensors_of(path).items()}
+        found = {name: map_array(found) for name, found in tensors_of(path).items()}
+        bad = [name for name, array in found.items() if array.is_complex()]
+        expect(not bad, str(path), "arrays of numbers", f"complex ones as {bad}", "leave them out")
+        return found
     arrays = read_arrays(path, _names(path))
     bad = [key for key, array in arrays.items() if array.dtype.kind not in "biuf"]
     expect(not bad, str(path), "arrays of numbers", f"others as {bad}", "leave them out")
-    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+    return {key: torch.from_numpy(_native(array)) for key, array in arrays.items()}
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The array in this machine's byte order, and no more exact than torch's numbers are."""
+    kind = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    return array if array.dtype == kind else array.astype(kind)
 
 
 def _names(path: Path) -> tuple[str, ...]:
@@ -145,24 +162,19 @@ def graph_of(arrays: Arrays) -> Csr:
     expect(good, "edge_index", "whole numbers, [2, edges]", shape, "transpose or convert it")
     ids = edge_index.long()
     known = [len(arrays[key]) for key in ("x", "y") if key in arrays and arrays[key].dim()]
-    given = [int(arrays["x_shape"][0])] if "x_shape" in arrays else []
-    given += [int(arrays["num_nodes"])] if "num_nodes" in arrays else []
+    given = [_counts(arrays, "x_shape", 2)[0]] if "x_shape" in arrays else []
+    given += _counts(arrays, "num_nodes", 1) if "num_nodes" in arrays else []
     given += [int(ids.max()) + 1 if ids.numel() else 0]
     n = [*known, *given][0]
     if not known:
-        expect_numbered("edge_index", n, ids.shape[1])
+        expect_numbered("edge_index", "nodes", n, ids.shape[1])
     expect_ids("edge_index", ids.flatten(), n)
     return Csr.from_edge_index(ids, n)
 
 
-def expect_numbered(name: str, n: int, edges: int) -> None:
-    """Raise if there are so many nodes for the edges that these cannot be numbered from 0.
-
-    Raises:
-        InputError: if there are.
-    """
-    few = n <= 128 * edges + 1_000_000
-    expect(few, name, "nodes numbered from 0", f"{n} nodes, {edges} edges", "number them anew")
+def _counts(arrays: Arrays, key: str, n: int) -> list[int]:
+    """So many counts: below 2^31, as many rows and columns as a matrix has."""
+    return integers({key: _ints({key: arrays[key].reshape(-1)}, key)}, key, n, below=2**31).tolist()
 
 
 def _ints(arrays: Arrays, key: str) -> Int[Tensor, " k"]:
@@ -180,11 +192,11 @@ def features_of(arrays: Arrays, n: int) -> Csr | Float[Tensor, "n f"] | None:
     """
     sparse = [key for key in ("x_indptr", "x_indices", "x_data", "x_shape") if key in arrays]
     if len(sparse) == 4:
-        shape, values = arrays["x_shape"], arrays["x_data"].float()
-        expect(shape.numel() == 2, "x_shape", "two counts", tuple(shape.shape), "save [n, width]")
+        _, width = _counts(arrays, "x_shape", 2)
         indptr, indices = _ints(arrays, "x_indptr"), _ints(arrays, "x_indices")
-        expect_finite("x_data", values)
-        features = Csr(indptr, indices, int(shape[1]), values).validate()
+        values = floats({"x_data": arrays["x_data"].float()}, "x_data", len(indices))
+        expect_numbered("x_shape", "columns", width, len(indices))
+        features = Csr(indptr, indices, width, values).validate()
         expect(
             features.n_rows == n, "features", f"{n} rows, one per node", features.n_rows, "align"
         )

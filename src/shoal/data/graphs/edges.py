@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_file, fail
+from shoal.core.errors import expect, expect_file, expect_numbered, fail
 from shoal.data.graph import GraphData, graph_format
-from shoal.data.graphs.arrays import expect_numbered
 from shoal.data.lines import as_tensor, lines, shorten
 
 _TEXTS = (".txt", ".tsv", ".csv", ".edges", ".gz")
@@ -72,5 +71,5 @@ def _of_text(path: Path) -> Csr:
         fail(str(path), "edges", "none", "check the file")
     edges = as_tensor(ends).view(-1, 2).T
     n = int(edges.max()) + 1
-    expect_numbered(str(path), n, edges.shape[1])
+    expect_numbered(str(path), "nodes", n, edges.shape[1])
     return Csr.from_edge_index(edges, n)

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_file, expect_finite, expect_ids, fail
-from shoal.data.graph import GraphData, graph_format, naming
+from shoal.core.errors import expect, expect_file, expect_finite, expect_ids, fail, naming
+from shoal.data.graph import GraphData, graph_format
 from shoal.data.graphs.arrays import read_arrays_of
 from shoal.data.matrix import read_arrays
 

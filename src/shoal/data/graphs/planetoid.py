@@ -1,21 +1,16 @@
 """Planetoid folders, ``ind.cora.{x,tx,allx,y,ty,ally,graph,test.index}``, without running code.
 
 The files are pickles (Yang, Cohen, Salakhutdinov, "Revisiting semi-supervised learning with graph
-embeddings", ICML 2016), and a pickle may call whatever it names. Here it may name numpy arrays and
-their types, lists, dictionaries, and scipy's csr matrix, which is taken apart as data; any other
-name ends the reading before anything is called. The split is theirs: the first 20 nodes a class
-(the rows of ``x``), the 500 that follow, and those of ``test.index``.
+embeddings", ICML 2016) of numpy arrays, scipy's csr matrices, and a dictionary of lists, which
+:mod:`shoal.data.graphs.pickled` takes apart. The split is theirs: the first 20 nodes a class (the
+rows of ``x``), the 500 that follow, and those of ``test.index``.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections import defaultdict
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,105 +18,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
-from shoal.core.errors import InputError, expect, expect_file, expect_finite, fail
-from shoal.data.graph import GraphData, graph_format, naming
+from shoal.core.errors import InputError, expect, expect_numbered, fail, naming
+from shoal.data.graph import GraphData, graph_format
+from shoal.data.graphs.pickled import unpickle
 from shoal.data.lines import lines
 
 _PICKLES = ("y", "allx", "ally", "tx", "ty", "graph")
 _VALID = 500  # nodes to choose by, as in the paper's code
-
-
-class _Matrix:
-    """The state of a scipy matrix, as data; scipy's own class is never made."""
-
-    data: np.ndarray
-    indices: np.ndarray
-    indptr: np.ndarray
-    _shape: tuple[int, int]
-
-    def csr(self) -> Csr:
-        values = torch.from_numpy(self.data).float()
-        expect_finite("data", values)
-        indptr, indices = (torch.from_numpy(x).long() for x in (self.indptr, self.indices))
-        return Csr(indptr, indices, int(self._shape[1]), values).validate()
-
-
-def _refuse(what: str) -> NoReturn:
-    """End the reading.
-
-    Raises:
-        UnpicklingError: always; :func:`unpickle` makes an InputError of it.
-    """
-    raise pickle.UnpicklingError(what)
-
-
-def _made(kind: type, base: type = object, state: Any = None) -> Any:
-    """What old pickles call to make an object: only ever an empty matrix here."""
-    if kind is not _Matrix or base is not object or state is not None:
-        _refuse(f"an object of {kind!r}")
-    return _Matrix()
-
-
-def _array(kind: type, shape: tuple[int, ...], code: bytes | str) -> np.ndarray:
-    """An array of nothing, which its state then fills: no pickle gets memory it does not bring."""
-    if kind is not np.ndarray or shape != (0,):
-        _refuse(f"an array {kind!r} of shape {shape}")
-    return np.ndarray(shape, np.uint8)
-
-
-def _latin(text: str, code: str) -> bytes:
-    """The bytes that Python 3 writes as a text into old protocols."""
-    if code != "latin1":
-        _refuse(f"the encoding {code}")
-    return text.encode(code)
-
-
-_ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "defaultdict"): defaultdict,
-    ("_codecs", "encode"): _latin,
-    ("copy_reg", "_reconstructor"): _made,
-    ("copyreg", "_reconstructor"): _made,
-    **{(module, "object"): object for module in ("__builtin__", "builtins")},
-    **{(module, "list"): list for module in ("__builtin__", "builtins")},
-    **{(f"{x}.multiarray", "_reconstruct"): _array for x in ("numpy.core", "numpy._core")},
-    **{(f"scipy.sparse.{x}", "csr_matrix"): _Matrix for x in ("csr", "_csr")},
-}
-
-
-class _Reader(pickle.Unpickler):
-    """Unpickles arrays, lists, dictionaries and csr matrices; refuses to look anything else up."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = _ALLOWED.get((module, name))
-        if found is None:
-            _refuse(f"the name {module}.{name}")
-        return found
-
-
-def unpickle(path: str | Path) -> Any:
-    """What a pickle of arrays, matrices, lists and dictionaries holds; matrices come as Csr.
-
-    Raises:
-        InputError: naming the file, if it is missing, damaged, or names anything else.
-    """
-    path = expect_file(path, "a pickle of arrays")
-    try:
-        found = _Reader(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except Exception as error:  # what a damaged pickle raises has no end of kinds
-        got = str(error) or type(error).__name__
-        remedy = "download it again from a source that you trust; nothing in it was run"
-        fail(str(path), "a pickle of arrays and matrices alone", got, remedy)
-    if not isinstance(found, _Matrix):
-        return found
-    try:
-        with naming(path):
-            return found.csr()
-    except InputError:
-        raise
-    except (AttributeError, TypeError, ValueError) as error:
-        fail(str(path), "a csr matrix", error, "download it again")
 
 
 def prefix_of(folder: str | Path) -> str | None:
@@ -155,7 +58,14 @@ def read(folder: str | Path) -> GraphData:
             return _joined(prefix.removeprefix("ind."), parts, test)
     except InputError:
         raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         fail(str(folder), "the files of one Planetoid data set", error, "download them again")
 
 
@@ -165,6 +75,7 @@ def _joined(name: str, parts: dict[str, Any], test: Int[Tensor, " t"]) -> GraphD
     both = parts["allx"].stack(parts["tx"])
     classes = np.concatenate([parts["ally"], parts["ty"]])
     rows, n = torch.cat([torch.arange(known), test]), max(int(test.max()) + 1, known)
+    expect_numbered("test.index", "nodes", n, len(rows))
     same = len(rows) == both.n_rows == len(classes)
     expect(same, "test.index", "a number a row of tx and ty", len(test), "download it again")
     features = Csr.from_coo(rows[both.row_ids()], both.indices, (n, both.n_cols), both.values)
