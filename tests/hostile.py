@@ -341,14 +341,14 @@ class Reader(NamedTuple):
 
 _TRAIN = (
     "train labels DATA --dim 8 --batch-size 60 --cluster-size 6 --device cpu "
-    "--steps 2 --keep-resume --out SOURCE"
+    "--steps 2 --valid 0.45 --keep-resume --out SOURCE"
 )
 
 
 def _labels_data(path: Path) -> Path:
     data = path.with_name("labels-data")
     if not data.exists():
-        xc.write(planted_labels(n=300, n_labels=16, noise=0.3), data)
+        xc.write(planted_labels(n=600, n_labels=16, noise=0.3), data)
     return data
 
 

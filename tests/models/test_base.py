@@ -65,7 +65,7 @@ def test_training_in_bfloat16_runs() -> None:
         (lambda f: edit(f, task="poems"), "task: expected one of .*, got poems"),
         (lambda f: edit(f, model=[]), "expected the arguments of a model, got others"),
         (lambda f: edit(f, model={"depth": 3}), "expected the arguments of a NodeModel"),
-        (lambda f: edit(f, classes=["a"]), "expected a model of these arguments, got size"),
+        (lambda f: edit(f, classes=["a"]), r"expected floats \[1"),
         (lambda f: edit(f, width="x"), "expected"),
         (lambda f: (f / "model.safetensors").unlink(), "got a run without a checkpoint"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x"), "expected a whole checkpoint"),

@@ -159,15 +159,17 @@ def made(kind: Callable[..., _Made], given: Mapping[str, Any], where: str) -> _M
     """
     hints = get_type_hints(kind)
     values = {k: tuple(x) if isinstance(x, list) else x for k, x in given.items()}
+    want, unknown = f"the arguments of a {getattr(kind, '__name__', kind)}", values.keys() - hints
+    expect(not unknown, where, want, f"also {', '.join(sorted(unknown))}"[:80], _REMEDY)
     for name, value in values.items():
-        hint = hints.get(name, Any)
+        hint = hints[name]
         told = getattr(hint, "__name__", str(hint))
         expect(_fits(value, hint), where, f"{name} of type {told}", _told(value), _REMEDY)
     try:
         with naming(where):
             return kind(**values)
-    except TypeError as error:  # a name too many or too few
-        fail(where, f"the settings of a {getattr(kind, '__name__', kind)}", error, _REMEDY)
+    except TypeError as error:  # a name too few
+        fail(where, want, error, _REMEDY)
 
 
 def _fits(value: Any, hint: Any) -> bool:

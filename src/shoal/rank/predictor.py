@@ -409,8 +409,10 @@ class Predictor:
         """
         encoder = open_encoder(folder, part(about, "encoder"), device)
         labels = read_texts(folder / "labels.json.gz")
-        tokens = Csr.of_state(part(state, "label_tokens"), len(labels), encoder.n_tokens)
-        truth = Csr.of_state(part(state, "truth"))
+        with naming("label_tokens"):
+            tokens = Csr.of_state(part(state, "label_tokens"), len(labels), encoder.n_tokens)
+        with naming("truth"):
+            truth = Csr.of_state(part(state, "truth"))
         own = state.get("words")
         words = encoder.words if own is None else Vocabulary.of_state(part(state, "words"))
         base = Predictor(encoder, labels, tokens, (), None, truth, words, (), search)
@@ -448,7 +450,7 @@ class Predictor:
         kind = _kind(RANKER_KINDS, name, folder)
         lacks = kind.lexical and self.own_words is None
         expect(not lacks, "words", "those that a ranker matches", "none", "train the model again")
-        with naming(f"{name}"):
+        with naming(f"rankers, {name}"):
             return kind.of_state(part({"state": state}, "state"), self)
 
 

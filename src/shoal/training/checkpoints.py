@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.core.errors import InputError, expect, fail
+from shoal.core.errors import InputError, expect, fail, naming
+from shoal.core.state import count, made, number, part
 from shoal.training.job import Job, Progress, Stateful
 from shoal.training.run import Run
 
@@ -77,21 +78,31 @@ def load_last(job: Job, run: Run, state: Mapping[str, Stateful]) -> Progress:
     """
     saved = run.load_last()
     try:
-        put_back(job, saved)
-        job.loader.load_state_dict(saved["loader"])
-        parts = saved["state"] if "state" in saved else saved["also"]  # runs of 0.1
-        for name, part in state.items():
-            part.load_state_dict(parts[name])
-        progress = Progress(**saved["progress"])
-        on_host, *on_devices = saved["random"]
-        torch.set_rng_state(on_host)
-        torch.cuda.set_rng_state_all(on_devices[: torch.cuda.device_count()])
+        with naming(run.last):
+            return _put_all_back(job, saved, state)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError
+    ) as error:  # fmt: skip
         missing = isinstance(error, KeyError)
         reason = f"nothing named {error}" if missing else str(error).splitlines()[-1].strip()
         fail(str(run.last), "a checkpoint of this job", reason, "resume with its own settings")
+
+
+def _put_all_back(job: Job, saved: Mapping[str, Any], state: Mapping[str, Stateful]) -> Progress:
+    where = part(saved, "progress")
+    count(where, "step")
+    number(where, "seconds", low=0)
+    progress = made(Progress, where, "progress")
+    put_back(job, saved)
+    job.loader.load_state_dict(saved["loader"])
+    parts = saved["state"] if "state" in saved else saved["also"]  # runs of 0.1
+    for name, each in state.items():
+        each.load_state_dict(parts[name])
+    on_host, *on_devices = saved["random"]
+    torch.set_rng_state(on_host)
+    torch.cuda.set_rng_state_all(on_devices[: torch.cuda.device_count()])
     return progress
 
 
