@@ -12,7 +12,7 @@ import pytest
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 # for people who work on shoal, not with it
-TOOLS = {"all", "test", "dev", "rivals", "browser"}
+TOOLS = {"all", "test", "dev", "rivals", "browser", "docs", "release"}
 
 
 def names(requirement: str) -> tuple[str, list[str]]:

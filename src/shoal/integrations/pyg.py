@@ -106,7 +106,7 @@ def edges_of(adj_t: Any) -> tuple[Int[Tensor, "2 e"], Tensor]:
         InputError: if it is another kind of matrix.
 
     Example:
-        >>> edges_of(torch.tensor([[0.0, 2.0], [0.0, 0.0]]).to_sparse_csr())
+        >>> edges_of(torch.tensor([[0.0, 2.0], [0.0, 0.0]]).to_sparse_coo())
         (tensor([[1],
                 [0]]), tensor([2.]))
     """
