@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from shoal.core.errors import expect, expect_finite, fail, naming
 
@@ -106,6 +106,30 @@ def integers(
         bad = least if least < low else most
         expect(least >= low and (below is None or most < below), name, want, bad, _REMEDY)
     return found if found.dtype in keep else found.long()
+
+
+def expect_weights(make: Callable[[], nn.Module], saved: Mapping[str, Any]) -> None:
+    """Raise unless a state is that of a module, before memory is taken for the module.
+
+    Args:
+        make: the module, under any default device: it is made on ``meta``, which has no memory.
+        saved: the state.
+
+    Raises:
+        InputError: naming the first weight that is missing, of another shape or not finite.
+
+    Example:
+        >>> expect_weights(lambda: nn.Linear(10**9, 1), nn.Linear(2, 1).state_dict())
+        Traceback (most recent call last):
+            ...
+        shoal.core.errors.InputError: weight: expected floats [1, 1000000000], got torch.float32 ...
+    """
+    with torch.device("meta"):
+        own = make().state_dict()
+    others = ", ".join(sorted(map(str, own.keys() ^ saved.keys())))[:80]
+    expect(not others, "model", "the weights of this network", f"others: {others}", _REMEDY)
+    for name, value in own.items():
+        floats(saved, name, *value.shape)
 
 
 def count(state: Any, name: str, low: int = 0, below: int = 2**31) -> int:

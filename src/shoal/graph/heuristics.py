@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
+from shoal.core.errors import expect
 from shoal.core.graph_metrics import link_metrics, link_ranks
 from shoal.core.sparse import matmul, unit
 
@@ -54,6 +55,16 @@ class LinkScorer:
     embedded: Float[Tensor, "n k"]
     features: Csr | Float[Tensor, "n f"] | None = None
     weights: Float[Tensor, " m"] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is a weight for each score.
+
+        Raises:
+            InputError: if not.
+        """
+        n = len(self.names)
+        got = n if self.weights is None else len(self.weights)
+        expect(got == n, "weights", f"{n}, one a score", got, "train the model again")
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError, expect, expect_ids, fail, naming
-from shoal.core.state import count, floats, made, part
+from shoal.core.state import count, expect_weights, floats, made, part
 from shoal.data.graph import GraphData
 from shoal.data.links import LinkData
 from shoal.data.nodes import NodeData
@@ -592,12 +592,7 @@ class GraphModel(OnHub):
         expect(layers <= len(weights), "fanouts", f"at most {len(weights)}", layers, remedy)
         if callable(self.layer):
             return
-        with torch.device("meta"):
-            own = self._made(self._about.get("width")).state_dict()
-        same, others = own.keys() == weights.keys(), ", ".join(sorted(own.keys() ^ weights.keys()))
-        expect(same, "model", "the weights of this network", f"others: {others[:80]}", remedy)
-        for name, value in own.items():
-            floats(weights, name, *value.shape)
+        expect_weights(lambda: self._made(self._about.get("width")), weights)
 
     def _state(self) -> dict[str, Any]:
         rows = {} if self._rows is None else {"rows": self._rows}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids, expect_positive, fail
+from shoal.core.state import floats
 from shoal.data.graphs import load_links
 from shoal.data.links import LinkData
 from shoal.graph.heuristics import LinkScorer
@@ -224,5 +225,7 @@ class LinkModel(GraphModel):
         return super()._state() | ({} if self._weights is None else {"weights": self._weights})
 
     def _take(self, state: Mapping[str, Any]) -> None:
-        self._embedded, self._weights = None, state.get("weights")
+        saved = state.get("weights")
+        self._embedded = None
+        self._weights = None if saved is None else floats(state, "weights", None)
         super()._take(state)

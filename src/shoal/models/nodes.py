@@ -14,6 +14,7 @@ from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
 from shoal.core.graph_metrics import node_metrics
+from shoal.core.state import part
 from shoal.data.graph import GraphData
 from shoal.data.graphs import load_nodes, read
 from shoal.data.nodes import NodeData, target_of
@@ -191,7 +192,8 @@ class NodeModel(GraphModel):
     def _take(self, state: Mapping[str, Any]) -> None:
         super()._take(state)
         classes = len(self._about["classes"])
-        self._pool = restored(state["pool"], self._deep, classes) if "pool" in state else None
+        pooled = part(state, "pool") if "pool" in state else None
+        self._pool = None if pooled is None else restored(pooled, self._deep, classes)
 
     def _read_classes(self, data: NodeData | GraphData) -> None:
         """Let the network read the classes of a graph's training nodes."""

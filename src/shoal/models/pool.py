@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from shoal.core.csr import Csr
+from shoal.core.errors import expect
 from shoal.core.graph_metrics import node_metrics
+from shoal.core.state import expect_weights, floats, part
 from shoal.data.nodes import NodeData
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdam
@@ -169,10 +172,10 @@ def trained_pool(
     found = replace(found, weights=weights)
     names = ["network", *members, *([] if view.known is None else ["spread"]), "pool"]
     shown: list[dict[str, Any]] = [{"model": name} for name in names]
-    for part, ids, scores in (("valid", data.valid, valid), ("test", data.test, test)):
+    for split, ids, scores in (("valid", data.valid, valid), ("test", data.test, test)):
         for line, each in zip(shown, [*scores, pool(scores, weights)], strict=True):
             metric, value = next(iter(node_metrics(each, data.target[ids]).items()))
-            line[f"{part}_{metric}"] = round(value, 2)
+            line[f"{split}_{metric}"] = round(value, 2)
     for line, weight in zip(shown, [*weights.tolist(), 1.0], strict=True):
         line |= {"weight": round(weight, 2), "cpu_seconds": seconds.get(line["model"], "")}
     return found, shown
@@ -249,12 +252,22 @@ def restored(state: Mapping[str, Any], deep: Callable[[], Layered], classes: int
         state: of it.
         deep: makes the deep network.
         classes: of a node.
+
+    Raises:
+        InputError: if it is another's.
     """
-    members = {}
-    for name, saved in state["members"].items():
-        first = saved["model"].get("scale.mean")
-        width = None if first is None else len(first)
-        network: Any = deep() if name == "deep" else _baseline(name, width, classes)
-        network.load_state_dict(saved["model"])
-        members[name] = Member(network, saved.get("rows"), name == "deep")
-    return Pool(members, state["weights"])
+    members, own = {}, part(state, "members")
+    for name in own:
+        saved = part(own, name)
+        weights, table = part(saved, "model"), saved.get("rows")
+        width = len(floats(weights, "scale.mean", None)) if "scale.mean" in weights else None
+        make = deep if name == "deep" else partial(_baseline, name, width, classes)
+        expect_weights(make, weights)
+        network: Any = make()
+        network.load_state_dict(weights)
+        table = None if table is None else floats(saved, "rows", None, None)
+        members[name] = Member(network, table, name == "deep")
+    found = floats(state, "weights", None)
+    enough = len(found) > len(members)
+    expect(enough, "weights", f"more than {len(members)}", len(found), "train the model again")
+    return Pool(members, found)
