@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 import shoal
 from shoal.cli import main as cli
@@ -169,15 +170,23 @@ def kill_commands(folder: Path, kills: int, seed: int) -> dict[str, Any]:
             assert _content(out) in (whole, {}), f"half of {out}"
         shutil.rmtree(folder / "converted", ignore_errors=True)
         child(lambda words=words: command(words, folder))
-        assert _content(out) == whole
+        again = _content(out)
+        assert again == whole, [name for name in whole if again.get(name) != whole[name]]
     changed = [str(path) for path, data in before.items() if path.read_bytes() != data]
     return {"kills": done, "changed": changed, "left": sorted(x.name for x in folder.iterdir())}
 
 
-def _content(path: Path) -> dict[str, bytes]:
-    """The bytes of a file, or of each file of a folder; empty if there is none."""
+def _content(path: Path) -> dict[str, Any]:
+    """What a file holds, or each file of a folder; empty if there is none."""
     files = [path, *path.rglob("*")] if path.exists() else []
-    return {str(x): x.read_bytes() for x in files if x.is_file()}
+    return {str(x): _held(x) for x in files if x.is_file()}
+
+
+def _held(path: Path) -> Any:
+    """The bytes of a file; of tensors by name, since the library orders what it says of them."""
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
 
 
 def predicted(folder: Path) -> str:

@@ -51,8 +51,8 @@ def fail(name: str, expected: str, got: object, remedy: str) -> NoReturn:
     Raises:
         InputError: always.
     """
-    told = " ".join(str(got).splitlines())  # a file's own words may be several lines
-    raise InputError(f"{name}: expected {expected}, got {told}; {remedy}")
+    told = f"{name}: expected {expected}, got {got}; {remedy}"
+    raise InputError(" ".join(told.splitlines()))  # a file's own words may be several lines
 
 
 @contextmanager
