@@ -200,7 +200,7 @@ BAD: dict[str, list[str]] = {
     "an option of clusters": [*SMALL_TRAIN, "--batches", "random"],
     "no such step rule": [*SMALL_TRAIN, "--step", "banana"],
     "no such loss": [*SMALL_TRAIN, "--loss", "math:absent"],
-    "no such layer": [*NODES_TRAIN, "--model", "gcn"],
+    "no such layer": [*NODES_TRAIN, "--model", "banana"],
     "no fanouts": [*NODES_TRAIN, "--fanouts"],
     "fanout -2": [*NODES_TRAIN, "--fanouts", "-2"],
     "hidden 0": [*NODES_TRAIN, "--hidden", "0"],

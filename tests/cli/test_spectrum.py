@@ -49,7 +49,7 @@ def test_a_run_is_measured_and_left_alone(tmp_path: Path) -> None:
     assert before == [(out / name).read_bytes() for name in files]
     assert found["metric"] == "adam" and found["lam_max"] > 0 and found["sampling"] != "independent"
     rows = {row["batch"]: row for row in found["rates"]}
-    assert rows[16]["spectral"] == pytest.approx(0.03) and 0 < rows[16]["safe"] <= rows[16]["edge"]
+    assert rows[16]["spectral"] == pytest.approx(0.01) and 0 < rows[16]["safe"] <= rows[16]["edge"]
     assert Measured.load(found["spectrum"]).lam_max == pytest.approx(found["lam_max"], rel=1e-3)
     assert Path(found["picture"]).stat().st_size > 10_000
     assert job_of(out)[0].loader.position > 0

@@ -124,7 +124,7 @@ def test_objects_of_ones_own_are_given_again(hub: Hub) -> None:
     with pytest.raises(InputError, match=r"pass layer= to shoal.open"):
         shoal.from_pretrained("me/own")
     back = shoal.from_pretrained("me/own", layer=Mean)
-    assert back.predict([0, 1], data=graph()) == model.predict([0, 1])
+    assert back.predict([0, 1], data=graph()) == model.predict([0, 1], data=graph())
 
 
 def test_revisions_are_branches(hub: Hub, labels: Any) -> None:

@@ -133,4 +133,4 @@ def test_patience_and_callbacks(tmp_path: Path) -> None:
     result = model.fit(planted_graph(n=60), **more)
     assert result.stopped == "patience" and result.steps == 4 and result.folder is None
     assert seen == ["begin", *["validate"] * 4, "test"]
-    assert result.valid.keys() == {"valid_accuracy"}
+    assert result.valid.keys() == {"valid_accuracy", "valid_macro_F1", "valid_ROC_AUC"}

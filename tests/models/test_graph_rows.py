@@ -30,7 +30,12 @@ def test_training_with_tiers_is_training_without(tmp_path: Path) -> None:
     found, states = [], []
     for count in (0, 30, 1000):
         model = shoal.NodeModel(
-            batch_size=12, hidden=4, fanouts=(2,), device_rows=count, device="cpu"
+            batch_size=12,
+            hidden=4,
+            fanouts=(2,),
+            device_rows=count,
+            baselines=False,
+            device="cpu",
         )
         found.append(model.fit(data, out=tmp_path / str(count), steps=12))
         states.append(weights(tmp_path / str(count)))
@@ -51,6 +56,7 @@ def test_training_from_a_file_is_training_from_memory(
     source = write_graph(planted_graph(n=200, classes=2, dim=6), tmp_path / "graph.npz")
     source = dense(source, own) if own else source
     small: dict[str, Any] = {"batch_size": 16, "hidden": 4, "fanouts": (2,), "device": "cpu"}
+    small |= {"baselines": False} if task is shoal.NodeModel else {"heuristics": False}
     found, states = [], []
 
     class Stop(shoal.Callback):

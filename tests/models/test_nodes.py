@@ -417,3 +417,29 @@ def test_an_interrupted_fit_is_resumed_to_the_same_end(tmp_path: Path) -> None:
         model.fit(data, out=out, resume=True, **options)
     with pytest.raises(InputError, match="expected a folder without a model, got a model"):
         model.fit(data, out=out, **options)
+
+
+def test_a_directed_graph_is_read_both_ways_when_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stored one way, a graph says so; read both ways, it is the graph with all reverses."""
+    n = torch.arange(60)
+    y = n % 2
+    # every node cites the one after the next, of its own class; features tell nothing
+    edges = torch.stack([n, (n + 2) % 60])
+    arrays = {"x": torch.ones(60, 2), "y": y}
+    np.savez(tmp_path / "one.npz", edge_index=edges, **arrays)
+    np.savez(tmp_path / "two.npz", edge_index=torch.cat([edges, edges.flip(0)], 1), **arrays)
+    settings: dict[str, Any] = {"baselines": False, "dropout": 0.0, "hidden": 8}
+    NodeModel(**settings).fit(tmp_path / "one.npz", steps=3)
+    assert "60 of 60 edges have no reverse" in caplog.text
+    caplog.clear()
+    one = NodeModel(both_ways=True, **settings)
+    one.fit(tmp_path / "one.npz", steps=3, out=tmp_path / "run")
+    two = NodeModel(**settings)
+    two.fit(tmp_path / "two.npz", steps=3)
+    assert "reverse" not in caplog.text
+    torch.testing.assert_close(one.encode(), two.encode())
+    source = tmp_path / "one.npz"  # as a graph without a split, of which no class is known
+    again = shoal.open(tmp_path / "run").encode(data=source)
+    torch.testing.assert_close(again, one.encode(data=source))

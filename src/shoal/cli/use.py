@@ -99,7 +99,11 @@ class Query(Ranking):
 class Report(Common):
     """Show what a run did, or compare runs: one HTML file with charts and metrics."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN]")]
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN [RUN]", help_behavior_hint=""),
+    ]
     """Folder of a run, finished or not; two or three of them are compared."""
     out: File = None
     """The file to write; report.html in the run's folder by default, or comparison.html."""

@@ -256,6 +256,27 @@ class Csr:
         rows = self.row_ids().index_select(0, order).to(self.indices.dtype)
         return Csr(indptr, rows, self.n_rows, None if self.values is None else self.values[order])
 
+    def both_ways(self) -> Csr:
+        """A graph's edges and their reverses, each once, without values.
+
+        Example:
+            >>> Csr.from_lists([[1], [0, 2], []], n_cols=3).both_ways().to_dense().tolist()
+            [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+        """
+        row, col = self.row_ids(), self.indices.long()
+        shape = self.n_rows, self.n_cols
+        return Csr.from_coo(torch.cat([row, col]), torch.cat([col, row]), shape).coalesce()
+
+    def one_way(self) -> int:
+        """How many of a graph's edges have no reverse.
+
+        Example:
+            >>> Csr.from_lists([[1], [0, 2], []], n_cols=3).one_way()
+            1
+        """
+        pairs = self.coalesce()  # sorted, as find wants them
+        return int((~pairs.find(pairs.indices, pairs.row_ids())[0]).sum())
+
     def coalesce(self) -> Csr:
         """Sort each row by column and sum doubles (without values: keep one)."""
         key, inverse = torch.unique(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,7 @@ from shoal.tasks import nodes
 from shoal.training.job import Job
 from shoal.training.run import Run
 
+_log = logging.getLogger(__name__)
 WHOLE_NODES, WHOLE_EDGES = 2**15, 2**21
 """Up to so many a graph is read as a whole."""
 DEPTH, WHOLE_HIDDEN = 2, 64
@@ -59,6 +61,8 @@ class NodeModel(GraphModel):
         read_classes: read the classes of training nodes as features of these, but never of the
             nodes that a batch learns. A graph that is predicted without any is classified less
             well; turn it off where the classes of neighbors will never be known.
+        both_ways: read edges in both directions. Otherwise a node reads along stored edges, as a
+            citation is of the paper that it cites; a warning says so where most have no reverse.
         baselines: also train a linear model and a perceptron on features and neighbor means, on a
             whole graph a deeper network, and let classes spread along the edges. Their results
             stand in the fit's details; predictions are the pool of all, weighed on the nodes for
@@ -82,6 +86,7 @@ class NodeModel(GraphModel):
     dropout: float = 0.5
     lr: float = 0.01
     read_classes: bool = True
+    both_ways: bool = False
     baselines: bool = True
     _pool: Pool | None = field(default=None, init=False, repr=False)
 
@@ -148,7 +153,8 @@ class NodeModel(GraphModel):
         Classes are known where the graph says that nodes are for training.
         """
         loaded = self._loaded() if data is None else data
-        loaded = loaded if isinstance(loaded, NodeData) else read(loaded)
+        if data is not None:
+            loaded = self._directed(data if isinstance(data, NodeData) else read(data))
         self._read_classes(loaded)
         return loaded.graph, self._rows_for(loaded), loaded.features
 
@@ -211,7 +217,22 @@ class NodeModel(GraphModel):
         self._body().read_classes(known)
 
     def _load(self, source: Any) -> NodeData:
-        return load_nodes(source)
+        return self._directed(load_nodes(source))
+
+    def _directed(self, data: Any) -> Any:
+        """The graph as nodes read it: along stored edges, or both ways."""
+        if self.both_ways:
+            return replace(data, graph=data.graph.both_ways())
+        alone, edges = data.graph.one_way(), data.graph.nnz
+        if 2 * alone > edges:
+            _log.warning(
+                "%s: %d of %d edges have no reverse, and a node reads along stored edges only; "
+                "both_ways=True (--both-ways) reads them in both directions",
+                data.name,
+                alone,
+                edges,
+            )
+        return data
 
     def _sizes(self, data: NodeData) -> dict[str, Any]:
         sizes, own = super()._sizes(data), (self.fanouts, self.batch_size, self.host_rows)

@@ -116,17 +116,19 @@ class NodeSettings(shoal.GraphSettings):
 
     read_classes: bool = True
     """Read the known classes of neighbors, never a node's own."""
+    both_ways: bool = False
+    """Read edges in both directions, not only as they are stored."""
     baselines: bool = True
     """Also train simple models, print them beside the network, and pool them with it."""
 
     def arguments(self) -> dict[str, Any]:
-        """As of all graphs, and these two.
+        """As of all graphs, and these.
 
         Raises:
             InputError: if an object of the user's is not found.
         """
-        own = {"read_classes": self.read_classes, "baselines": self.baselines}
-        return super().arguments() | own
+        names = ("read_classes", "both_ways", "baselines")
+        return super().arguments() | {name: getattr(self, name) for name in names}
 
 
 @shoal.task("nodes", NodeSettings, model="shoal.models.nodes:NodeModel")

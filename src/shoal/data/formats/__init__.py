@@ -47,7 +47,7 @@ def format_of(path: Path) -> Format:
     endings = ", ".join(sorted({suffix for form in forms for suffix in form.suffixes}))
     want = f'"wordnet", a file ending in {endings}, or a folder of a known format'
     named = "name its files as docs/reference/formats.md has them"
-    remedy = "convert it to one of these" if path.is_file() else named
+    remedy = "convert it to one of these" if there and path.is_file() else named
     remedy = remedy if there else "check the path"
     fail(str(path), want, found, remedy)
 

@@ -97,14 +97,13 @@ def describe(source: Any) -> dict[str, Any]:
     """
     graph = read(source)
     degrees, features = graph.graph.degrees(), graph.features
-    pairs = graph.graph.coalesce()  # sorted, as find wants them
     about: dict[str, Any] = {
         "name": graph.name,
         "nodes": graph.graph.n_rows,
         "edges": graph.graph.nnz,
         "edges_per_node": round(float(degrees.double().mean()), 3),
         "nodes_without_edges": int((degrees == 0).sum()),
-        "edges_without_reverse": int((~pairs.find(pairs.indices, pairs.row_ids())[0]).sum()),
+        "edges_without_reverse": graph.graph.one_way(),
         "features": 0 if features is None else features.shape[1],
     }
     if isinstance(features, Csr):
