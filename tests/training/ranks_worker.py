@@ -11,6 +11,7 @@ import torch
 
 import shoal
 from shoal.core import checkpoint, ranks
+from shoal.graph.features import word_rows
 from shoal.graph.sage import Sage
 from shoal.tasks import links
 from shoal.training.callbacks import Callback
@@ -29,7 +30,7 @@ def link_job() -> Job:
     """The page of the link task on planted links; trained rows, since there are no features."""
     path = write_links(Path(f"links-{ranks.rank()}.npz"), features=False)
     data = shoal.load_links(path)
-    rows = links.new_rows(data.graph.n_rows, 8)
+    rows = shoal.unified(word_rows(data.graph.n_rows, 8), shoal.RowAdam(lr=0.01))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = shoal.LinkEncoder(Sage(8, 8, 8, layers=2, dropout=0.0))
