@@ -100,6 +100,13 @@ def _of_a_log(folder: str | Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, TemplateError) as error:
+    except (
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        TemplateError,
+    ) as error:
         reason = f"{type(error).__name__}: {error}"
         fail(str(folder), "a log as shoal train writes it", reason, "restore the file")

@@ -112,14 +112,21 @@ def read_arrays_of(path: str | Path) -> dict[str, Tensor]:
     """
     path = expect_file(path, "arrays (.npz or .safetensors)")
     if path.suffix == ".safetensors":
-        found = {name: map_array(found) for name, found in tensors_of(path).items()}
+        found = {name: _usual(map_array(found)) for name, found in tensors_of(path).items()}
         bad = [name for name, array in found.items() if array.is_complex()]
         expect(not bad, str(path), "arrays of numbers", f"complex ones as {bad}", "leave them out")
         return found
     arrays = read_arrays(path, _names(path))
     bad = [key for key, array in arrays.items() if array.dtype.kind not in "biuf"]
     expect(not bad, str(path), "arrays of numbers", f"others as {bad}", "leave them out")
-    return {key: torch.from_numpy(_native(array)) for key, array in arrays.items()}
+    return {key: _usual(torch.from_numpy(_native(array))) for key, array in arrays.items()}
+
+
+def _usual(array: Tensor) -> Tensor:
+    """The array in a type that torch computes with; some it can only hold."""
+    if array.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return array.long()
+    return array.float() if array.dtype.itemsize == 1 and array.is_floating_point() else array
 
 
 def _native(array: np.ndarray) -> np.ndarray:
