@@ -52,7 +52,7 @@ def split_cells(cells: Sequence[str], separator: str | None) -> dict[str, list[s
         >>> split_cells(["a;b", "['c']"], ";")
         {'a;b': ['a', 'b'], "['c']": ["['c']"]}
     """
-    each = set(cells)
+    each = dict.fromkeys(cells)
     if separator is not None:
         return {cell: _full(cell.split(separator) if separator else [cell]) for cell in each}
     filled = [cell.strip() for cell in each if cell.strip()]
