@@ -213,8 +213,9 @@ def _of_npy(path: Path, at: int) -> Layout:
             start = file.tell()
         # fails for dtypes that torch lacks and for foreign byte orders
         torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # numpy reads its header as Python, and raises what that raises
         fail(str(path), f"a whole {path.suffix} file of numbers", error, "save it again")
+    expect(min(shape, default=0) >= 0, str(path), "a shape", shape, "save it again")
     in_rows = not columns_first or len(shape) < 2
     remedy = "save np.ascontiguousarray(rows)"
     expect(in_rows, str(path), "rows one after the other (C order)", "Fortran order", remedy)

@@ -23,7 +23,14 @@ from torch import nn
 
 from shoal.core.csr import Csr
 from shoal.core.distribution import require
-from shoal.core.errors import InputError, expect, expect_folder, expect_positive, fail
+from shoal.core.errors import (
+    InputError,
+    expect,
+    expect_finite,
+    expect_folder,
+    expect_positive,
+    fail,
+)
 from shoal.core.files import expect_inside, sync
 from shoal.core.mapped import tensors_of
 from shoal.core.progress import progress
@@ -184,7 +191,9 @@ def open_backbone(name: str) -> nn.Module:
         model, info = load(
             name, config=config, use_safetensors=True, output_loading_info=True, **given
         )
-    for part in (*model.parameters(), *model.buffers()):
+    for where, part in (*model.named_parameters(), *model.named_buffers()):
+        if part.is_floating_point() and part.numel():
+            expect_finite(f"{name}: {where}", torch.atleast_1d(part.detach()))
         part.data = part.data.clone()  # transformers maps them: who cuts the file kills the process
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     expect(not missing, name, "weights of every layer", f"none of {missing[:1]}", "use another one")
