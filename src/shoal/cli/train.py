@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -13,7 +14,7 @@ from typing import Any
 import shoal
 from shoal.cli import config
 from shoal.cli.show import say
-from shoal.core.errors import expect, fail
+from shoal.core.errors import expect, fail, naming
 from shoal.tasks import TASKS, Task
 from shoal.tasks.settings import OF_THE_CALL, Training, flat, named
 
@@ -46,7 +47,8 @@ def parse(words: list[str]) -> tuple[Training, Callable[[Any], dict[str, Any]]]:
     values = {} if path is None else config.read(path)
     of_file = values.pop("task", None)
     named_here = not words[0].startswith("-")
-    task = task_of(words[0] if named_here else str(of_file or ""))
+    with nullcontext() if named_here or path is None else naming(path):
+        task = task_of(words[0] if named_here else str(of_file or ""))
     same = of_file in (None, task.name)
     expect(same, f"{path}: task", task.name, repr(of_file), "name the file's task, or none")
     default = None if path is None else config.settings_from(task.settings, values, path)
