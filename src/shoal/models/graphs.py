@@ -30,6 +30,7 @@ from shoal.fetch.tiered import TieredTable
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdam
 from shoal.graph.features import (
+    WIDTH,
     WordRows,
     feature_rows,
     feature_words,
@@ -382,7 +383,8 @@ class GraphModel(OnHub):
             return self._load(data)
         if self._data is None:
             remedy = "pass data=: the model was fitted on data in memory"
-            expect(self._source is not None, "data", "the graph to read", None, remedy)
+            name = "data" if self._folder is None else f"{self._folder}: data"
+            expect(self._source is not None, name, "the graph to read", None, remedy)
             self._data = self._load(self._source)
         return self._data
 
@@ -563,6 +565,9 @@ class GraphModel(OnHub):
         for name in ("width", "features", "words"):
             if about.get(name) is not None:
                 count(about, name)
+        wide, features = about.get("width"), about.get("features")
+        good = wide is None or features is None or wide in (features, min(features, WIDTH))
+        expect(good, "width", f"that of {features} features", wide, "restore model.json or retrain")
         if "network" in about:
             sizes = part(about, "network")
             for name in ("hidden", "batch_size"):

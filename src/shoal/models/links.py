@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_ids, expect_positive, fail
+from shoal.core.errors import expect, expect_ids, expect_positive, fail, naming
 from shoal.core.state import floats
 from shoal.data.graphs import load_links
 from shoal.data.links import LinkData
@@ -189,7 +189,8 @@ class LinkModel(GraphModel):
         encoder: Any = self._fitted()
         embedded = encoder.embed(graph, self._rows_for(data)).cpu()
         features = None if self.host_rows is not None else data.features  # which lie in a file
-        return LinkScorer(graph, embedded, features, self._weights)
+        with naming(self._folder or "model"):
+            return LinkScorer(graph, embedded, features, self._weights)
 
     def _load(self, source: Any) -> LinkData:
         return load_links(source, self.seed)

@@ -261,6 +261,7 @@ def restored(state: Mapping[str, Any], deep: Callable[[], Layered], classes: int
         saved = part(own, name)
         weights, table = part(saved, "model"), saved.get("rows")
         width = len(floats(weights, "scale.mean", None)) if "scale.mean" in weights else None
+        expect(width != 0, "scale.mean", "a number a column", "none", "train the model again")
         make = deep if name == "deep" else partial(_baseline, name, width, classes)
         expect_weights(make, weights)
         network: Any = make()
