@@ -285,7 +285,13 @@ def expect_arguments(
         want, remedy = f"the {name} of the model, {saved.get(name)}", f"pass {name}= to shoal.open"
         expect(not lacks, where, want, "none", remedy)
     unknown = [name for name in objects if name not in saved]
-    expect(not unknown, "open", f"arguments among {', '.join(saved)}", unknown, "leave it out")
+    expect(
+        not unknown,
+        f"{where}: open",
+        f"arguments among {', '.join(saved)}",
+        unknown,
+        "leave it out",
+    )
     kept = {name: None if name in own else value for name, value in saved.items()}
     return {name: tuple(x) if isinstance(x, list) else x for name, x in {**kept, **objects}.items()}
 
