@@ -8,12 +8,13 @@ array is made of bytes that are there, and nothing has attributes to be set.
 
 from __future__ import annotations
 
+import codecs
 import math
 import pickletools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ class _Made:
 
 
 _MARK = object()
+_CODES = {code.code: code for code in pickletools.opcodes}
 
 
 def unpickle(path: str | Path) -> Any:
@@ -84,6 +86,24 @@ def _refuse(what: str) -> NoReturn:
     raise ValueError(what)
 
 
+def _instructions(file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """The instructions of a pickle, each with what is written behind it.
+
+    Yields:
+        its name, and a number, a text, bytes or None.
+    """
+    name = ""
+    while name != "STOP":
+        code = _CODES.get(file.read(1).decode("latin1"))
+        if code is None:
+            _refuse("an end, or an instruction that no pickle has")
+        name = code.name
+        if name == "STRING":  # bytes of Python 2 in quotes, which pickletools takes for ASCII
+            yield name, codecs.escape_decode(file.readline().strip()[1:-1])[0].decode("latin1")
+        else:
+            yield name, None if code.arg is None else code.arg.reader(file)
+
+
 @dataclass
 class _Machine:
     """The stack and the memo of a pickle."""
@@ -91,18 +111,18 @@ class _Machine:
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
-    def run(self, file: Any) -> Any:
+    def run(self, file: BinaryIO) -> Any:
         """Follow the instructions to the last, which names the result."""
-        for code, given, _ in pickletools.genops(file):
-            step = getattr(self, f"_{code.name.lower()}", None)
-            if code.name in _VALUES:
+        for name, given in _instructions(file):
+            step = getattr(self, f"_{name.lower()}", None)
+            if name in _VALUES:
                 self.stack.append(given)
-            elif code.name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[code.name]())
+            elif name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name]())
             elif step is not None:
                 step(given)
-            elif code.name not in ("PROTO", "FRAME", "STOP"):
-                _refuse(f"the instruction {code.name}")
+            elif name not in ("PROTO", "FRAME", "STOP"):
+                _refuse(f"the instruction {name}")
         return self.stack.pop()
 
     def _above_mark(self) -> list[Any]:
