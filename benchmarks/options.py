@@ -116,9 +116,10 @@ class Bench:
             alone = shoal.with_known(base, (shoal.ClassifierRanker(),), self.train, weights)
             result["classifiers"] = self.evaluate(alone)
         if self.asked.ensemble and parts.combiner is not None:
-            learned = self.train, self.taught, self.train
+            learned = self.train, self.taught, weights, parts.seed
+            seen = shoal.evidence(base, parts.rankers, *learned)
             ensemble = shoal.fit_ensemble(
-                base, parts.rankers, parts.combiner, *learned, weights, parts.seed
+                base, parts.rankers, parts.combiner, seen, self.train, weights, parts.seed
             )
             result["ensemble"] = self.evaluate(ensemble)
         return result

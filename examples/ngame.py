@@ -167,9 +167,8 @@ def train(
 
     # a tree of depth 7 over both scores and how rare a label is
     combiner = shoal.TreeCombiner()
-    return shoal.fit_ensemble(
-        predictor, recipe.rankers, combiner, learned, held_out, data.train, weights, seed
-    )
+    seen = shoal.evidence(predictor, recipe.rankers, learned, held_out, weights, seed)
+    return shoal.fit_ensemble(predictor, recipe.rankers, combiner, seen, data.train, weights, seed)
 
 
 def main() -> None:

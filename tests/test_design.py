@@ -370,16 +370,16 @@ def test_the_page_gives_the_commands_bits(
     toys: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Objects by hand and flags of the command end in the same encoder, bit for bit."""
-    from shoal.data.splits import validation_split
+    from shoal.data.splits import folds
     from shoal.tasks import labels
 
     toys("CALLS = [1]", "train", "labels", "mugs.csv", *SMALL, "--out", "run")
     (saved,) = tmp_path.joinpath("run").glob("bag.safetensors")
     data = shoal.load("mugs.csv")
-    kept, held_out = validation_split(data, 0.1, 0)
     parts = labels.Parts(encoder=shoal.BagEncoder(dim=8), batches=shoal.Clustered(16, 4))
     run, budget = shoal.Run.create(tmp_path / "by hand", {}), shoal.Budget(epochs=2)
-    predictor, _ = labels.train(data, kept, held_out or None, run, parts, budget=budget)
+    held_out = folds(data, 0.1, 0, labels.ENOUGH)
+    predictor, _ = labels.train(data, held_out, run, parts, budget=budget)
     rows = checkpoint.load(saved)["rows"]
     assert torch.equal(predictor.encoder.rows, rows) and rows.abs().sum() > 0
 

@@ -19,6 +19,7 @@ from shoal.core.errors import expect, fail
 from shoal.core.search import Search, top_k
 from shoal.data.texts import as_list, as_texts, label_data
 from shoal.models.labels import LabelModel
+from shoal.rank.calibration import Rule
 from shoal.rank.classifiers import Classifiers
 from shoal.rank.ensemble import NetworkCombiner
 from shoal.rank.predictor import Prediction
@@ -58,7 +59,8 @@ class _LabelClassifier:
         steps: optimizer steps of the encoder.
         minutes: of training the encoder.
         threshold: where texts have several labels, ``predict`` returns those of at least this
-            probability; 0.5 is the most accurate for each label by itself.
+            probability; 0.5 is the most accurate for each label by itself, ``"f1"`` and the like
+            (:meth:`shoal.LabelModel.predict`) are best by F1 on held-out texts.
 
     Attributes:
         classes_: the labels, in the order of the columns of ``predict_proba``; of an indicator
@@ -75,7 +77,7 @@ class _LabelClassifier:
             model.predict(["a red scarf"])  # array(['red'], dtype='<U4')
     """
 
-    threshold: float
+    threshold: float | Rule
     classes_: Any
     model_: LabelModel
 
@@ -99,7 +101,7 @@ class _LabelClassifier:
         epochs: int | None = None,
         steps: int | None = None,
         minutes: float | int | None = None,
-        threshold: float | int = 0.5,
+        threshold: float | int | Rule = 0.5,
     ) -> None:
         given = dict(locals())
         del given["self"]
@@ -162,7 +164,7 @@ class _LabelClassifier:
         Raises:
             InputError: if the model gives no probabilities, or an item is no text.
         """
-        remedy = f"raise valid: {FEWEST} texts held out teach it what scores are worth"
+        remedy = f"raise valid or add texts: {FEWEST} held out teach it what scores are worth"
         able = self._fitted().model_.probabilities
         expect(able, "predict_proba", "a model with a combiner", "one of cosines alone", remedy)
         shares = self._matrix(self._found(X, _MOST)).toarray()
@@ -186,7 +188,9 @@ class _LabelClassifier:
         require("sklearn.utils.validation", "model", "sklearn").check_is_fitted(self, "model_")
         return self
 
-    def _found(self, X: Any, k: int, threshold: float | None = None) -> list[list[Prediction]]:
+    def _found(
+        self, X: Any, k: int, threshold: float | Rule | None = None
+    ) -> list[list[Prediction]]:
         texts, single = as_texts(X, "X")
         expect(not single, "X", "a list of texts", "one text", "pass [text]")
         return self.model_.predict(texts, min(k, len(self.classes_)), threshold)

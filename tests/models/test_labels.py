@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import shoal
 from shoal.core.errors import InputError
 from shoal.data.formats import xc
-from shoal.data.texts import label_data
+from shoal.data.texts import LabelData, label_data
+from shoal.training.run import Run
 from tests.planted import planted_labels
 
 DATA = planted_labels(n=520, n_labels=24, noise=0.4)
@@ -48,6 +49,40 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[shoal.LabelModel, sho
     model = small()
     out = tmp_path_factory.mktemp("labels") / "run"
     return model, model.fit(DATA, valid=0.5, epochs=2, out=out)
+
+
+# -- small data ---------------------------------------------------------------------------------
+
+
+def test_small_data_is_held_out_in_turn(tmp_path: Path) -> None:
+    """Sixty examples: every one is held out once, all are known in the end, scores are
+    probabilities, and no checkpoint stays."""
+    train = DATA.train.subset(torch.arange(60))
+    model = small(combiner=shoal.NetworkCombiner(epochs=2))
+    data = LabelData("few", train, DATA.test, DATA.labels)
+    model.fit(data, valid=0.3, epochs=1, out=tmp_path / "run")
+    (told,) = [x for x in Run.open(tmp_path / "run").log() if x["event"] == "ensemble"]
+    assert (told["held_out"], told["folds"]) == (60, 4)
+    assert model.probabilities and model.predictor.truth.n_rows == 60
+    left = {path.name for path in (tmp_path / "run").rglob("*")}
+    assert not left & {"last.safetensors", "best.safetensors", "tokens"}
+    found = model.predict(TEXTS, k=24, threshold="f1")
+    assert 0 < sum(map(len, found)) < 24 * len(TEXTS)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rules_are_named(run: Any) -> None:
+    """One that does not exist, and one where scores are no probabilities."""
+    model, _ = run
+    with pytest.raises(
+        InputError, match=r"threshold: expected a probability in \[0, 1\] or one of f1"
+    ):
+        model.predict("w1", threshold="best")
+    alone = shoal.Predictor(
+        model.encoder, model.labels, model.predictor.label_tokens, (shoal.EncoderRanker(),)
+    )
+    with pytest.raises(InputError, match="threshold: expected a model whose scores are prob"):
+        model.with_predictor(alone).predict("w1", threshold="f1")
 
 
 # -- fit ---------------------------------------------------------------------------------------
@@ -442,10 +477,10 @@ def test_a_batch_shrinks_to_the_data(caplog: pytest.LogCaptureFixture) -> None:
     texts = [f"{color} thing {i}" for i in range(250) for color in ("red", "blue")]
     with caplog.at_level(logging.INFO, "shoal"):
         model = shoal.LabelModel(encoder=shoal.BagEncoder(dim=8), device="cpu")
-        result = model.fit(texts, [text.split()[0] for text in texts], epochs=2)
+        result = model.fit(texts, [text.split()[0] for text in texts], epochs=2, valid=0.005)
     assert result.steps == 4
     assert "examples: batches of 448 in clusters of 64" in caplog.text
-    assert "200 are needed to weigh rankers" in caplog.text
+    assert "40 are needed to weigh rankers" in caplog.text
     assert "scores are cosines, no probabilities" in caplog.text
     assert not model.probabilities
     assert model.predict("a red one", k=1)[0].label == "red"

@@ -150,8 +150,10 @@ def test_a_finished_run_holds_what_predicting_needs(whole: Path, tmp_path: Path)
     model = {"model.json", "model.safetensors", "bag.safetensors"}
     model |= {"labels.json.gz", "examples.json.gz"}
     logs = {"settings.json", "log.jsonl"}
-    stage = {"classifiers", *(f"classifiers/{name}" for name in logs)}
-    assert names == model | logs | stage
+    stages = ["classifiers"]
+    stages += [f"{fold}{inner}" for fold in ("fold-2", "all") for inner in ("", "/classifiers")]
+    stage = {f"{folder}/{name}" for folder in stages for name in logs}
+    assert names == model | logs | stage | set(stages)
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert result.size == sum(path.stat().st_size for path in files)
     kept = {path.relative_to(whole).as_posix() for path in whole.rglob("*")}
@@ -199,7 +201,7 @@ def test_changed_data_cannot_spoil_a_run(whole: Path, tmp_path: Path) -> None:
         ({}, {}, True),
         ({"combiner": None, "rankers": [shoal.ClassifierRanker()]}, {"valid": 0.0}, True),
         ({"classifiers": None}, {}, False),
-        ({}, {"valid": 0.1}, False),
+        ({}, {"valid": 0.005}, False),
     ],
     ids=["ensemble", "alone", "none", "too few held out"],
 )

@@ -109,10 +109,10 @@ def test_the_same_seed_gives_the_same_network() -> None:
     """Fitting is a function of its arguments, and leaves torch's random state as it was."""
     candidates, truth = planted(200, seed=0)
     before = torch.get_rng_state()
-    one, two = (fitted(candidates, truth, epochs=2).state_dict() for _ in range(2))
+    one, two = (fitted(candidates, truth, epochs=2).weights.state_dict() for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(one[name], two[name]) for name in one)
-    other = fitted(candidates, truth, epochs=2, seed=1).state_dict()
+    other = fitted(candidates, truth, epochs=2, seed=1).weights.state_dict()
     assert not torch.equal(one["layers.0.weight"], other["layers.0.weight"])
 
 

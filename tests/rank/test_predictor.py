@@ -14,7 +14,8 @@ import shoal
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.texts import Examples, Texts
-from shoal.rank.predictor import Predictor, with_known
+from shoal.rank.fusing import with_known
+from shoal.rank.predictor import Predictor
 from shoal.text.bag import Bag, embed
 from shoal.text.vocabulary import learn, random_rows
 from tests.strategies import csrs

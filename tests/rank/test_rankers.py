@@ -13,7 +13,8 @@ from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.splits import validation_split
 from shoal.data.texts import Texts
-from shoal.rank.predictor import Predictor, fit_ensemble, with_known
+from shoal.rank.fusing import evidence, fit_ensemble, with_known
+from shoal.rank.predictor import Predictor
 from tests.planted import planted_labels
 
 DATA = planted_labels(n=400, n_labels=30, noise=0.3)
@@ -39,7 +40,8 @@ def classifiers() -> torch.Tensor:
 def ensemble(alone: Predictor, classifiers: torch.Tensor) -> Predictor:
     """All rankers, combined on the held-out half."""
     combiner = shoal.NetworkCombiner()
-    return fit_ensemble(alone, shoal.RANKERS, combiner, TRAIN, HELD_OUT, TRAIN, classifiers, seed=0)
+    seen = evidence(alone, shoal.RANKERS, TRAIN, HELD_OUT, classifiers, seed=0)
+    return fit_ensemble(alone, shoal.RANKERS, combiner, seen, TRAIN, classifiers, seed=0)
 
 
 def hits(top: torch.Tensor) -> float:
@@ -124,7 +126,8 @@ def test_the_tree_reads_encoder_and_classifiers(alone: Predictor) -> None:
     classifiers = alone.label_embeddings
     rankers = (shoal.EncoderRanker(), shoal.ClassifierRanker())
     combiner = shoal.TreeCombiner()
-    found = fit_ensemble(alone, rankers, combiner, TRAIN, HELD_OUT, TRAIN, classifiers, seed=0)
+    seen = evidence(alone, rankers, TRAIN, HELD_OUT, classifiers, seed=0)
+    found = fit_ensemble(alone, rankers, combiner, seen, TRAIN, classifiers, seed=0)
     assert not found.probabilities
     assert hits(found.rank(DATA.test.texts, 1)[1]) > 0.15
 

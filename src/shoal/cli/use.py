@@ -18,7 +18,7 @@ from shoal.cli.show import say
 from shoal.core.columns import Columns
 from shoal.core.errors import InputError, expect, expect_folder, fail
 from shoal.serve.limits import Limits
-from shoal.tasks.settings import Common, File, Flag, Float, Table, Text
+from shoal.tasks.settings import Common, File, Flag, Table, Text
 
 _log = logging.getLogger(__name__)
 _AT_A_TIME = 4096  # texts that are predicted between two writes
@@ -55,6 +55,9 @@ class Evaluate(Ranking):
     """Texts: also write each example's labels and predictions here, as JSON lines."""
     k: int = 5
     """With --out: number of labels per text."""
+    threshold: Text = None
+    """From which probability on labels are given, for F1, precision and recall: a number, or f1,
+    macro-f1, label-f1 or count, as for predict; f1 by default."""
     table: Table = field(default_factory=Table)
 
 
@@ -73,9 +76,10 @@ class Predict(Ranking):
     """Where to write JSON lines; standard output by default."""
     k: int = 5
     """Number of labels per text, or of classes or links per node."""
-    threshold: Float = None
-    """Leave out predictions with a lower score; scores are probabilities where the model has
-    them."""
+    threshold: Text = None
+    """Leave out predictions with a lower score, a probability where the model has them. Labels may
+    also be left out by what was best on held-out texts: f1 (micro F1), macro-f1, label-f1 (each
+    label's own), count (as many as are expected to be true)."""
     table: Table = field(default_factory=Table)
 
 
@@ -89,8 +93,8 @@ class Query(Ranking):
     """Folder of a run; the newest one under runs/ by default."""
     k: int = 5
     """Number of labels."""
-    threshold: Float = None
-    """Leave out labels with a lower score; scores are probabilities where the model has them."""
+    threshold: Text = None
+    """Leave out labels with a lower score; also f1, macro-f1, label-f1 or count, as for predict."""
     explain: Flag = False
     """Also show which rankers, words and nearest examples speak for each label."""
 
@@ -228,6 +232,8 @@ def evaluate(asked: Evaluate) -> dict[str, Any]:
     if on_graph(model):
         remedy = "leave it out: predictions for nodes are shoal predict's"
         expect(asked.out is None, "out", "an option for texts", "one for graphs", remedy)
+        remedy = "leave it out: metrics of graphs have no threshold"
+        expect(asked.threshold is None, "threshold", "an option for labels", "a graph", remedy)
         return about | {"test": model.evaluate(source)}
     data = load_labels(source, **columns, test=0)
     if not (data.own_split or (asked.run / "model.json").exists()):
@@ -240,7 +246,7 @@ def evaluate(asked: Evaluate) -> dict[str, Any]:
     if asked.out is not None:
         about |= {"out": str(asked.out)}
         write_whole(asked.out, _lines_of_predictions(model, test, asked.k))
-    return about | {"test": model.evaluate(test)}
+    return about | {"test": model.evaluate(test, threshold=threshold_of(asked.threshold))}
 
 
 def _say_changed(model: Any, data: Any) -> None:
@@ -276,6 +282,14 @@ def _lines_of_predictions(model: Any, test: Any, k: int) -> Iterator[str]:
             own = [name for name in next(truth) if name]
             line = {"text": text, "truth": own, "labels": [plain(x) for x in row]}
             yield json.dumps(line) + "\n"
+
+
+def threshold_of(asked: str | None) -> float | str | None:
+    """A threshold as it was typed: a number, or the name of a rule, which the model checks."""
+    try:
+        return None if asked is None else float(asked)
+    except ValueError:
+        return asked
 
 
 def predict(asked: Predict) -> dict[str, Any]:
@@ -322,7 +336,7 @@ def _of_texts(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]
     def predictions() -> Iterator[dict[str, Any]]:
         for begin in progress(range(0, len(texts), _AT_A_TIME), "predict"):
             part = texts.subset(torch.arange(begin, min(begin + _AT_A_TIME, len(texts))))
-            rows = model.predict(part, k=asked.k, threshold=asked.threshold)
+            rows = model.predict(part, asked.k, threshold_of(asked.threshold))
             for text, row in zip(part.all(), rows, strict=True):
                 yield {"text": text, "labels": [plain(x) for x in row]}
         _say_scores(model)
@@ -333,7 +347,9 @@ def _of_texts(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]
 def _of_nodes(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]]:
     """How many nodes a file has, and a line for each."""
     ids = read_ids(asked.texts)
-    rows = model.predict(ids, data=asked.source, k=asked.k, threshold=asked.threshold)
+    least = threshold_of(asked.threshold)
+    expect(not isinstance(least, str), "threshold", "a number for a graph", least, "try 0.5")
+    rows = model.predict(ids, data=asked.source, k=asked.k, threshold=least)
     what = "classes" if model.task == "nodes" else "links"
     pairs = zip(ids, rows, strict=True)
     return len(ids), ({"node": node, what: [plain(x) for x in row]} for node, row in pairs)
@@ -359,7 +375,7 @@ def query(asked: Query) -> dict[str, Any]:
     got = shorten(asked.text)
     expect(known, "text", "some word that the model knows", got, "ask in other words")
     _expect_threshold(model, asked.threshold)
-    found = model.predict(asked.text, asked.k, asked.threshold, asked.explain)
+    found = model.predict(asked.text, asked.k, threshold_of(asked.threshold), asked.explain)
     _say_scores(model)
     rows = Columns(plain(x) | {"score": round(x.score, 3)} for x in found)
     if asked.json:
@@ -375,7 +391,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     return {"score": row["score"], "title": row["title"], **name}
 
 
-def _expect_threshold(model: Any, threshold: float | None) -> None:
+def _expect_threshold(model: Any, threshold: str | None) -> None:
     """Raise if there is a threshold that would mean something else than it seems to."""
     remedy = "leave it out, or train with a larger --valid: it teaches what scores are worth"
     want = "a model whose scores are probabilities"

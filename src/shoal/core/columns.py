@@ -8,6 +8,8 @@ from typing import Any
 
 # metrics of nodes and links, which have no k
 OF_GRAPHS = ("accuracy", "macro_F1", "micro_F1", "ROC_AUC", "MRR", "AUC")
+# metrics of labels at a threshold, and of probabilities, which have none either
+OF_LABELS = ("F1", "F1_macro", "precision", "recall", "ECE")
 
 
 class Columns(list[dict[str, Any]]):
@@ -68,7 +70,7 @@ def metric_table(
     kinds: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         kind, at, k = name.removeprefix("valid_").partition("@")
-        if at or kind in OF_GRAPHS:
+        if at or kind in OF_GRAPHS + OF_LABELS:
             kinds.setdefault(kind, {})[k] = value
     ks = list(dict.fromkeys(k for row in kinds.values() for k in row if k)) or [""]
     first = ks[0]

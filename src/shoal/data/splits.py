@@ -7,8 +7,9 @@ sides. How many are held out is left to the hash: a binomial number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import pairwise
 
@@ -20,6 +21,9 @@ from torch import Tensor
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
 from shoal.data.texts import Examples, LabelData, Texts
+
+# folds at most: each is a training of its own
+_MOST = 10
 
 
 def digests(texts: Texts, key: str = "") -> Int[Tensor, " n"]:
@@ -51,13 +55,13 @@ def _contents(texts: Texts) -> Iterator[bytes]:
 
 
 def held_out(
-    texts: Texts, share: float | int, seed: int, purpose: str = "test"
+    texts: Texts, share: float | int, seed: int, purpose: str = "test", part: int = 0
 ) -> Bool[Tensor, " n"]:
     """Which examples are held out: those whose digest is among the lowest `share` of all digests.
 
     In small data, where that would leave a side empty, the text of the lowest digest is held out,
     or that of the highest is not: both sides have examples as soon as there are two texts that
-    differ. With fewer nothing is held out.
+    differ. With fewer nothing is held out. Further parts may be empty.
 
     Args:
         texts: the examples.
@@ -65,6 +69,7 @@ def held_out(
             examples and more.
         seed: another one holds out others.
         purpose: what for; of two purposes neither says anything about the other.
+        part: the lowest share of digests, or the next one, and so on: parts share no text.
 
     Raises:
         InputError: if share is out of range.
@@ -76,9 +81,15 @@ def held_out(
     """
     expect(0 <= share < 1, "share", "a share in [0, 1)", share, "try 0.2, or 0 for none")
     found = digests(texts, f"{purpose} {seed}")
-    held = found < round(share * 2**64) - 2**63  # digests are spread over all of int64
     if share == 0 or len(found.unique()) < 2:
-        return torch.zeros_like(held)
+        return torch.zeros(len(found), dtype=torch.bool)
+    # digests are spread over all of int64
+    low, high = (min(round(share * i * 2**64), 2**64) - 2**63 for i in (part, part + 1))
+    held = torch.zeros_like(found, dtype=torch.bool)
+    if low < high:  # a share may be too small for any
+        held = (found >= low) & (found <= high - 1)
+    if part:
+        return held & ~held_out(texts, share, seed, purpose)
     held = held if bool(held.any()) else found == found.min()
     return found != found.max() if bool(held.all()) else held
 
@@ -127,7 +138,9 @@ def split_test(data: LabelData, share: float | int = 0.2, seed: int = 0) -> Labe
     return replace(data, train=train, test=test)
 
 
-def validation_split(data: LabelData, share: float, seed: int) -> tuple[Examples, Examples]:
+def validation_split(
+    data: LabelData, share: float, seed: int, part: int = 0
+) -> tuple[Examples, Examples]:
     """Hold training examples out for validation, by :func:`held_out`, and as the test split is.
 
     Where labels are examples too (one uid and one title), the reverse of a held-out pair may stand
@@ -139,6 +152,7 @@ def validation_split(data: LabelData, share: float, seed: int) -> tuple[Examples
         data: its training examples are split.
         share: the share held out, in [0, 1).
         seed: of the split.
+        part: which of them, as for :func:`held_out`.
 
     Returns:
         the examples to train on, and those to validate on: none where fewer than two texts differ.
@@ -155,7 +169,7 @@ def validation_split(data: LabelData, share: float, seed: int) -> tuple[Examples
         >>> train.texts.uids, valid.texts.uids
         (['a', 'b'], ['c'])
     """
-    train, valid = _divided(data.train, share, seed, "validation")
+    train, valid = _divided(data.train, share, seed, "validation", part)
     twin = _find(data.labels, train.texts)
     own = _find(valid.texts, data.labels)
     row, col = valid.labels.row_ids(), valid.labels.indices.long()
@@ -173,10 +187,48 @@ def validation_split(data: LabelData, share: float, seed: int) -> tuple[Examples
     return train, evaluated.subset((truth.degrees() > 0).nonzero().squeeze(1))
 
 
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Examples to learn from, and others that are held out.
+
+    Attributes:
+        train: to learn from.
+        held_out: to judge by what was learned; None for none.
+    """
+
+    train: Examples
+    held_out: Examples | None
+
+
+def folds(data: LabelData, share: float, seed: int, enough: int = 0) -> list[Fold]:
+    """Hold a share of the training examples out, and others in turn until enough were.
+
+    Args:
+        data: its training examples are split, each time by :func:`validation_split`.
+        share: held out at a time, in (0, 1).
+        seed: of the splits.
+        enough: held-out examples that are wanted; ten folds are the most.
+
+    Example:
+        >>> texts = Texts.of([f"text {i}" for i in range(60)])
+        >>> examples = Examples.of(texts, Csr.from_lists([[0]] * 60, 1))
+        >>> data = LabelData.unsplit("sixty", examples, Texts.of(["cup"]))
+        >>> made = folds(data, 0.25, seed=0, enough=1000)
+        >>> len(made), sum(len(fold.held_out.texts) for fold in made)
+        (4, 60)
+    """
+    most = min(math.ceil(1 / share - 1e-9), _MOST)
+    wanted = -(-enough // max(round(share * len(data.train)), 1))
+    parts = (validation_split(data, share, seed, i) for i in range(max(min(wanted, most), 1)))
+    made = [Fold(kept, out if len(out) else None) for kept, out in parts]
+    # all of them may be known from their reverse, or be one text
+    return [fold for fold in made if fold.held_out is not None] or made[:1]
+
+
 def _divided(
-    examples: Examples, share: float | int, seed: int, purpose: str
+    examples: Examples, share: float | int, seed: int, purpose: str, part: int = 0
 ) -> tuple[Examples, Examples]:
-    held = held_out(examples.texts, share, seed, purpose)
+    held = held_out(examples.texts, share, seed, purpose, part)
     kept, out = ((held == side).nonzero().squeeze(1) for side in (False, True))
     return examples.subset(kept), examples.subset(out)
 

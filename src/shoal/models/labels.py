@@ -23,19 +23,20 @@ from shoal.core.search import Search, top_k
 from shoal.core.state import integers
 from shoal.data import load
 from shoal.data.meant import expect_learnable
-from shoal.data.splits import digests, validation_split
+from shoal.data.splits import Fold, digests, folds
 from shoal.data.texts import Examples, LabelData, Texts, as_texts, label_data
 from shoal.models import base
 from shoal.models.base import Fitting, Result, resolve_device, resolve_precision
 from shoal.models.card import write_export
 from shoal.models.hub import OnHub
 from shoal.models.notebook import Answers, model_table
+from shoal.rank.calibration import RULES, Rule
 from shoal.rank.classifiers import Classifiers
 from shoal.rank.ensemble import NetworkCombiner
 from shoal.rank.evaluate import evaluate, first_columns
 from shoal.rank.predictor import Predictor
 from shoal.rank.rankers import RANKERS
-from shoal.tasks.labels import Parts, train
+from shoal.tasks.labels import ENOUGH, Parts, train
 from shoal.text.bag import BagEncoder
 from shoal.text.encoder import Exported
 from shoal.training.gradients import Gradients
@@ -157,9 +158,12 @@ class LabelModel(OnHub):
                 a ``datasets.Dataset``, a :class:`~shoal.data.texts.LabelData`.
             labels: per text the name of its label or a list of names; or a matrix with one row per
                 text and one column per label.
-            valid: share of the training examples that is held out, for validation during training
-                and to weigh the rankers; or held-out texts and labels, of which those that no
-                training example has are left out.
+            valid: share of the training examples that is held out at a time, for validation during
+                training and to weigh the rankers. Where that is less than a thousand examples,
+                further shares are held out in turn, each from training of its own, and the model
+                is trained on all examples in the end. Or held-out texts and labels, of which those
+                that no training example has are left out. 0 for none: the first ranker ranks
+                alone.
             test: texts and labels to evaluate on; by default the data set's own test split, if it
                 has one. Labels that no training example has count as missed.
             out: folder of the run, for checkpoints, the log and the model; None keeps the model in
@@ -187,18 +191,21 @@ class LabelModel(OnHub):
         )
         expect_positive("valid_every", valid_every)
         begin = time.monotonic()
-        kept, held_out = self._held_out(data, valid)
+        held_out = self._folds(data, valid)
         about = base.header("labels", self._arguments(), source=data.name)
         seen = digests(data.train.texts)
         with fitting.run(about, seen, data.train.labels.indices) as run:
             seconds = round(time.monotonic() - begin, 3)
-            counts = {"train": len(kept), "held_out": len(held_out or ()), "test": len(judged)}
+            out_of = [fold.held_out for fold in held_out if fold.held_out is not None]
+            # in the end of several folds all examples are learned from
+            learned = held_out[0].train if len(held_out) == 1 else data.train
+            counts = {"train": len(learned), "held_out": sum(map(len, out_of))}
+            counts |= {"test": len(judged)}
             counts["labels"] = len(data.labels)
             resolved = {"data": data.name, "examples": counts, "device": self.device}
             run.start(resolved | {"prepare_seconds": seconds})
             predictor, progress = train(
                 data,
-                kept,
                 held_out,
                 run,
                 self.parts,
@@ -218,9 +225,8 @@ class LabelModel(OnHub):
             metrics = self._evaluated(judged, run) if len(judged) else {}
             self._about |= {"test": metrics, "steps": progress.step, "seconds": progress.seconds}
             base.write_header(run.folder, self._about)
-            stage = run.folder / "classifiers"
-            names = ("last.safetensors", "best.safetensors")
-            others = (run.folder / "tokens", *(stage / name for name in names))
+            names = ("last.safetensors", "best.safetensors", "tokens")
+            others = [path for name in names for path in run.folder.rglob(name)]
             result = fitting.close(run, progress, metrics, *others)
             return replace(result, details={"scores": self.scores} | result.details)
 
@@ -235,19 +241,19 @@ class LabelModel(OnHub):
         expect_learnable(data)
         return data
 
-    def _held_out(self, data: LabelData, valid: Any) -> tuple[Examples, Examples | None]:
-        """The examples to learn from, and the held-out ones, if there are any."""
+    def _folds(self, data: LabelData, valid: Any) -> list[Fold]:
+        """The examples to learn from, and those that are held out, once or in turn."""
         if not isinstance(valid, float | int):
             held_out = _known(self._examples(valid, data.labels, "valid"), len(data.labels))
             want, remedy = "examples with labels of the data", "name labels as there"
             expect(len(held_out) > 0, "valid", want, "none", remedy)
-            return data.train, held_out
+            return [Fold(data.train, held_out)]
         expect(0 <= valid < 1, "valid", "a share in [0, 1)", valid, "try 0.1, or 0 for none")
         if valid == 0:
-            return data.train, None
-        kept, held_out = validation_split(data, valid, self.parts.seed)
-        # all of them may be known from their reverse, or be one text
-        return kept, held_out if len(held_out) else None
+            return [Fold(data.train, None)]
+        # without a combiner nobody learns from more than one
+        enough = 0 if self.parts.combiner is None else ENOUGH
+        return folds(data, valid, self.parts.seed, enough)
 
     def _arguments(self) -> dict[str, Any]:
         return {one.name: getattr(self.parts, one.name) for one in fields(self.parts)}
@@ -291,14 +297,17 @@ class LabelModel(OnHub):
         return "probabilities" if self.probabilities else "cosines"
 
     def predict(
-        self, texts: Any, k: int = 5, threshold: float | None = None, explain: bool = False
+        self, texts: Any, k: int = 5, threshold: float | Rule | None = None, explain: bool = False
     ) -> Any:
         """The best labels of texts.
 
         Args:
             texts: one text, or a list of them (strings, or pairs of title and content).
             k: labels per text at most; all, where there are fewer.
-            threshold: leave out labels of a lower score; in [0, 1] where scores are probabilities.
+            threshold: leave out labels of a lower score, in [0, 1] where scores are probabilities;
+                or a rule learned on held-out examples: ``f1`` (one threshold, best by micro F1),
+                ``macro-f1`` (best by macro F1), ``label-f1`` (one per label that is seen often
+                enough), ``count`` (as many labels as are expected to be true).
             explain: say for each label which rankers found it, which words it shares with the text
                 and which known examples nearby carry it.
 
@@ -312,11 +321,7 @@ class LabelModel(OnHub):
         """
         plain, single = as_texts(texts)
         expect_positive("k", k)
-        if threshold is not None:
-            want = "a probability in [0, 1]" if self.probabilities else "a number"
-            good = isinstance(threshold, float | int) and not math.isnan(threshold)
-            good = good and (0 <= threshold <= 1 or not self.probabilities)
-            expect(good, "threshold", want, threshold, "try 0.5")
+        self._expect_threshold(threshold)
         read = self._read(plain)
         unknown = int((self.unknown(plain)).sum())
         if unknown:
@@ -339,6 +344,17 @@ class LabelModel(OnHub):
         known = {"labels": f"{len(self.labels):,}", "rankers": ranks, "scores": scores}
         return model_table("LabelModel", known | about)
 
+    def _expect_threshold(self, threshold: object) -> None:
+        if threshold in RULES:
+            want, remedy = "a model whose scores are probabilities", "train it with held-out texts"
+            expect(self.probabilities, "threshold", want, "one of cosines", remedy)
+        elif threshold is not None:
+            rules = f"a probability in [0, 1] or one of {', '.join(RULES)}"
+            want = rules if self.probabilities else "a number"
+            number = threshold if isinstance(threshold, float | int) else math.nan
+            good = 0 <= number <= 1 or not (self.probabilities or math.isnan(number))
+            expect(good, "threshold", want, threshold, "try 0.5")
+
     def unknown(self, texts: Any) -> Tensor:
         """Which texts hold no word that the model knows, as a boolean tensor ``[n]``."""
         return self.encoder.known(as_texts(texts)[0].all()).degrees() == 0
@@ -353,7 +369,9 @@ class LabelModel(OnHub):
         vectors = self.predictor.encode(self._read(plain))
         return vectors[0] if single else vectors
 
-    def evaluate(self, data: Any, labels: Any = None) -> dict[str, float]:
+    def evaluate(
+        self, data: Any, labels: Any = None, threshold: float | Rule | None = None
+    ) -> dict[str, float]:
         """Metrics of test examples, in per cent as the field prints them (P@1 38.45).
 
         Args:
@@ -362,15 +380,19 @@ class LabelModel(OnHub):
                 was trained on; or what :meth:`test_examples` gave.
             labels: as for `fit`; matched with the model's by name. Labels that the model does not
                 have count as missed.
+            threshold: as for `predict`; by default ``f1``, where the model has learned it.
 
         Returns:
             P@k, nDCG@k, R@k, and their propensity-scored kin by the propensities of the training
-            examples.
+            examples; with a threshold micro and macro F1, precision and recall of all labels that
+            it leaves (``F1``, ``F1_macro``, ``precision``, ``recall``); of probabilities ``ECE``,
+            how far, in percentage points, stated and true shares of right answers are apart.
 
         Raises:
-            InputError: if nothing is left to judge.
+            InputError: if nothing is left to judge, or as `predict` for the threshold.
         """
-        return self._evaluated(self.test_examples(data, labels))
+        self._expect_threshold(threshold)
+        return self._evaluated(self.test_examples(data, labels), threshold=threshold)
 
     def test_examples(self, data: Any, labels: Any = None) -> Examples:
         """The examples that :meth:`evaluate` judges."""
@@ -397,9 +419,11 @@ class LabelModel(OnHub):
         )
         return _over(test, found.labels, self.labels)
 
-    def _evaluated(self, test: Examples, run: Any = None) -> dict[str, float]:
+    def _evaluated(
+        self, test: Examples, run: Any = None, threshold: float | Rule | None = None
+    ) -> dict[str, float]:
         known = self.predictor.truth
-        metrics, behind = evaluate(self.predictor, test, known)
+        metrics, behind = evaluate(self.predictor, test, known, threshold)
         if run is not None:
             for event, facts in behind.items():
                 run.write(event, facts)

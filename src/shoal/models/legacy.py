@@ -30,7 +30,8 @@ from shoal.models.labels import LabelModel
 from shoal.models.links import LinkModel
 from shoal.models.nodes import NodeModel
 from shoal.rank.ensemble import TrainedNetwork
-from shoal.rank.predictor import Known, Predictor, Ranker
+from shoal.rank.predictor import Predictor
+from shoal.rank.ranker import Known, Ranker
 from shoal.rank.rankers import (
     ClassifierRanker,
     EncoderRanker,

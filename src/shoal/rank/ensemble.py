@@ -4,11 +4,9 @@ The candidates of a query are the union of its rankings. A candidate's features 
 ranking, its score, its share of the query's best score and the reciprocal of its rank, all zero
 where the ranking does not have it, and once ln(1 + frequency of the label in training). A network
 of one hidden layer turns them into a logit z, fitted by the decoupled softmax over candidates
-(:mod:`shoal.core.losses`) on examples that nothing else was trained on. Its probability that label
-l is true is calibrated on a fifth of those examples that the network did not see, by the logistic
-of Platt ("Probabilistic outputs for support vector machines", 1999):
-
-    P(l is true) = σ(a · ln softmax(z)_l + b)
+(:mod:`shoal.core.losses`) on examples that nothing else was trained on. Probabilities that a label
+is true, and thresholds, are learned from logits of examples that the network was not fitted on
+(:mod:`shoal.rank.calibration`): a fifth of them at a time, and as many fifths as make 500.
 
 Why the frequency: in-batch negatives come as often as their labels do, so an encoder trained on
 them approaches ln p(l | x) − ln p(l) (Yi et al., "Sampling-bias-corrected neural modeling", RecSys
@@ -21,7 +19,7 @@ A combiner of your own is a frozen dataclass with ``fit``, registered by :func:`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -34,10 +32,16 @@ from shoal.core.errors import expect
 from shoal.core.kinds import Kind, register_kind
 from shoal.core.metrics import inverse_propensity
 from shoal.core.progress import progress
-from shoal.core.state import floats
+from shoal.core.state import floats, number, part
+from shoal.rank.calibration import Calibration, Thresholds
 from shoal.rank.ranking import Ranking, member
 
 _PER_RANKING = 3
+# Calibrated on a fifth of the examples that the network did not see, and on as many further fifths,
+# each by a network of its own, as make this many examples.
+_PARTS, _ENOUGH = 5, 500
+# steps of a network at least, where twenty epochs of few examples are fewer
+_STEPS = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,34 +82,41 @@ def join(rankings: Sequence[Ranking], frequency: Shaped[Tensor, " l"]) -> Candid
     """
     sizes = [len(ranking.ids) for ranking in rankings]
     expect(len(set(sizes)) == 1, "rankings", "as many queries each", sizes, "rank the same queries")
-    ids = _union(torch.cat([ranking.ids for ranking in rankings], dim=1))
-    parts = [part for ranking in rankings for part in _features(ranking, ids)]
-    rarity = frequency.float().log1p()[ids.clamp(min=0)] * (ids >= 0)
-    return Candidates(ids, torch.stack([*parts, rarity], dim=2))
+    ids = torch.cat([ranking.ids for ranking in rankings], dim=1)
+    union, slot = _union(ids)
+    n, width, size = len(ids), union.shape[1], _PER_RANKING * len(rankings) + 1
+    # where the features of each entry begin; those of no label go behind the last candidate
+    begin = (torch.arange(n, device=ids.device).unsqueeze(1) * (width + 1) + slot) * size
+    widths = torch.tensor([ranking.ids.shape[1] for ranking in rankings])
+    begin += torch.arange(len(rankings)).repeat_interleave(widths).to(ids.device) * _PER_RANKING
+    features = torch.zeros(n * (width + 1) * size, device=ids.device)
+    for j, kind in enumerate(zip(*map(_features, rankings), strict=True)):
+        features.scatter_(0, (begin + j).flatten(), torch.cat(kind, dim=1).flatten())
+    features = features.view(n, width + 1, size)[:, :width]
+    features[..., -1] = frequency.float().log1p()[union.clamp(min=0)] * (union >= 0)
+    return Candidates(union, features)
 
 
-def _union(ids: Int[Tensor, "n k"]) -> Int[Tensor, "n c"]:
-    """Distinct ids of each row, rising, -1 behind them."""
-    last = torch.iinfo(ids.dtype).max
-    ids = ids.masked_fill(ids < 0, last).sort(dim=1).values
-    again = torch.zeros_like(ids, dtype=torch.bool)
-    again[:, 1:] = ids[:, 1:] == ids[:, :-1]
-    ids = ids.masked_fill(again, last).sort(dim=1).values
-    widest = int((ids < last).sum(1).max()) if len(ids) else 0
-    ids = ids[:, : max(widest, 1)]
-    return ids.masked_fill(ids == last, -1)
+def _union(ids: Int[Tensor, "n k"]) -> tuple[Int[Tensor, "n c"], Int[Tensor, "n k"]]:
+    """Distinct ids of each row, rising, -1 behind them; and where each id stands among them."""
+    last = torch.iinfo(torch.int32).max
+    listed, order = ids.int().masked_fill(ids < 0, last).sort(dim=1)
+    new = listed < last
+    new[:, 1:] &= listed[:, 1:] != listed[:, :-1]
+    place = new.cumsum(1) - 1
+    width = max(int(new.sum(1).max()), 1) if len(ids) else 1
+    place = place.masked_fill(listed == last, width)
+    union = torch.full((len(ids), width + 1), -1, dtype=torch.int64, device=ids.device)
+    union.scatter_(1, place, listed.long())
+    return union[:, :width], torch.empty_like(place).scatter_(1, order, place)
 
 
-def _features(ranking: Ranking, ids: Int[Tensor, "n c"]) -> list[Float[Tensor, "n c"]]:
-    """Score, share of the best score, and reciprocal rank of each candidate in one ranking."""
-    last = torch.iinfo(ids.dtype).max
-    listed, order = ranking.ids.masked_fill(ranking.ids < 0, last).sort(dim=1)
-    at = torch.searchsorted(listed, ids).clamp(max=listed.shape[1] - 1)
-    found = (listed.gather(1, at) == ids) & (ids >= 0)
-    rank = order.gather(1, at)
-    score = ranking.scores.gather(1, rank).masked_fill(~found, 0)
-    best = ranking.scores[:, :1].clamp(min=1e-6)
-    return [score, (score / best).clamp(min=0), found / (rank + 1.0)]
+def _features(ranking: Ranking) -> tuple[Float[Tensor, "n k"], ...]:
+    """Score, share of the best score, and reciprocal rank of each entry."""
+    scores = ranking.scores
+    best = scores[:, :1].clamp(min=1e-6)
+    rank = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=scores.dtype)
+    return scores, (scores / best).clamp(min=0), (1 / rank).expand_as(scores)
 
 
 @runtime_checkable
@@ -157,33 +168,23 @@ def combiner_kind(name: str) -> Callable[[Kind], Kind]:
     return register_kind(KINDS, name)
 
 
-@combiner_kind("network")
-class TrainedNetwork(nn.Module):
-    """The network that weighs features, and the calibration of its probabilities.
+class Weights(nn.Module):
+    """The network that weighs features.
 
     Args:
         rankings: how many are joined.
         hidden: width of the hidden layer.
         seed: of its first weights.
-
-    Attributes:
-        rankings: as given.
     """
 
-    probabilities = True
     mean: Tensor
     scale: Tensor
-    slope: Tensor
-    offset: Tensor
 
     def __init__(self, rankings: int, hidden: int = 32, seed: int = 0) -> None:
         super().__init__()
-        self.rankings = rankings
         width = _PER_RANKING * rankings + 1
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.register_buffer("slope", torch.tensor(1.0))
-        self.register_buffer("offset", torch.tensor(0.0))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.layers = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
@@ -192,29 +193,35 @@ class TrainedNetwork(nn.Module):
         """Logits z of candidates; comparable within a query."""
         return self.layers((features - self.mean) / self.scale).squeeze(-1)
 
-    def log_shares(self, candidates: Candidates) -> Float[Tensor, "n c"]:
-        """Return ``ln softmax(z)`` over the candidates of each query, -inf where there is none."""
+    def logits(self, candidates: Candidates) -> Float[Tensor, "n c"]:
+        """Logits z of the candidates of each query, -inf where there is none."""
         with torch.no_grad():
             z = torch.cat([self(part) for part in candidates.features.split(1024)])
-        # a query without candidates has no share to give: -inf minus -inf
-        return z.masked_fill(candidates.ids < 0, -torch.inf).log_softmax(1).nan_to_num(-torch.inf)
+        return z.masked_fill(candidates.ids < 0, -torch.inf)
 
-    @staticmethod
-    def of_state(state: Mapping[str, Any]) -> TrainedNetwork:
-        """The network whose ``state_dict()`` this is.
 
-        Raises:
-            InputError: if it is another network's.
-        """
-        width, hidden = len(floats(state, "mean", None)), len(floats(state, "layers.0.bias", None))
-        good = width > 1 and width % _PER_RANKING == 1
-        expect(good, "mean", f"{_PER_RANKING} a ranking and one", width, "train the model again")
-        network = TrainedNetwork(width // _PER_RANKING, hidden)
-        own = network.state_dict()
-        same = state.keys() == own.keys()
-        expect(same, "combiner", ", ".join(own), ", ".join(state), "train the model again")
-        network.load_state_dict({name: floats(state, name, *x.shape) for name, x in own.items()})
-        return network
+@combiner_kind("network")
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """A network that weighs features, and what its logits mean.
+
+    Attributes:
+        weights: the network.
+        calibration: of its probabilities.
+        thresholds: probabilities from which on labels are given; None in models of before.
+    """
+
+    weights: Weights
+    calibration: Calibration = field(default_factory=Calibration)
+    thresholds: Thresholds | None = None
+
+    kind = "network"
+    probabilities = True
+
+    @property
+    def rankings(self) -> int:
+        """How many are joined."""
+        return len(self.weights.mean) // _PER_RANKING
 
     def rank(self, candidates: Candidates, k: int, drop: Csr | None = None) -> Ranking:
         """The k most probable candidates of each query, with their probabilities in [0, 1].
@@ -224,9 +231,38 @@ class TrainedNetwork(nn.Module):
             k: how many.
             drop: ``[n, l]``, pairs that may not be returned.
         """
-        best, ids = chosen(self.log_shares(candidates), candidates, k, drop)
-        scores = (self.slope * best + self.offset).sigmoid().masked_fill(ids < 0, -torch.inf)
-        return Ranking(scores, ids)
+        z = self.weights.logits(candidates)
+        return chosen(z, candidates, k, drop, self.calibration.probabilities(z))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint."""
+        thresholds = None if self.thresholds is None else self.thresholds.state_dict()
+        means = {"calibration": dict(vars(self.calibration)), "thresholds": thresholds}
+        return {**self.weights.state_dict(), **means}
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any]) -> TrainedNetwork:
+        """The combiner whose :meth:`state_dict` this is.
+
+        Raises:
+            InputError: if it is another's.
+        """
+        width, hidden = len(floats(state, "mean", None)), len(floats(state, "layers.0.bias", None))
+        good = width > 1 and width % _PER_RANKING == 1
+        expect(good, "mean", f"{_PER_RANKING} a ranking and one", width, "train the model again")
+        weights = Weights(width // _PER_RANKING, hidden)
+        own = weights.state_dict()
+        weights.load_state_dict({name: floats(state, name, *x.shape) for name, x in own.items()})
+        thresholds = None
+        if "calibration" in state:
+            found = part(state, "calibration")
+            calibration = Calibration(*(number(found, x) for x in ("slope", "shared", "offset")))
+            if state.get("thresholds") is not None:
+                thresholds = Thresholds.of_state(part(state, "thresholds"))
+        else:  # of before: a logistic of the candidate's share of its query
+            slope, offset = (float(floats(state, name)) for name in ("slope", "offset"))
+            calibration = Calibration(slope, slope, offset)
+        return TrainedNetwork(weights, calibration, thresholds)
 
 
 @dataclass(frozen=True)
@@ -268,73 +304,91 @@ class NetworkCombiner:
         """
         real = (candidates.ids >= 0) & ~member(candidates.ids, drop)
         true = member(candidates.ids, truth) & real
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(true), generator=generator)
-        unseen, seen = order.tensor_split([len(true) // 5])
-        expect(bool(true[seen].any()), "candidates", "some true ones", "none", "hold out more")
-        rankings = (candidates.features.shape[2] - 1) // _PER_RANKING
-        network = TrainedNetwork(rankings, self.hidden, seed)
-        weights = true.float()
+        expect(bool(true.any()), "candidates", "some true ones", "none", "hold out more")
+        weight = true.float()
         if self.rare:
             inverse = (inverse_propensity(known) ** self.rare).float()
-            weights *= inverse[candidates.ids.clamp(min=0)]
+            weight *= inverse[candidates.ids.clamp(min=0)]
+        generator = torch.Generator().manual_seed(seed)
         features = candidates.features[real]
-        network.mean.copy_(features.mean(0))
-        network.scale.copy_(features.std(0, correction=0).clamp(min=1e-6))
+        deviation = features.std(0, correction=0)
+        # a feature that never differs says nothing, and must not speak up when it once does
+        scale = deviation.where(deviation > 1e-6, 1.0)
+        normal = {"mean": features.mean(0), "scale": scale}
+
+        def fitted(ids: Int[Tensor, " m"]) -> Weights:
+            rankings = (candidates.features.shape[2] - 1) // _PER_RANKING
+            network = Weights(rankings, self.hidden, seed)
+            network.load_state_dict(normal, strict=False)
+            self._train(network, candidates.rows(ids), true[ids], real[ids], weight[ids], generator)
+            return network
+
+        order = torch.randperm(len(true), generator=generator)
+        parts = order.tensor_split(_PARTS)
+        rounds = min(_PARTS, -(-_ENOUGH * _PARTS // len(order)))
+        judged, z = torch.cat(parts[:rounds]), []
+        for i in range(rounds):
+            weights = fitted(torch.cat([*parts[:i], *parts[i + 1 :]]))
+            z.append(weights.logits(candidates.rows(parts[i])))
+        if rounds > 1:
+            weights = fitted(order)
+        logits, true, real = torch.cat(z), true[judged], real[judged]
+        calibration = Calibration.fit(logits, true, real)
+        stated, pairs = calibration.probabilities(logits), candidates.ids[judged]
+        count = truth.rows(judged).with_values(None).coalesce().indices
+        count = torch.bincount(count, minlength=truth.n_cols)
+        thresholds = Thresholds.choose(stated[real], pairs[real], true[real], count)
+        return TrainedNetwork(weights, calibration, thresholds)
+
+    def _train(
+        self,
+        network: Weights,
+        candidates: Candidates,
+        true: Bool[Tensor, "n c"],
+        real: Bool[Tensor, "n c"],
+        weight: Float[Tensor, "n c"],
+        generator: torch.Generator,
+    ) -> None:
+        """Fit a network to some examples; `weight` is that of each true candidate's loss."""
         optimizer = torch.optim.AdamW(network.layers.parameters(), lr=self.lr, weight_decay=1e-3)
-        steps = self.epochs * -(-len(seen) // self.batch_size)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-        for _ in progress(range(self.epochs), "combine rankers"):
-            for at in torch.randperm(len(seen), generator=generator).split(self.batch_size):
-                ids = seen[at]
+        each = -(-len(true) // self.batch_size)
+        epochs = max(self.epochs, _STEPS // max(each, 1))
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(epochs * each, 1))
+        for _ in progress(range(epochs), "combine rankers"):
+            for ids in torch.randperm(len(true), generator=generator).split(self.batch_size):
                 logits = network(candidates.features[ids])
-                loss = _softmax_loss(logits, true[ids], real[ids], weights[ids])
+                loss = _softmax_loss(logits, true[ids], real[ids], weight[ids])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-        shares = network.log_shares(candidates.rows(unseen))
-        _calibrate(network, shares[real[unseen]], true[unseen][real[unseen]])
-        return network
 
 
 def chosen(
-    scores: Float[Tensor, "n c"], candidates: Candidates, k: int, drop: Csr | None = None
-) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """The k best candidates of each query by `scores`: those, and ids; -inf and -1 for none.
+    scores: Float[Tensor, "n c"],
+    candidates: Candidates,
+    k: int,
+    drop: Csr | None = None,
+    stated: Float[Tensor, "n c"] | None = None,
+) -> Ranking:
+    """The k best candidates of each query by `scores`.
 
     Args:
         scores: -inf where there is no candidate.
         candidates: of n queries.
         k: how many.
         drop: ``[n, l]``, pairs that may not be returned.
+        stated: scores of the answers, which rise with `scores` in each row; by default these.
     """
     if drop is not None:
         scores = scores.masked_fill(member(candidates.ids, drop), -torch.inf)
     width = min(k, scores.shape[1])
     best, at = scores.topk(width, dim=1)
-    ids = candidates.ids.gather(1, at).masked_fill(best == -torch.inf, -1)
+    none = best == -torch.inf
+    best = (scores if stated is None else stated).gather(1, at).masked_fill(none, -torch.inf)
+    ids = candidates.ids.gather(1, at).masked_fill(none, -1)
     more = (0, k - width)
-    return pad(best, more, value=-torch.inf), pad(ids, more, value=-1)
-
-
-def _calibrate(
-    network: TrainedNetwork, shares: Float[Tensor, " m"], true: Bool[Tensor, " m"]
-) -> None:
-    """Fit the logistic from shares to truth by Newton's method; it is convex in two numbers."""
-    if not (bool(true.any()) and bool((~true).any())):
-        return  # one class alone has no finite optimum: the share itself stays the estimate
-    x = torch.stack([shares, torch.ones_like(shares)], dim=1).double()
-    y, w = true.double(), torch.tensor([1.0, 0.0], dtype=torch.float64)
-    ridge = 1e-6 * torch.eye(2, dtype=torch.float64)
-    for _ in range(50):
-        p = (x @ w).sigmoid()
-        curvature = (x * (p * (1 - p)).unsqueeze(1)).T @ x
-        step = torch.linalg.solve(curvature + ridge, x.T @ (p - y))
-        # damped: a full step from far away may overshoot
-        w -= step / max(1.0, float(step.abs().max()))
-    network.slope.copy_(w[0])
-    network.offset.copy_(w[1])
+    return Ranking(pad(best, more, value=-torch.inf), pad(ids, more, value=-1))
 
 
 def _softmax_loss(

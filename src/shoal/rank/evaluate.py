@@ -15,10 +15,14 @@ from torch import Tensor
 
 from shoal.core import metrics
 from shoal.core.csr import Csr
+from shoal.core.decisions import calibration_error, decisions
 from shoal.data.texts import Examples, Texts
+from shoal.rank.calibration import Rule, kept
 from shoal.rank.predictor import Predictor, named
 
 KS = (1, 3, 5)
+# labels that a threshold may give to a text
+_DEEP = 100
 # Of each kind; characters of their texts and titles; true labels named.
 _EXAMPLES, _TEXT, _TITLE, _LABELS = 6, 280, 80, 8
 # Test examples that each ranker of an ensemble ranks alone, and bins of probabilities.
@@ -42,7 +46,10 @@ def validate(
 
 
 def evaluate(
-    predictor: Predictor, test: Examples, known: Csr
+    predictor: Predictor,
+    test: Examples,
+    known: Csr,
+    threshold: float | Rule | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics of test examples, and what is behind them.
 
@@ -51,26 +58,35 @@ def evaluate(
         test: whose labels may be more than the predictor's: those can never be found.
         known: labels of the training examples, ``[n, l]``, which decide propensities; with fewer
             than three examples they are one.
+        threshold: from which on labels are given; by default, where it has been learned, ``f1``.
 
     Returns:
-        metrics in per cent (:func:`shoal.core.metrics.evaluate`); and for a run's log ``deciles``,
-        how well rare and frequent labels are found, ``examples`` (:func:`examples`), ``possible``,
-        what P@k can be at most, and of an ensemble ``alone`` and ``calibration``.
+        metrics in per cent (:func:`shoal.core.metrics.evaluate`), with a threshold those of
+        :func:`shoal.core.decisions.decisions` and of probabilities ``ECE``; and for a run's log
+        ``deciles``, how well rare and frequent labels are found, ``examples`` (:func:`examples`),
+        ``possible``, what P@k can be at most, and of an ensemble ``alone`` and ``calibration``.
     """
     k = min(KS[-1], len(predictor.labels))
+    if threshold is None and predictor.thresholds is not None:
+        threshold = "f1"
     wide = test.labels.n_cols
     drop = (
         test.drop
         if wide == len(predictor.labels)
         else first_columns(test.drop, len(predictor.labels))
     )
-    scores, top = (x.cpu() for x in predictor.rank(test.texts, k, drop))
+    deep = k if threshold is None else min(_DEEP, len(predictor.labels))
+    scores, every = (x.cpu() for x in predictor.rank(test.texts, deep, drop))
+    top = every[:, :k]
     seen = known.with_values(None).coalesce()
     seen = Csr(seen.indptr, seen.indices, wide)
     # below three examples the propensity model says nothing: every label weighs the same
     inverse = metrics.inverse_propensity(seen) if seen.n_rows > 2 else torch.ones(wide)
     result = metrics.evaluate(top, test.labels, inverse, ks=[x for x in KS if x <= k])
-    behind: dict[str, Any] = {"examples": examples(predictor.labels, test, scores, top)}
+    behind: dict[str, Any] = {"examples": examples(predictor.labels, test, scores[:, :k], top)}
+    if threshold is not None:
+        given = every.masked_fill(~kept(scores, every, threshold, predictor.thresholds), -1)
+        result |= decisions(given, test.labels)
     if test.labels.nnz:
         frequency = torch.bincount(seen.indices, minlength=wide)
         parts = metrics.deciles(top, test.labels, frequency, top.shape[1])
@@ -80,9 +96,9 @@ def evaluate(
         if predictor.combiner is not None and len(predictor.rankers) > 1:
             behind["alone"] = alone(predictor, test, drop)
         if predictor.probabilities:
-            behind["calibration"] = calibration(
-                scores[top >= 0], metrics.hits(top.long(), truth)[top >= 0]
-            )
+            hit, found = metrics.hits(top.long(), truth), top >= 0
+            behind["calibration"] = calibration(scores[:, :k][found], hit[found])
+            result["ECE"] = calibration_error(behind["calibration"])
     return result, behind
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -97,6 +98,11 @@ class LexicalIndex:
         by_token = Csr.of_state(state, tokens, keys)
         return LexicalIndex(by_token.with_values(floats(state, "values", by_token.nnz)))
 
+    @cached_property
+    def _matrix(self) -> Any:
+        # scipy checks each number of a matrix that it makes
+        return self.by_token.to_scipy()
+
     def search(self, queries: Csr, k: int) -> Ranking:
         """Find the k keys of highest inner product with each query, among those that share a token.
 
@@ -112,7 +118,7 @@ class LexicalIndex:
         expect_positive("k", k)
         want, got = self.by_token.n_rows, queries.n_cols
         expect(want == got, "queries", f"{want} tokens", got, "use the index's own vocabulary")
-        keys = self.by_token.to_scipy()
+        keys = self._matrix
 
         def found(part: Any) -> Ranking:
             return _best(queries.rows(part).to_scipy() @ keys, k)

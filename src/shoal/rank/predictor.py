@@ -10,11 +10,11 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,25 +22,23 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive, fail, naming
-from shoal.core.kinds import Kind, register_kind
 from shoal.core.progress import progress
 from shoal.core.search import Search, top_k
 from shoal.core.state import part
 from shoal.data.formats.xc import read_texts, write_texts
 from shoal.data.lines import writer
-from shoal.data.texts import Examples, Texts
+from shoal.data.texts import Texts
 from shoal.rank import ensemble
-from shoal.rank.ensemble import Candidates, Combiner, TrainedCombiner, join
-from shoal.rank.ranking import Ranking
+from shoal.rank.calibration import Rule, Thresholds, kept
+from shoal.rank.ensemble import Candidates, TrainedCombiner, join
+from shoal.rank.ranker import RANKER_KINDS, Known, Query, Ranker
 from shoal.text.encoder import TextEncoder, open_encoder
-from shoal.text.vocabulary import Vocabulary, learn
+from shoal.text.vocabulary import Vocabulary
 
 # candidates that a ranking brings: measured in docs/LOG.md
 _DEPTH = 100
 # texts ranked at a time: features of their candidates take up to 80 kB per text
 _TEXTS = 2048
-# held-out examples that teach a combiner: a thousand numbers to learn, 80 kB of features each
-_TAUGHT = 8192
 # characters of a known example that an explanation quotes
 _QUOTED = 80
 
@@ -63,113 +61,6 @@ class Prediction:
     score: float
     position: int
     explanation: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Query:
-    """Texts whose labels are wanted, and what rankers share about them.
-
-    Attributes:
-        model: encoder, labels and known examples.
-        texts: n of them.
-        drop: ``[n, l]``, pairs that need not be found; None for none.
-    """
-
-    model: Predictor
-    texts: Texts
-    drop: Csr | None = None
-
-    @cached_property
-    def embedded(self) -> Float[Tensor, "n d"]:
-        """Unit vectors of the texts."""
-        return self.model.encode(self.texts)
-
-    def nearest(self, keys: Float[Tensor, "m d"], k: int, drop: bool = False) -> Ranking:
-        """The k keys of largest inner product with each text's vector.
-
-        Args:
-            keys: to be searched.
-            k: how many; all where there are fewer.
-            drop: whether keys are labels, of which :attr:`drop` is left out.
-        """
-        left_out = self.drop.to(self.embedded.device) if drop and self.drop is not None else None
-        found = self.model.search(self.embedded, keys, min(k, len(keys)), left_out)
-        return Ranking(*found)
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """What rankers are fitted on.
-
-    Attributes:
-        model: embeds the examples.
-        texts: of the training examples.
-        classifiers: one per label, or None.
-    """
-
-    model: Predictor
-    texts: Texts
-    classifiers: Float[Tensor, "l d"] | None = None
-
-    @cached_property
-    def embedded(self) -> Float[Tensor, "n d"]:
-        """Unit vectors of the examples."""
-        return self.model.encode(self.texts)
-
-
-@runtime_checkable
-class Ranker(Protocol):
-    """A way to find the labels of a text.
-
-    Attributes:
-        kind: the name under which its class is registered.
-        features: a name per ranking that :meth:`rank` returns.
-        lexical: whether it matches words, and so needs the model's.
-    """
-
-    kind: str
-    lexical: bool
-
-    @property
-    def features(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def fitted(self, model: Predictor, known: Known) -> Ranker | None:
-        """This ranker with its index of labels and examples; None if it has nothing to offer."""
-        ...
-
-    def rank(self, query: Query, k: int) -> list[Ranking]:
-        """The k best labels of each text, once per name of :attr:`features`."""
-        ...
-
-    def reasons(self, query: Query, ids: Int[Tensor, "n k"]) -> dict[str, list[list[Any]]]:
-        """What a reader may want to see beside the scores, by name, per text and label."""
-        ...
-
-    def with_labels(self, old: Predictor, new: Predictor, texts: Texts) -> Ranker:
-        """The same ranker for the labels of `new`: those of `old`, then `texts`."""
-        ...
-
-    def with_examples(self, model: Predictor, known: Known) -> Ranker:
-        """The same ranker with more known examples; `known` holds those that are added."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers for a checkpoint."""
-        ...
-
-    @staticmethod
-    def of_state(state: Mapping[str, Any], model: Predictor) -> Ranker:
-        """The ranker whose :meth:`state_dict` this is."""
-        ...
-
-
-RANKER_KINDS: dict[str, Any] = {}
-"""Classes of rankers by the name that a saved model records."""
-
-
-def ranker_kind(name: str) -> Callable[[Kind], Kind]:
-    """Register the class of rankers that saved models call `name`."""
-    return register_kind(RANKER_KINDS, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +105,11 @@ class Predictor:
     def probabilities(self) -> bool:
         """Whether scores are probabilities, and no cosines or inner products."""
         return self.combiner is not None and self.combiner.probabilities
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """Probabilities from which on labels are given, where the combiner has learned some."""
+        return getattr(self.combiner, "thresholds", None)
 
     @cached_property
     def label_embeddings(self) -> Float[Tensor, "l d"]:
@@ -271,28 +167,48 @@ class Predictor:
         return join(found, self.frequency)
 
     def predict(
-        self, texts: Texts, k: int, threshold: float | None = None, explain: bool = False
+        self, texts: Texts, k: int, threshold: float | Rule | None = None, explain: bool = False
     ) -> list[list[Prediction]]:
         """The k best labels of each text, by name.
 
         Args:
             texts: any number.
             k: labels per text.
-            threshold: leave out labels of a lower score.
+            threshold: leave out labels of a lower score, or by a rule
+                (:func:`shoal.rank.calibration.kept`).
             explain: say why (:meth:`explain`).
 
         Raises:
-            InputError: if k is out of range.
+            InputError: if k is out of range, or the model has not learned the rule.
         """
-        scores, ids = (x.cpu() for x in self.rank(texts, k))
+        scores, ids = self.decided(texts, k, threshold)
         rows = named(self.labels, scores, ids)
         if explain:
             rows = [
                 [replace(p, explanation=why) for p, why in zip(row, reasons, strict=True)]
                 for row, reasons in zip(rows, self.explain(texts, ids), strict=True)
             ]
-        least = -torch.inf if threshold is None else threshold
-        return [[p for p in row if p.score >= least] for row in rows]
+        return rows
+
+    def decided(
+        self,
+        texts: Texts,
+        k: int,
+        threshold: float | Rule | None = None,
+        drop: Csr | None = None,
+    ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+        """As :meth:`rank`, in host memory, -inf and -1 for labels that a threshold leaves out.
+
+        Raises:
+            InputError: if k is out of range, or the model has not learned the rule.
+        """
+        # how many labels a text is expected to have is the sum over all that are found
+        deep = min(_DEPTH, len(self.labels)) if threshold == "count" else k
+        scores, ids = (x.cpu() for x in self.rank(texts, max(k, deep), drop))
+        if threshold is not None:
+            out = ~kept(scores, ids, threshold, self.thresholds)
+            scores, ids = scores.masked_fill(out, -torch.inf), ids.masked_fill(out, -1)
+        return scores[:, :k], ids[:, :k]
 
     def explain(self, texts: Texts, ids: Int[Tensor, "n k"]) -> list[list[dict[str, Any]]]:
         """Why each of some labels was found.
@@ -368,7 +284,7 @@ class Predictor:
         if self.truth.n_rows == 0 or not changed:
             remedy = "train it on more examples, or with rankers=[shoal.NeighborRanker()] alone"
             fail("examples", "a model that keeps examples", "one that does not", remedy)
-        quotes = [*self.quotes, *_quotes(texts)] if self.quotes else ()
+        quotes = [*self.quotes, *quotes_of(texts)] if self.quotes else ()
         truth = self.truth.with_values(None).stack(labels.with_values(None))
         return replace(self, rankers=more, truth=truth, quotes=quotes)
 
@@ -454,62 +370,6 @@ class Predictor:
             return kind.of_state(part({"state": state}, "state"), self)
 
 
-def fit_ensemble(
-    base: Predictor,
-    wanted: Sequence[Ranker],
-    combiner: Combiner,
-    train: Examples,
-    held_out: Examples,
-    every: Examples,
-    classifiers: Float[Tensor, "l d"] | None,
-    seed: int,
-) -> Predictor:
-    """Learn what each ranker is worth on examples that none of them has seen; then show them all.
-
-    Args:
-        base: encoder and labels, trained without the held-out examples.
-        wanted: rankers to be fitted; those with nothing to offer are left out.
-        combiner: learns what they are worth.
-        train: what the encoder and the classifiers were trained on.
-        held_out: teaches the combiner; of more than 8,192 examples, so many at random.
-        every: all training examples, the held-out ones included: what the result knows.
-        classifiers: one per label, or None.
-        seed: of that choice, and of the combiner.
-
-    Raises:
-        InputError: if none of the held-out examples' labels is found by any ranker.
-    """
-    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))
-    held_out = held_out.subset(order[:_TAUGHT])
-    first = with_known(base, wanted, train, classifiers)
-    found = first.candidates(held_out.texts, held_out.drop)
-    trained = combiner.fit(found, held_out.labels, held_out.drop, train.labels, seed)
-    return replace(with_known(base, wanted, every, classifiers), combiner=trained)
-
-
-def with_known(
-    base: Predictor,
-    wanted: Sequence[Ranker],
-    examples: Examples,
-    classifiers: Float[Tensor, "l d"] | None = None,
-) -> Predictor:
-    """A predictor that knows some examples, and ranks by what its rankers make of them.
-
-    Args:
-        base: encoder and labels.
-        wanted: rankers to be fitted; those with nothing to offer are left out.
-        examples: to be known.
-        classifiers: one per label, or None.
-    """
-    words = base.encoder.words
-    if words is None and any(ranker.lexical for ranker in wanted):
-        words = learn(examples.texts.all() + base.labels.all())
-    model = replace(base, truth=examples.labels, own_words=words, quotes=_quotes(examples.texts))
-    known = Known(model, examples.texts, classifiers)
-    fitted = (ranker.fitted(model, known) for ranker in wanted)
-    return replace(model, rankers=tuple(ranker for ranker in fitted if ranker is not None))
-
-
 def named(
     labels: Texts, scores: Float[Tensor, "n k"], ids: Int[Tensor, "n k"]
 ) -> list[list[Prediction]]:
@@ -524,7 +384,8 @@ def named(
     ]
 
 
-def _quotes(texts: Texts) -> list[str]:
+def quotes_of(texts: Texts) -> list[str]:
+    """The beginnings of examples, as explanations quote them."""
     return [text[:_QUOTED] for text in texts.all()]
 
 

@@ -15,7 +15,7 @@ ensemble (:mod:`shoal.rank.ensemble`) weighs a label:
                        (:mod:`shoal.rank.names`)
 
 A ranker of your own is a frozen dataclass with these methods, registered by
-:func:`~shoal.rank.predictor.ranker_kind`.
+:func:`~shoal.rank.ranker.ranker_kind`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from shoal.core.state import count, floats, number, part
 from shoal.data.texts import Texts
 from shoal.rank.lexical import LexicalIndex, tf_idf
 from shoal.rank.names import NameIndex
-from shoal.rank.predictor import Known, Predictor, Query, ranker_kind
+from shoal.rank.predictor import Predictor
+from shoal.rank.ranker import Known, Query, ranker_kind
 from shoal.rank.ranking import Ranking, votes
 from shoal.text.encoder import TextEncoder
 from shoal.text.vocabulary import Vocabulary, inverse_document_frequency
@@ -265,10 +266,10 @@ class NeighborRanker:
 
     @staticmethod
     def of_state(state: Mapping[str, Any], model: Predictor) -> NeighborRanker:
-        """The ranker with these examples."""
+        """The ranker with these examples; rows that a search would widen each time, widened."""
         near, power = count(state, "near", low=1), number(state, "power", low=0)
-        shape, kept = (model.truth.n_rows, model.encoder.dim), (torch.float16, torch.float32)
-        return NeighborRanker(near, power, floats(state, "rows", *shape, keep=kept))
+        shape = (model.truth.n_rows, model.encoder.dim)
+        return NeighborRanker(near, power, floats(state, "rows", *shape))
 
 
 @ranker_kind("words")

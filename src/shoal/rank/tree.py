@@ -130,6 +130,7 @@ class TrainedTree:
 
     kind = "tree"
     probabilities = False
+    thresholds = None
 
     def rank(self, candidates: Candidates, k: int, drop: Csr | None = None) -> Ranking:
         """The k best candidates of each query; `drop` are pairs that may not be returned."""
@@ -137,7 +138,7 @@ class TrainedTree:
         shares = self.tree.shares(asked.flatten(0, 1)).view(candidates.ids.shape)
         scores = shares + asked[..., 0] + asked[..., 1]
         listed = (candidates.features[..., [_KNN, _CLF]] != 0).any(2) & (candidates.ids >= 0)
-        return Ranking(*chosen(scores.masked_fill(~listed, -torch.inf), candidates, k, drop))
+        return chosen(scores.masked_fill(~listed, -torch.inf), candidates, k, drop)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors for a checkpoint."""

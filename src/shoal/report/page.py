@@ -142,7 +142,7 @@ def _facts(history: History) -> list[str]:
 
 def _tiles(history: History, stages: list[History]) -> list[tuple[str, str, str]]:
     test = history.last("test")
-    names = ("P@1", "P@5", "PSP@1", "R@5", "hits@10", *OF_GRAPHS)
+    names = ("P@1", "P@5", "PSP@1", "R@5", "F1", "ECE", "hits@10", *OF_GRAPHS)
     tiles = [(name, f"{test[name]:.2f}", "%") for name in names if name in test]
     logs = [history, *stages]
     # every stage counts: the classifiers and the ensemble often take longer than the encoder

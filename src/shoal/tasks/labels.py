@@ -24,7 +24,9 @@ from shoal.tasks.settings import From, Int, Table, Text, Training
 # Measured with bags on WordNet's validation split (docs/LOG.md).
 EPOCHS = 6
 # Fewer held-out examples than this teach a combiner noise: the encoder then ranks alone.
-FEWEST = 200
+FEWEST = 40
+# So many are enough; where a share of the examples is less, others are held out in turn.
+ENOUGH = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +114,7 @@ def build(
 
 def train(
     data: shoal.LabelData,
-    train: shoal.Examples,
-    held_out: shoal.Examples | None,
+    folds: Sequence[shoal.Fold],
     run: shoal.Run,
     parts: Parts | None = None,
     *,
@@ -125,87 +126,163 @@ def train(
 ) -> tuple[shoal.Predictor, shoal.Progress]:
     """Train a predictor of labels.
 
+    Of one fold the encoder and the classifiers are kept, and the combiner learns from what that
+    fold holds out. With several, each has an encoder and classifiers of its own, the combiner
+    learns from what all of them hold out, and then both are trained on all examples.
+
     Args:
         data: all training examples, and the labels.
-        train: those to learn from.
-        held_out: the others: they decide which epoch is kept, and teach the combiner.
+        folds: at least one.
         run: keeps checkpoints and the log.
         parts: objects to train with.
-        budget: how long the encoder is trained; 6 epochs by default.
+        budget: how long the encoder is trained; 6 epochs by default. Minutes are shared by all.
         resume: continue the run.
         evaluate_every: epochs between two validations.
-        callbacks: of each stage, ``encoder`` and ``classifiers``, by its name.
+        callbacks: of each stage by its name: ``encoder`` and ``classifiers``, of further folds
+            ``encoder, fold 2`` and so on, and in the end ``encoder, all``.
         device: where to compute.
 
     Returns:
-        the predictor, and how far training came: an interrupt leaves the encoder alone.
+        the predictor, and how far training came: an interrupt leaves an encoder alone.
     """
     parts = Parts() if parts is None else parts
-    on = None if device == "cpu" else device
-    encoder, tokens = parts.encoder.begin(
-        train.texts, data.labels, seed=parts.seed, device=device, folder=run.folder / "tokens"
-    )
-    label_tokens = tokens.span(len(train), tokens.n_rows)
-    alone = (shoal.EncoderRanker(),)
-
-    def validate() -> dict[str, float]:
-        # a new predictor each time, since it keeps the label embeddings that it made
-        now = shoal.Predictor(encoder, data.labels, label_tokens, alone)
-        assert held_out is not None
-        return shoal.validate(partial(now.rank, held_out.texts), held_out)
-
-    check = None if held_out is None else validate
-    job = build(parts, encoder, tokens, train.labels, check, evaluate_every, on)
-    step = None if parts.step is None else parts.step(job)
-    limits = budget or shoal.Budget(epochs=EPOCHS)
-    watchers = callbacks("encoder")
-    progress = shoal.fit(job, limits, run, resume=resume, step=step, callbacks=watchers)
-    encoder = encoder.load_trained(run.load_model())
-    # known labels say how rare each is, which PSP needs of an encoder that ranks alone, too
-    predictor = shoal.Predictor(encoder, data.labels, label_tokens, alone, truth=data.train.labels)
-    enough = held_out is not None and len(held_out) >= FEWEST
-    combines = parts.combiner is not None and enough
-    if progress.stopped == "interrupt":
-        return predictor, progress
-    if not combines and parts.combiner is not None:
+    count = sum(0 if fold.held_out is None else len(fold.held_out) for fold in folds)
+    combines = parts.combiner is not None and count >= FEWEST
+    if parts.combiner is not None and not combines:
         said = "%d held-out examples, %d are needed to weigh rankers: the encoder ranks alone, "
         said += "and scores are cosines, no probabilities"
-        logging.getLogger("shoal").warning(said, len(held_out or ()), FEWEST)
-        return predictor, progress
+        logging.getLogger("shoal").warning(said, count, FEWEST)
+        parts = replace(parts, combiner=None, classifiers=None, rankers=(shoal.EncoderRanker(),))
+        folds = folds[:1]
+    limits = budget or shoal.Budget(epochs=EPOCHS)
+    if limits.minutes is not None and len(folds) > 1:
+        limits = replace(limits, minutes=limits.minutes / (len(folds) + 1))
+    stages = Stages(data, parts, limits, resume, evaluate_every, device)
+    base, weights, progress = stages.train(folds[0], run, callbacks)
+    if progress.stopped == "interrupt":
+        return base, progress
+    if not combines:
+        return shoal.with_known(base, parts.rankers, data.train, weights), progress
+    if progress.stopped == "patience":  # the others have nobody to tell them when
+        stages = replace(stages, limits=shoal.Budget(steps=progress.step))
+    seen: shoal.Evidence | None = None
+    for i, fold in enumerate(folds):
+        if i > 0:
+            settings = {"encoder_steps": progress.step}
+            stage = run.stage(f"fold-{i + 1}", settings, resume)
+            base, weights, more = stages.train(fold, stage, _of(f"fold {i + 1}", callbacks))
+            progress.seconds += more.seconds
+            if more.stopped == "interrupt":
+                progress.stopped = "interrupt"
+                return base, progress
+        if fold.held_out is not None and len(fold.held_out):
+            begin = time.monotonic()
+            found = shoal.evidence(
+                base, parts.rankers, fold.train, fold.held_out, weights, parts.seed
+            )
+            seen = found if seen is None else seen.stack(found)
+            progress.seconds += time.monotonic() - begin
+    if len(folds) > 1:
+        stage = run.stage("all", {"encoder_steps": progress.step}, resume)
+        base, weights, more = stages.train(
+            shoal.Fold(data.train, None), stage, _of("all", callbacks)
+        )
+        progress.seconds += more.seconds
+        if more.stopped == "interrupt":
+            progress.stopped = "interrupt"
+            return base, progress
+    assert seen is not None and parts.combiner is not None
+    begin = time.monotonic()
+    predictor = shoal.fit_ensemble(
+        base, parts.rankers, parts.combiner, seen, data.train, weights, parts.seed
+    )
+    seconds = time.monotonic() - begin
+    progress.seconds += seconds
+    told = {"held_out": count, "folds": len(folds), "ensemble_seconds": round(seconds, 3)}
+    run.write("ensemble", told)
+    return predictor, progress
 
-    weights = None
-    if parts.classifiers is not None:
+
+def _of(
+    name: str, callbacks: Callable[[str], Sequence[shoal.Callback]]
+) -> Callable[[str], Sequence[shoal.Callback]]:
+    return lambda stage: callbacks(f"{stage}, {name}")
+
+
+@dataclass(frozen=True, eq=False)
+class Stages:
+    """How the encoder and then the classifiers are trained on a fold.
+
+    Attributes:
+        data: all training examples, and the labels.
+        parts: objects to train with.
+        limits: how long the encoder is trained.
+        resume: continue where a run stands.
+        evaluate_every: epochs between two validations.
+        device: where to compute.
+    """
+
+    data: shoal.LabelData
+    parts: Parts
+    limits: shoal.Budget
+    resume: bool
+    evaluate_every: int
+    device: str
+
+    def train(
+        self, fold: shoal.Fold, run: shoal.Run, callbacks: Callable[[str], Sequence[shoal.Callback]]
+    ) -> tuple[shoal.Predictor, Any, shoal.Progress]:
+        """A predictor by the encoder alone, classifiers or None, and how far training came."""
+        parts, train, held_out = self.parts, fold.train, fold.held_out
+        on = None if self.device == "cpu" else self.device
+        labels, tokens_at = self.data.labels, run.folder / "tokens"
+        encoder, tokens = parts.encoder.begin(
+            train.texts, labels, seed=parts.seed, device=self.device, folder=tokens_at
+        )
+        label_tokens = tokens.span(len(train), tokens.n_rows)
+        alone = (shoal.EncoderRanker(),)
+
+        def validate() -> dict[str, float]:
+            # a new predictor each time, since it keeps the label embeddings that it made
+            now = shoal.Predictor(encoder, labels, label_tokens, alone)
+            assert held_out is not None
+            return shoal.validate(partial(now.rank, held_out.texts), held_out)
+
+        check = None if held_out is None else validate
+        job = build(parts, encoder, tokens, train.labels, check, self.evaluate_every, on)
+        progress = shoal.fit(
+            job,
+            self.limits,
+            run,
+            resume=self.resume,
+            step=None if parts.step is None else parts.step(job),
+            callbacks=callbacks("encoder"),
+        )
+        encoder = encoder.load_trained(run.load_model())
+        # known labels say how rare each is, which PSP needs of an encoder that ranks alone, too
+        truth = self.data.train.labels
+        predictor = shoal.Predictor(encoder, labels, label_tokens, alone, truth=truth)
+        if progress.stopped == "interrupt" or parts.classifiers is None:
+            return predictor, None, progress
         weights, stage = parts.classifiers.fit(
             encoder.embed(tokens.span(0, len(train))),
             predictor.label_embeddings,
             train.labels,
             parts.batch_sampler(),
             held_out=held_out and (predictor.encode(held_out.texts), held_out),
-            evaluate_every=evaluate_every,
+            evaluate_every=self.evaluate_every,
             warmup=parts.encoder.warmup,
             seed=parts.seed,
             device=on,
-            run=run.stage("classifiers", {"encoder_steps": progress.step}, resume),
-            resume=resume,
+            run=run.stage("classifiers", {"encoder_steps": progress.step}, self.resume),
+            resume=self.resume,
             callbacks=callbacks("classifiers"),
         )
         progress.seconds += stage.seconds
         run.write("classifiers", {"classifier_seconds": round(stage.seconds, 3)})
         if stage.stopped == "interrupt":
             progress.stopped = "interrupt"
-            return predictor, progress
-    if not combines:
-        known = shoal.with_known(predictor, parts.rankers, data.train, weights)
-        return known, progress
-    assert held_out is not None and parts.combiner is not None
-    begin = time.monotonic()
-    predictor = shoal.fit_ensemble(
-        predictor, parts.rankers, parts.combiner, train, held_out, data.train, weights, parts.seed
-    )
-    seconds = time.monotonic() - begin
-    progress.seconds += seconds
-    run.write("ensemble", {"held_out": len(held_out), "ensemble_seconds": round(seconds, 3)})
-    return predictor, progress
+        return predictor, weights, progress
 
 
 # -- the command -------------------------------------------------------------------------------
@@ -246,7 +323,8 @@ class RankSettings:
     """How labels are ranked in the end."""
 
     valid: float = 0.1
-    """Share of the training examples held out, for validation and to weigh rankers; 0 for none."""
+    """Share of the training examples held out, for validation and to weigh rankers; in turn, where
+    that is less than a thousand. 0 for none."""
     rank: str = "ensemble"
     """ensemble (all rankers), encoder or classifiers alone, or module:name of your own rankers."""
     rare: float = 0.0
