@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "nodes.txt").write_text("0\n7\n")
     labels = ["train", "labels", folder / "planted", "--steps", 3, *SMALL]
     nodes = [folder / "graph.npz", "--steps", 3, *GRAPH]
-    result(*labels, "--out", folder / "runs" / "a", "--keep-resume")
+    result(*labels, "--rank", "encoder", "--out", folder / "runs" / "a", "--keep-resume")
     result("train", "nodes", *nodes, "--out", folder / "runs" / "b", "--keep-resume")
     result("train", "links", *nodes, "--out", folder / "runs" / "c")
     return folder
@@ -88,7 +88,7 @@ VERBS: dict[str, tuple[list[str], set[str]]] = {
 
 
 # progress, and what is logged: a line per epoch, warnings
-PROGRESS = re.compile(r"((\w+: epoch \d+, loss .*|shoal: WARNING: .*)\n)*")
+PROGRESS = re.compile(r"(([\w, ]+: epoch \d+, loss .*|shoal: WARNING: .*)\n)*")
 
 
 @pytest.mark.usefixtures("here")

@@ -31,6 +31,7 @@ from shoal.step.rules import Rates, rates
 from shoal.step.size import StepSize, learning_rate
 from shoal.step.trial_runs import TrialRuns, trial_runs
 from shoal.tasks import TASKS, labels
+from shoal.tasks.labels import ALL
 from shoal.tasks.settings import Table, named
 from shoal.training.checkpoints import restore
 from shoal.training.job import Job
@@ -117,6 +118,9 @@ def job_of(run: Path, device: str = "auto") -> tuple[Job, OptimizerInfo]:
     source, columns = source_of(run, None, Table())
     job = model.job(source) if on_graph(model) else _label_job(model, opened, source, columns)
     info = info_of(job)  # before the schedule's last rate comes back
+    # where shares were held out in turn, the encoder that was kept was trained on all examples
+    whole = Run(opened.folder / ALL, {})
+    opened = whole if whole.last.exists() else opened
     if opened.last.exists():
         restore(job, opened)
     return job, info
@@ -129,7 +133,8 @@ def _label_job(model: Any, run: Run, source: str, columns: dict[str, Any]) -> Jo
     asked = settings_of_run(task.settings, run.settings.get("command") or first)
     parts, valid = task.model_of(asked).parts, asked.fit_arguments()["valid"]
     data = load_labels(source, **columns)
-    kept = validation_split(data, valid, asked.seed)[0] if valid else data.train
+    once = valid and not (run.folder / ALL).is_dir()
+    kept = validation_split(data, valid, asked.seed)[0] if once else data.train
     about = {"seed": asked.seed, "device": model.device, "folder": None}
     encoder, tokens = model.encoder.begin(kept.texts, data.labels, **about)
     device = None if model.device == "cpu" else model.device

@@ -27,6 +27,8 @@ EPOCHS = 6
 FEWEST = 40
 # So many are enough; where a share of the examples is less, others are held out in turn.
 ENOUGH = 1000
+# folder, in a run of several folds, of the training on all examples
+ALL = "all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,10 +185,8 @@ def train(
             seen = found if seen is None else seen.stack(found)
             progress.seconds += time.monotonic() - begin
     if len(folds) > 1:
-        stage = run.stage("all", {"encoder_steps": progress.step}, resume)
-        base, weights, more = stages.train(
-            shoal.Fold(data.train, None), stage, _of("all", callbacks)
-        )
+        stage = run.stage(ALL, {"encoder_steps": progress.step}, resume)
+        base, weights, more = stages.train(shoal.Fold(data.train, None), stage, _of(ALL, callbacks))
         progress.seconds += more.seconds
         if more.stopped == "interrupt":
             progress.stopped = "interrupt"
