@@ -424,7 +424,8 @@ def test_a_model_of_another_library_is_refused(tmp_path: Path, files: list[str])
 
 def test_resume_names_the_setting_that_differs(world: Path) -> None:
     """Seed, positives, source: each is named with its value as the run was begun."""
-    begun = ["--out", world / "runs" / "a", "--steps", "9", *SMALL, "--resume", "--keep-resume"]
+    begun = ["--out", world / "runs" / "a", "--steps", "9", *SMALL, "--rank", "encoder"]
+    begun += ["--resume", "--keep-resume"]
     for option, value in (("--positives", 4), ("--seed", 1)):
         found = shoal("train", "labels", world / "planted", *begun, option, value)
         assert found.refused and found.err.startswith(f"shoal: {option.strip('-')}: ex"), found
@@ -436,7 +437,7 @@ def test_longer_budget_continues_a_run(world: Path, tmp_path: Path) -> None:
     """A finished run goes on when it is resumed with more steps, and says so in its log."""
     shutil.copytree(world / "runs" / "a", tmp_path / "run")
     words = ["train", "labels", world / "planted", "--out", tmp_path / "run", *SMALL, "--resume"]
-    found = result(*words, "--steps", "5")
+    found = result(*words, "--rank", "encoder", "--steps", "5")
     assert found["steps"] == 5 and found["stopped"] == "steps"
     events = [event["event"] for event in Run.open(tmp_path / "run").log()]
     assert events.count("resume") == 1 and events.count("test") == 2
