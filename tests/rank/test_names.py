@@ -84,7 +84,7 @@ def test_an_index_comes_back_from_its_state() -> None:
     labels = Texts(["a", "b"], ["elephant", "mammal"], ["a large mammal", "a warm animal"])
     vocabulary = learn(labels.all() * 2, n_pieces=60)
     index = NameIndex.of(vocabulary, labels)
-    back = NameIndex.of_state(index.state_dict(), vocabulary)
+    back = NameIndex.of_state(index.state_dict(), vocabulary, len(labels))
     texts = Texts(["x", "y"], ["mammal", ""], ["an elephant", ""])
     ways = zip(index.rankings(texts, 2), back.rankings(texts, 2), strict=True)
     for one, other in ways:

@@ -124,7 +124,7 @@ def test_folders_that_hold_no_model_are_refused(folder: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"expected weights of every layer, got none of \['enc"):
         open_backbone(str(folder))
     (folder / "model.safetensors").write_bytes(b"\0" * 9)
-    with pytest.raises(InputError, match="expected a Hugging Face encoder"):
+    with pytest.raises(InputError, match=r"expected a whole \.safetensors file"):
         open_backbone(str(folder))
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match="expected a Hugging Face encoder"):
@@ -142,7 +142,7 @@ def test_models_that_do_not_fit_are_refused(folder: Path) -> None:
         with pytest.raises(InputError, match="max_length: expected"):
             open_vocabulary(str(folder), max_length=length)
     change(folder / "config.json", vocab_size=100)
-    with pytest.raises(InputError, match="expected at most 100 tokens, as the model has rows"):
+    with pytest.raises(InputError, match=r"expected embeddings\.word\S+ of shape \(100, 32\)"):
         open_vocabulary(str(folder), max_length=9)
     change(folder / "config.json", vocab_size=130, is_encoder_decoder=True)
     with pytest.raises(InputError, match="expected an encoder, got an encoder with a decoder"):

@@ -10,7 +10,7 @@ import pytest
 from shoal.core.errors import InputError
 from shoal.training.run import Run
 
-ASKED = {"dim": 8, "seed": 0, "steps": 5}
+ASKED = {"task": "labels", "source": "a.csv", "dim": 8, "seed": 0, "steps": 5}
 
 
 def test_created_run_is_opened_again(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
     run = Run.create(tmp_path, ASKED)
     run.save_last({"step": 2})
     with pytest.raises(InputError, match="a folder without a run, got a run; pass --resume"):
-        Run.create(tmp_path, {"dim": 4})
+        Run.create(tmp_path, ASKED | {"dim": 4})
     assert Run.open(tmp_path).settings == ASKED and run.load_last() == {"step": 2}
 
 

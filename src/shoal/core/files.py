@@ -284,8 +284,11 @@ def expect_inside(folder: Path) -> None:
         InputError: naming the first such link.
     """
     whole = Path(os.path.realpath(folder))
-    home = whole.parent.parent if whole.parent.name == "snapshots" else whole
+    cached = [place for place in (whole, *whole.parents) if place.parent.name == "snapshots"]
+    home = cached[0].parent.parent if cached else whole
     for place, folders, files in os.walk(folder):
+        # wandb keeps links to its own logs in a run that it tracks; nothing there is ever read
+        folders[:] = [name for name in folders if name != "wandb"]
         for name in sorted([*folders, *files]):
             path = Path(place, name)
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
