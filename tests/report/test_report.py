@@ -140,7 +140,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / "log.jsonl").write_text(line + "\n")
         with pytest.raises(
-            InputError, match="a log as shoal train writes it|a run with a log, got none"
+            InputError, match=r"a log as shoal train writes it|a run with a log, got none"
         ):
             report(tmp_path)
         assert not (tmp_path / "report.html").exists()

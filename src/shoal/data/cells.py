@@ -38,6 +38,7 @@ class Columns:
         separator: between the labels in a cell of text; ``|``, since labels themselves hold commas,
             semicolons and spaces, and lists as other programs print them are recognized
             (:mod:`shoal.data.label_cells`). Where it is empty, a cell is one label.
+        apart: keep rows that repeat a text apart, as runs of the first layout did.
     """
 
     text: str | None = None
@@ -45,6 +46,7 @@ class Columns:
     title: str | None = None
     split: str | None = None
     separator: str | None = None
+    apart: bool | None = None
 
 
 _LONGEST = 2**31 - 1

@@ -117,7 +117,8 @@ def _is_frame(source: Source) -> bool:
 
 
 def _expect_no_columns(source: object, columns: Columns) -> None:
-    given = [field.name for field in fields(columns) if getattr(columns, field.name) is not None]
+    chosen = {field.name: getattr(columns, field.name) for field in fields(columns)}
+    given = [name for name, x in chosen.items() if x is not None and name != "apart"]
     remedy = f"leave out {', '.join(given)}"
     expect(not given, str(source), "a table, whose columns can be chosen", "another", remedy)
 

@@ -21,6 +21,7 @@ from shoal.core.errors import InputError, expect, expect_file, fail, naming
 from shoal.core.files import expect_no_pickle
 from shoal.core.sparse import unit
 from shoal.core.state import floats, made, part
+from shoal.data.cells import Columns
 from shoal.data.formats.xc import read_texts
 from shoal.data.read import read
 from shoal.data.splits import digests, random_split
@@ -145,7 +146,7 @@ def _trained_on(source: str) -> Int[Tensor, " n"] | None:
     A table without a split of its own was split at random, by the positions of its rows.
     """
     try:
-        data = read(source)
+        data = read(source, Columns(apart=True))
     except InputError:  # an export that went elsewhere
         return None
     if not isinstance(data, LabelData) or data.own_split:

@@ -212,7 +212,8 @@ def _read_rows(table: Table, split: bool = True) -> _Rows:
         numbers.append(number)
     expect(len(texts) > 0, table.where, "at least one row", "none", "write some below the columns")
     labels = _split_labels(table, cells, numbers)
-    return _merged(table, _Rows(texts, labels, splits), named)
+    rows = _Rows(texts, labels, splits)
+    return rows if table.columns.apart else _merged(table, rows, named)
 
 
 def _expect_columns_apart(columns: Columns) -> None:
