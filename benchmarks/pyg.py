@@ -121,6 +121,7 @@ def web_stanford(folder: Path) -> Task:
 
 def coauthor_physics(folder: Path) -> Task:
     data = load_nodes(str(folder / "coauthor-physics" / "coauthor-physics.npz"))
+    assert data.features is not None
     rows = feature_rows(data.features, seed=0)
     return Task(data.name, data.graph, rows, data.target, data.train, data.test)
 

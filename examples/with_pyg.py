@@ -75,6 +75,7 @@ def main() -> None:
 def planted(nodes: int) -> Data:
     """Four classes that a node's neighbors tell better than the node itself."""
     made = planted_graph(n=nodes, classes=4, degree=8)
+    assert made.features is not None
     sources, targets = made.graph.indices, made.graph.row_ids()
     masks = {f"{name}_mask": torch.zeros(nodes, dtype=torch.bool) for name in ("train", "test")}
     masks["train_mask"][made.train], masks["test_mask"][made.test] = True, True

@@ -276,6 +276,7 @@ def nodes(data: Path | None, quick: bool) -> list[Net]:
     from shoal.training.loader import Loader
 
     graph = load_nodes("wordnet-graph")
+    assert graph.features is not None
     rows = unified(feature_rows(graph.features, 0)[:, : 32 if quick else 128].contiguous())
     order = torch.randperm(len(graph.train), generator=torch.Generator().manual_seed(0))
     train = graph.train[order[: 1024 if quick else 8192]]

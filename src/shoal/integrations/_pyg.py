@@ -121,9 +121,9 @@ class _Loader(DataLoader):
     def __init__(
         self,
         data: Any,
-        num_neighbors: Sequence[int] | None,
+        num_neighbors: Sequence[int] | None = None,
         *args: Any,
-        seed: int | None,
+        seed: int | None = None,
         **options: Any,
     ) -> None:
         whole = seed is None or (isinstance(seed, int) and seed >= 0)
@@ -174,16 +174,6 @@ class NeighborLoader(_Loader, theirs.NeighborLoader):
         InputError: if an argument asks for what only PyG's compiled samplers do, or as PygSampler.
     """
 
-    def __init__(
-        self,
-        data: Any,
-        num_neighbors: Sequence[int] | None = None,
-        *args: Any,
-        seed: int | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(data, num_neighbors, *args, seed=seed, **options)
-
 
 class LinkNeighborLoader(_Loader, theirs.LinkNeighborLoader):
     """PyG's ``LinkNeighborLoader`` with shoal's sampler.
@@ -201,16 +191,6 @@ class LinkNeighborLoader(_Loader, theirs.LinkNeighborLoader):
     Raises:
         InputError: as :class:`NeighborLoader`.
     """
-
-    def __init__(
-        self,
-        data: Any,
-        num_neighbors: Sequence[int] | None = None,
-        *args: Any,
-        seed: int | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(data, num_neighbors, *args, seed=seed, **options)
 
 
 def _sampler(data: Any, asked: dict[str, Any]) -> Any:

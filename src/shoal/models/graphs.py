@@ -308,19 +308,22 @@ class GraphModel(OnHub):
         """Sizes of the fitted network; the first layout has them as arguments."""
         return self._about.get("network") or GraphModel._sizes(self, None)
 
-    def _network(self, in_dim: int | None, out_dim: int, classes: int = 0) -> Layered:
+    def _network(
+        self, in_dim: int | None, out_dim: int, classes: int = 0, times: int = 1
+    ) -> Layered:
         """The network, its weights drawn from the seed, on the model's device.
 
         Args:
             in_dim: width of the rows that it reads; None where they are trained.
             out_dim: width of its result.
             classes: that it reads of other nodes.
+            times: as many hops as its fan-outs say.
 
         Raises:
             InputError: if a size is out of range.
         """
         sizes = self._network_sizes()
-        hidden, layers = sizes["hidden"], len(sizes["fanouts"])
+        hidden, layers = sizes["hidden"], times * len(sizes["fanouts"])
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             if "network" in self._about:

@@ -183,14 +183,9 @@ class NodeModel(GraphModel):
 
     def _deep(self) -> Layered:
         """The network with twice the hops."""
-        sizes = self._about["network"]
-        deeper = sizes | {"fanouts": [None] * (2 * len(sizes["fanouts"]))}
-        kept = self._about
-        try:
-            self._about = kept | {"network": deeper}
-            return self._made(kept["width"])  # pyright: ignore[reportReturnType]
-        finally:
-            self._about = kept
+        about = self._about
+        classes = about["network"]["classes"]
+        return self._network(about["width"], len(about["classes"]), classes, times=2)
 
     def _state(self) -> dict[str, Any]:
         return super()._state() | ({} if self._pool is None else {"pool": self._pool.state()})
