@@ -99,11 +99,19 @@ def test_one_line_per_epoch_where_nobody_watches(monkeypatch: pytest.MonkeyPatch
     """Name, epoch, loss, the first metric and the time left; the last line has none left."""
     err = io.StringIO()
     monkeypatch.setattr("sys.stderr", err)
-    fit(node_job(), Budget(epochs=3), callbacks=[shoal.ShowProgress("nodes")])
+    fit(node_job(), Budget(epochs=3), callbacks=[shoal.ShowProgress("nodes", apart=0.0)])
     lines = err.getvalue().splitlines()
     assert [line.split(",")[0] for line in lines] == [f"nodes: epoch {i}" for i in (1, 2, 3)]
     assert all("loss" in line and "valid_accuracy" in line for line in lines)
     assert ["left" in line for line in lines] == [True, True, False]
+
+
+def test_short_epochs_do_not_fill_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of epochs within a moment the last alone has a line."""
+    err = io.StringIO()
+    monkeypatch.setattr("sys.stderr", err)
+    fit(node_job(), Budget(epochs=5), callbacks=[shoal.ShowProgress("nodes", apart=600.0)])
+    assert [line.split(",")[0][-1] for line in err.getvalue().splitlines()] == ["5"]
 
 
 @pytest.mark.parametrize("budget", [Budget(epochs=3), Budget(minutes=0.1 / 60)])

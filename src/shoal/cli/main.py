@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -169,8 +170,18 @@ def run(settings: Any, function: Callable[[Any], dict[str, Any]]) -> int:
 
 @contextmanager
 def _logged(verbose: bool) -> Iterator[None]:
-    """Send what is logged under ``shoal`` to standard error: warnings, or all there is."""
+    """Send what is logged under ``shoal`` to standard error: warnings, or all there is.
+
+    What is said again with other numbers alone, such as of each fold, is said once.
+    """
     logger, handler = logging.getLogger("shoal"), logging.StreamHandler()
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        words = re.sub(r"\d+", "", record.getMessage())
+        return verbose or not (words in said or said.add(words))
+
+    handler.addFilter(is_new)
     handler.setFormatter(logging.Formatter("shoal: %(levelname)s: %(message)s"))
     before = logger.level
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)

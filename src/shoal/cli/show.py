@@ -40,9 +40,9 @@ def readable(result: dict[str, Any]) -> str:
         >>> print(readable({"run": "runs/a", "test": {"P@1": 38.451, "P@3": 25.0, "MRR": 9.0}}))
         run  runs/a
         test, per cent
-              @1     @3
+                @1     @3
           P   38.45  25.00
-          MRR  9.00
+          MRR                9.00
         >>> print(readable({"rows": 3, "tiers": Columns([{"tier": "host", "ms": 0.5}])}))
         rows  3
         tiers
@@ -70,7 +70,7 @@ def _within(value: dict[str, Any] | list[Any]) -> str:
 
 
 def _metrics(metrics: dict[str, float]) -> str:
-    """A row per kind of metric, a column per k; what has no k stands in the first one."""
+    """A row per kind of metric, a column per k; what has no k stands in a last one."""
     ks, rows = metric_table(metrics)
     width = max((len(kind) for kind, _ in rows), default=0)
     head = "".join(f"{'@' + k if k else '':>7}" for k in ks)

@@ -59,24 +59,21 @@ def metric_table(
 ) -> tuple[list[str], list[tuple[str, list[float | None]]]]:
     """The ks, and per kind of metric its name and one value per k, None where there is none.
 
-    Metrics without a k stand in the first column.
+    Metrics without a k stand in a last column of their own, whose k is empty.
 
     Example:
         >>> metric_table({"P@1": 40.0, "P@5": 20.0, "PSP@5": 9.0, "step": 3})
         (['1', '5'], [('P', [40.0, 20.0]), ('PSP', [None, 9.0])])
-        >>> metric_table({"accuracy": 80.0})
-        ([''], [('accuracy', [80.0])])
+        >>> metric_table({"MRR": 9.0, "hits@1": 4.0})
+        (['1', ''], [('MRR', [None, 9.0]), ('hits', [4.0, None])])
     """
     kinds: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         kind, at, k = name.removeprefix("valid_").partition("@")
         if at or kind in OF_GRAPHS + OF_LABELS:
             kinds.setdefault(kind, {})[k] = value
-    ks = list(dict.fromkeys(k for row in kinds.values() for k in row if k)) or [""]
-    first = ks[0]
-    rows = [(kind, [row.get(k, row.get("") if k == first else None) for k in ks])
-            for kind, row in kinds.items()]  # fmt: skip
-    return ks, rows
+    ks = sorted(dict.fromkeys(k for row in kinds.values() for k in row), key=lambda k: not k)
+    return ks, [(kind, [row.get(k) for k in ks]) for kind, row in kinds.items()]
 
 
 def _cell(value: object) -> str:

@@ -153,18 +153,22 @@ class ShowProgress(Callback):
 
     Args:
         name: what is trained, such as ``encoder``.
+        apart: seconds between two lines at least, so that short epochs do not fill a screen; the
+            last epoch's line always comes.
     """
 
-    def __init__(self, name: str = "train") -> None:
-        self.name = name
+    def __init__(self, name: str = "train", apart: float = 1.0) -> None:
+        self.name, self.apart = name, apart
         self._bar: Any = None
         self._losses: list[float] = []
         self._validation = ""
+        self._line, self._printed = "", 0.0
         self._job: Any = None
 
     def begin(self, progress: Progress, job: Job) -> None:
         """Open the bar where stderr is a terminal."""
         self._losses, self._validation, self._job = [], "", job
+        self._line, self._printed = "", time.monotonic()
         if sys.stderr.isatty():
             self._bar = Bar(
                 desc=self.name,
@@ -193,20 +197,25 @@ class ShowProgress(Callback):
         self._print(progress)
 
     def end(self, progress: Progress, metrics: dict[str, Any]) -> None:
-        """Close the bar, or print the line of an epoch that was cut short."""
-        self._print(progress)
+        """Close the bar, or print the last line, also of an epoch that was cut short."""
+        self._print(progress, last=True)
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _print(self, progress: Progress) -> None:
-        if self._bar is None and self._losses:
+    def _print(self, progress: Progress, last: bool = False) -> None:
+        if self._bar is not None:
+            return
+        if self._losses:
             epoch = -(-progress.step // self._job.steps_per_epoch)
             loss = sum(self._losses) / len(self._losses)
             left = f", {_clock(progress.seconds_left)} left" if progress.share < 1 else ""
-            line = f"{self.name}: epoch {epoch}, loss {loss:.3f}{self._validation}{left}"
-            print(line, file=sys.stderr, flush=True)
+            self._line = f"{self.name}: epoch {epoch}, loss {loss:.3f}{self._validation}{left}"
             self._losses, self._validation = [], ""
+        now = time.monotonic()
+        if self._line and (last or now - self._printed >= self.apart):
+            print(self._line, file=sys.stderr, flush=True)
+            self._line, self._printed = "", now
 
 
 def _clock(seconds: float) -> str:
