@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = {
     "metrics": ["shoal.core.metrics"],
     "curvature": ["shoal.curvature.lanczos", "shoal.curvature.batch_spectra"],
+    "subgraphs": ["shoal.sample.subgraph"],
     "integrations": [
         "shoal.integrations.pyg",
         "shoal.integrations.sentence_transformers",

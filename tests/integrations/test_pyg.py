@@ -496,15 +496,19 @@ def _many(**options: Any) -> Callable[[], object]:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: PygSampler(HeteroData(), [2]), "data: expected a homogeneous Data"),
-        (lambda: PygSampler(Data(x=torch.ones(2, 1)), [2]), "data: expected a homogeneous Data"),
+        (lambda: graph_of(HeteroData()), "data: expected a homogeneous Data"),
+        (lambda: PygSampler(HeteroData(), [2]), "data: expected some edges"),
+        (lambda: PygSampler(Data(x=torch.ones(2, 1)), [2]), "data: expected an edge_index"),
+        (
+            lambda: PygSampler((1, 2), [2]),
+            "data: expected an edge_index .* got tuple; set it, in a",
+        ),
         (lambda: PygSampler(made(), []), "num_neighbors: expected a list of whole numbers"),
         (lambda: PygSampler(made(), [2.5]), "num_neighbors: expected a list of whole numbers"),
         (lambda: PygSampler(made(), 5), "num_neighbors: expected a list of whole numbers"),
         (lambda: PygSampler(made(), {"to": [2]}), "num_neighbors: expected a list of whole"),
         (lambda: PygSampler(made(), [2, -3]), "num_neighbors: expected a list of whole numbers"),
         (lambda: NeighborLoader(made()), "num_neighbors: expected a list .* got None"),
-        (lambda: NeighborLoader(HeteroData(), [2]), "data: expected a homogeneous Data"),
         (lambda: NeighborLoader(Data(adj_t=torch.eye(3)), [2]), "adj_t: expected a sparse tensor"),
         (_many(neighbor_sampler=PygSampler(made(), [3])), r"num_neighbors: expected \[3\], as nei"),
         (
@@ -517,13 +521,18 @@ def _many(**options: Any) -> Callable[[], object]:
         ),
         (_many(seed=-1), "seed: expected a whole number of at least 0"),
         (lambda: PygSampler(made(), [2], weight_attr="w"), r"w: expected one weight an edge"),
-        (_many(disjoint=True), "disjoint: expected its default, False, got True; leave it out"),
-        (_many(subgraph_type="induced"), "subgraph_type: expected its default, directional"),
+        (
+            _many(neighbor_sampler=PygSampler(made(), [2]), disjoint=True),
+            "disjoint: expected False, as",
+        ),
+        (_many(subgraph_type="all"), "subgraph_type: expected one of directional, bidirectional, "),
+        (_many(temporal_strategy="first"), "temporal_strategy: expected one of uniform, last, got"),
+        (_many(temporal_strategy="last"), "temporal_strategy: expected times, got none"),
         (lambda: NeighborLoader(short(), [2]), "x: expected a row a node, 60, got 59; align"),
         (lambda: next(iter(_many(input_nodes=torch.tensor([60]))())), r"ids in \[0, 60\), got 60"),
     ],
 )
-def test_what_it_does_not_do_is_named(call: Callable[[], object], message: str) -> None:
-    """Other graphs, counts, weights, samplers and tables, options of the compiled sampler."""
+def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
+    """Other graphs, counts, weights, samplers, tables and options."""
     with pytest.raises(InputError, match=message):
         call()

@@ -192,17 +192,18 @@ class Csr:
 
     # -- reading -----------------------------------------------------------------------------
 
+    def spans(self, ids: Int[Tensor, " b"]) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:
+        """Where the entries of rows `ids` begin in ``indices``, and how many each row has."""
+        start = self.indptr.index_select(0, ids)
+        return start, self.indptr.index_select(0, ids + 1) - start
+
     def edges(self, ids: Int[Tensor, " b"]) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
         """Return the positions of the entries of rows `ids`, and where each row's begin.
 
         Returns:
             positions ``[e]`` in ``indices``, row after row, and offsets ``[b + 1]`` into them.
         """
-        start = self.indptr[ids]
-        offsets = offsets_of(self.indptr[ids + 1] - start)
-        total = int(offsets[-1])
-        shift = (start - offsets[:-1]).repeat_interleave(offsets.diff(), output_size=total)
-        return torch.arange(total, device=self.device) + shift, offsets
+        return positions_of(*self.spans(ids))
 
     def take(self, ids: Int[Tensor, " b"]) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
         """Gather ragged rows: their columns one after the other, and offsets ``[b + 1]``."""
@@ -426,6 +427,21 @@ class Csr:
 def offsets_of(lengths: Shaped[Tensor, " n"]) -> Int[Tensor, " n_plus_1"]:
     """Offsets from lengths, or from truth values: the running sum, with a zero in front."""
     return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int64), (1, 0))
+
+
+def positions_of(
+    start: Int[Tensor, " b"], lengths: Int[Tensor, " b"]
+) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
+    """The numbers of some stretches, one stretch after the other, and where each begins.
+
+    Example:
+        >>> positions_of(torch.tensor([7, 0]), torch.tensor([2, 3]))
+        (tensor([7, 8, 0, 1, 2]), tensor([0, 2, 5]))
+    """
+    offsets = offsets_of(lengths)
+    total = int(offsets[-1])
+    shift = (start - offsets[:-1]).repeat_interleave(lengths, output_size=total)
+    return shift.add_(torch.arange(total, device=start.device)), offsets
 
 
 def _narrow(ids: Int[Tensor, " e"], bound: int) -> Int[Tensor, " e"]:

@@ -10,7 +10,7 @@ transforms, workers and the layout of a batch are PyG's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral
@@ -24,8 +24,8 @@ from torch import Generator, Tensor
 from shoal.core.csr import Csr
 from shoal.core.distribution import require
 from shoal.core.errors import expect, expect_ids, fail
-from shoal.sample.fanout import draw
-from shoal.sample.relabel import Scratch, distinct
+from shoal.integrations.pyg_data import is_typed, read, times_of
+from shoal.sample.subgraph import subgraph
 
 if TYPE_CHECKING:
     from shoal.integrations._pyg import LinkNeighborLoader as LinkNeighborLoader
@@ -82,39 +82,11 @@ def graph_of(data: Any) -> tuple[Csr, Int[Tensor, " e"]]:
         >>> graph.take(torch.arange(3)), order.tolist()
         ((tensor([1, 0, 2]), tensor([0, 1, 3, 3])), [2, 0, 1])
     """
-    edge_index = getattr(data, "edge_index", None)
-    adj_t = getattr(data, "adj_t", None)
-    if edge_index is None and adj_t is not None:
-        edge_index = edges_of(adj_t)[0]
-    if not isinstance(edge_index, Tensor) or edge_index.dim() != 2 or len(edge_index) != 2:
-        want = "a homogeneous Data with an edge_index of shape [2, edges]"
-        fail("data", want, type(data).__name__, "convert it, as HeteroData.to_homogeneous does")
-    row, col = edge_index.cpu().long()
-    n = int(data.num_nodes)
-    graph = Csr.from_coo(col, row, (n, n), torch.arange(len(row)))
-    assert graph.values is not None
-    return graph.with_values(None), graph.values
-
-
-def edges_of(adj_t: Any) -> tuple[Int[Tensor, "2 e"], Tensor]:
-    """Edges and values of the transposed adjacency matrix that PyG's ``ToSparseTensor`` makes.
-
-    Args:
-        adj_t: a sparse tensor of torch's, of any layout; entry (v, u) is an edge from u to v.
-
-    Raises:
-        InputError: if it is another kind of matrix.
-
-    Example:
-        >>> edges_of(torch.tensor([[0.0, 2.0], [0.0, 0.0]]).to_sparse_coo())
-        (tensor([[1],
-                [0]]), tensor([2.]))
-    """
-    sparse = isinstance(adj_t, Tensor) and adj_t.layout != torch.strided
-    remedy = "make it by ToSparseTensor(layout=torch.sparse_csr), or keep edge_index"
-    expect(sparse, "adj_t", "a sparse tensor of torch's", type(adj_t).__name__, remedy)
-    entries = adj_t.cpu().to_sparse_coo().coalesce()
-    return entries.indices().flip(0), entries.values()
+    if is_typed(data):
+        remedy = "convert it, as HeteroData.to_homogeneous does"
+        fail("data", "a homogeneous Data", type(data).__name__, remedy)
+    found = read(data)
+    return found.graph.relations[None].csr, found.order[None]
 
 
 class PygSampler:
@@ -127,123 +99,153 @@ class PygSampler:
     they come from torch's global stream, as those of PyG's own sampler do.
 
     Args:
-        data: a homogeneous ``Data``.
+        data: a ``Data`` or ``HeteroData``.
         num_neighbors: edges drawn a node, one number a hop, the seeds' own hop first; -1 for all.
+            For a ``HeteroData`` each type of edges draws so many, or a dict has a list for each.
         replace: draw with replacement.
-        weight_attr: the name of the data's edge weights, to draw in proportion to them.
+        weight_attr: the name of the edges' weights, to draw in proportion to them; types of edges
+            without any are drawn uniformly.
+        time_attr: the name of times of nodes, or of edges. Nothing that is later than a seed is
+            found around it; nodes of types without times are of all times. Batches are disjoint.
+        temporal_strategy: ``"uniform"``, or ``"last"`` for the latest neighbors.
+        disjoint: give each seed a tree that shares no node with others; ``batch`` numbers them.
+        subgraph_type: ``"directional"`` for the edges that were drawn, ``"bidirectional"`` for
+            their reverses too, by PyG's rule, ``"induced"`` for all between the nodes.
 
     Raises:
-        InputError: if `data` is not homogeneous, there is no hop, or the weights are missing.
+        InputError: if an argument is none of these, or `data` has no such weights or times.
     """
 
     def __init__(
         self,
         data: Any,
-        num_neighbors: Sequence[int],
+        num_neighbors: Any,
         *,
         replace: bool = False,
         weight_attr: str | None = None,
+        time_attr: str | None = None,
+        temporal_strategy: str = "uniform",
+        disjoint: bool = False,
+        subgraph_type: Any = "directional",
     ) -> None:
-        graph, self.edge_permutation = graph_of(data)
+        last = _choice("temporal_strategy", temporal_strategy, ("uniform", "last")) == "last"
+        kinds = ("directional", "bidirectional", "induced")
+        self.subgraph_type = _choice("subgraph_type", subgraph_type, kinds)
+        remedy = "name the times by time_attr, or leave it out"
+        expect(not last or time_attr is not None, "temporal_strategy", "times", "none", remedy)
+        found = read(data, weight_attr, time_attr, last)
+        self.typed = is_typed(data)
+        self.graph, self.node_times = found.graph, found.node_times
+        self.edge_permutation = found.order if self.typed else found.order[None]
         self.num_neighbors = num_neighbors
-        if weight_attr is not None:
-            weights = getattr(data, weight_attr, None)
-            if not isinstance(weights, Tensor) or weights.shape != graph.indices.shape:
-                got = getattr(weights, "shape", weights)
-                fail(weight_attr, f"one weight an edge, [{graph.nnz}]", got, "set it in data")
-            graph = graph.with_values(weights.cpu()[self.edge_permutation])
-        self.graph, self.replace, self.weight_attr = graph, replace, weight_attr
-        self.scratch = Scratch()
+        self.replace, self.weight_attr = replace, weight_attr
+        self.time_attr, self.temporal_strategy = time_attr, temporal_strategy
+        self.disjoint = disjoint or time_attr is not None
         _import("torch_geometric.sampler").BaseSampler.register(PygSampler)
 
     @property
-    def num_neighbors(self) -> list[int]:
-        """Edges drawn a node, one number a hop; -1 for all."""
+    def num_neighbors(self) -> Any:
+        """Edges drawn a node, one number a hop, perhaps by type of edges; -1 for all."""
         return self._num_neighbors
 
     @num_neighbors.setter
-    def num_neighbors(self, counts: Sequence[int]) -> None:
-        values = getattr(counts, "values", counts)  # of PyG's NumNeighbors
-        whole = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
-        good = whole and all(isinstance(k, Integral) and int(k) >= -1 for k in values)
-        want = "a list of whole numbers, one a hop, -1 for all"
-        expect(good, "num_neighbors", want, counts, "pass [15, 10], say")
-        self._num_neighbors = [int(k) for k in values]
+    def num_neighbors(self, counts: Any) -> None:
+        self._num_neighbors, by_name = _fanouts(counts, list(self.graph.relations))
+        self.fanouts = {
+            name: [None if k < 0 else k for k in counts] for name, counts in by_name.items()
+        }
 
     def sample_from_nodes(self, inputs: Any, **_: Any) -> Any:
         """Sample around the nodes of a ``NodeSamplerInput``.
 
         Returns:
-            a ``SamplerOutput`` whose nodes begin with the seeds.
+            a ``SamplerOutput`` or ``HeteroSamplerOutput`` whose nodes begin with the seeds.
 
         Raises:
-            InputError: if a seed is out of range or has a time.
+            InputError: if a seed is out of range, or its time is missing.
         """
-        _no_time(inputs)
-        out = self._sample(inputs.node, _generator())
-        out.metadata = (inputs.input_id, None)
-        return out
+        kind, seeds, times = inputs.input_type, inputs.node.long(), inputs.time
+        if times is None and kind in self.node_times:
+            expect_ids("input_nodes", seeds, self.graph.counts[kind])
+            times = self.node_times[kind][seeds]
+        out = self._sample({kind: seeds}, None if times is None else {kind: times}, _generator())
+        out.metadata = (inputs.input_id, inputs.time)
+        return self._both_ways(out)
 
     def sample_from_edges(self, inputs: Any, neg_sampling: Any = None) -> Any:
         """Sample around both ends of the edges of an ``EdgeSamplerInput``, negatives besides.
 
         Returns:
-            a ``SamplerOutput`` with the labels or triplets that ``LinkLoader`` unpacks.
+            an output with the labels or triplets that ``LinkLoader`` unpacks.
 
         Raises:
-            InputError: if an edge has a time or an end out of range.
+            InputError: if an end is out of range, or an edge's time is missing.
         """
-        _no_time(inputs)
+        amount = getattr(neg_sampling, "amount", 1)
+        whole = not self.disjoint or float(amount).is_integer()
+        remedy = "round it: PyG numbers trees so"
+        expect(whole, "neg_sampling", "a whole number of negatives a tree", amount, remedy)
         generator = _generator()
         edge_sample = _import("torch_geometric.sampler.neighbor_sampler").edge_sample
+
+        def sample(seeds: Any, times: Any) -> Any:
+            if not self.typed:
+                seeds, times = {None: seeds}, None if times is None else {None: times}
+            return self._sample(seeds, times, generator)
+
         with torch.random.fork_rng(devices=[]):  # PyG draws negatives from torch's global stream
             torch.manual_seed(generator.initial_seed())
-            return edge_sample(
+            out = edge_sample(
                 inputs,
-                lambda seeds, _: self._sample(seeds, generator),
-                self.graph.n_rows,
-                disjoint=False,
+                sample,
+                self.graph.counts if self.typed else self.graph.counts[None],
+                disjoint=self.disjoint,
+                node_time=self.node_times if self.typed else self.node_times.get(None),
                 neg_sampling=neg_sampling,
             )
+        return self._both_ways(out)
 
-    def _sample(self, seeds: Int[Tensor, " b"], generator: Generator) -> Any:
-        """One subgraph: hop after hop, the nodes that the hop before brought."""
-        graph, nodes = self.graph, seeds.long()
-        expect_ids("input_nodes", nodes, graph.n_rows)
-        place, begin = self.scratch.columns(graph), 0
-        known = distinct(nodes, place)
-        # where each of them stands: a seed that repeats is found where it stands first
-        first = torch.full_like(known, len(nodes))
-        number = place.index_select(0, nodes).long()
-        first = first.scatter_reduce_(0, number, torch.arange(len(nodes)), "amin")
-        rows, cols, edges, node_counts = [], [], [], [len(nodes)]
-        for count in self.num_neighbors:
-            front = nodes[begin:]
-            drawn, indptr = draw(
-                graph,
-                front,
-                None if count < 0 else count,
-                generator,
-                replace=self.replace,
-                weighted=self.weight_attr is not None,
-            )
-            sources = graph.indices.index_select(0, drawn).long()
-            before, known = len(known), distinct(torch.cat([known, sources]), place)
-            owner = torch.arange(begin, begin + len(front))
-            cols.append(owner.repeat_interleave(indptr.diff()))
-            edges.append(drawn)
-            nodes, begin = torch.cat([nodes, known[before:]]), len(nodes)
-            stands = torch.cat([first, torch.arange(len(seeds), len(nodes))])
-            rows.append(stands.index_select(0, place.index_select(0, sources).long()))
-            node_counts.append(len(nodes) - begin)
-        return _import("torch_geometric.sampler").SamplerOutput(
-            node=nodes,
-            row=torch.cat(rows),
-            col=torch.cat(cols),
-            edge=torch.cat(edges),
-            num_sampled_nodes=node_counts,
-            num_sampled_edges=[len(drawn) for drawn in edges],
+    def _sample(
+        self, seeds: dict[Any, Tensor], times: dict[Any, Tensor] | None, generator: Generator
+    ) -> Any:
+        """One subgraph in PyG's words."""
+        timed, remedy = self.time_attr is not None, "pass input_time or edge_label_time"
+        if not timed:
+            remedy = "name the data's times by time_attr, or leave them out"
+        want, got = ("times", "none") if timed else ("no times", "times")
+        expect(timed == (times is not None), "times of seeds", want, got, remedy)
+        if times is not None:
+            sizes = {kind: len(ids) for kind, ids in seeds.items()}
+            times = {k: times_of("times of seeds", x, sizes[k], "a seed") for k, x in times.items()}
+        found = subgraph(
+            self.graph,
+            seeds,
+            self.fanouts,
+            generator,
+            replace=self.replace,
+            disjoint=self.disjoint,
+            times=times,
+            induced=self.subgraph_type == "induced",
         )
+        hops = self.subgraph_type != "induced"  # the other edges are of no hop
+        parts = {
+            "node": found.nodes,
+            "row": found.sources,
+            "col": found.targets,
+            "edge": found.edges,
+            "batch": found.trees,
+            "num_sampled_nodes": found.node_counts if hops else None,
+            "num_sampled_edges": found.edge_counts if hops else None,
+        }
+        sampler = _import("torch_geometric.sampler")
+        if self.typed:
+            return sampler.HeteroSamplerOutput(**parts)
+        alone = {name: None if x is None else x[None] for name, x in parts.items()}
+        return sampler.SamplerOutput(**alone)
+
+    def _both_ways(self, out: Any) -> Any:
+        """The edges' reverses too, if they are asked for, as PyG adds them."""
+        return out.to_bidirectional() if self.subgraph_type == "bidirectional" else out
 
 
 def _generator() -> Generator:
@@ -255,9 +257,44 @@ def _generator() -> Generator:
     return Generator().manual_seed(int(word >> 1))
 
 
-def _no_time(inputs: Any) -> None:
-    remedy = "sample without times, or install pyg-lib and use PyG's own loader"
-    expect(inputs.time is None, "time", "none", "times of seeds", remedy)
+def _fanouts(counts: Any, names: list[Any]) -> tuple[Any, dict[Any, list[int]]]:
+    """What was asked for, as a list or a dict, and the list of each type of edges."""
+    default = getattr(counts, "default", None)
+    values = counts if isinstance(counts, Mapping) else getattr(counts, "values", counts)
+    if not isinstance(values, Mapping) or names == [None]:
+        values = _whole(values)
+        return values, dict.fromkeys(names, values)
+    string = _import("torch_geometric.typing").EdgeTypeStr
+    try:
+        by_name = {string(name).to_tuple(): _whole(x) for name, x in values.items()}
+    except (ValueError, TypeError) as error:
+        fail("num_neighbors", "a list for each type of edges", error, f"name {names}")
+    for name in by_name:
+        expect(name in names, "num_neighbors", f"types of edges among {names}", name, "drop it")
+    if default is not None:
+        by_name = dict.fromkeys(names, _whole(default)) | by_name
+    for name in names:
+        remedy = "add it; zeros leave it out"
+        expect(name in by_name, "num_neighbors", f"a list for {name}", "none", remedy)
+    hops = sorted({len(x) for x in by_name.values()})
+    expect(len(hops) == 1, "num_neighbors", "as many hops for each", hops, "fill up with zeros")
+    return by_name, by_name
+
+
+def _whole(counts: Any) -> list[int]:
+    """Counts of neighbors, one a hop."""
+    several = isinstance(counts, Sequence) and not isinstance(counts, str) and len(counts) > 0
+    good = several and all(isinstance(k, Integral) and int(k) >= -1 for k in counts)
+    want = "a list of whole numbers, one a hop, -1 for all"
+    expect(good, "num_neighbors", want, counts, "pass [15, 10], say")
+    return [int(k) for k in counts]
+
+
+def _choice(name: str, given: Any, among: tuple[str, ...]) -> str:
+    """One of some words, or PyG's enumeration of it."""
+    value = getattr(given, "value", given)
+    expect(value in among, name, f"one of {', '.join(among)}", given, "name one of them")
+    return value
 
 
 def _import(name: str) -> Any:

@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from shoal.core.csr import Csr, offsets_of
+from shoal.core.csr import Csr, offsets_of, positions_of
 from shoal.core.errors import expect, fail
 from shoal.core.kernels import current, usable
 from shoal.sample.counter import CounterRandom
@@ -71,16 +71,48 @@ def draw(
         >>> offsets.tolist(), len(set(positions.tolist()))
         ([0, 1, 3], 3)
     """
+    spans = csr.spans(rows)
+    if weighted and csr.values is None:
+        fail("weighted", "a Csr with values", repr(csr), "give it with_values(weights)")
+    return draw_spans(*spans, fanout, generator, replace, csr.values if weighted else None)
+
+
+def draw_spans(
+    start: Int[Tensor, " b"],
+    degrees: Int[Tensor, " b"],
+    fanout: int | None,
+    generator: Generator | None,
+    replace: bool = False,
+    weights: Shaped[Tensor, " n"] | None = None,
+) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
+    """Sample entries of stretches, such as what a row had at some time; :func:`draw` by whole rows.
+
+    Args:
+        start: where each stretch begins.
+        degrees: how many entries it has.
+        fanout: as in :func:`draw`, and so are the generator and `replace`.
+        generator: where randomness comes from.
+        replace: draw with replacement.
+        weights: of all entries, to draw in proportion to them.
+
+    Returns:
+        positions, stretch after stretch, and offsets into them.
+
+    Raises:
+        InputError: as :func:`draw`.
+
+    Example:
+        >>> draw_spans(torch.tensor([4, 9]), torch.tensor([2, 0]), None, None)
+        (tensor([4, 5]), tensor([0, 2, 2]))
+    """
     if fanout is None:
-        return csr.edges(rows)
+        return positions_of(start, degrees)
     expect(fanout >= 0, "fanout", "at least 0, or None for all", fanout, "raise it")
     if generator is None:
         fail("generator", "a torch.Generator", None, "pass one: it is what makes draws repeatable")
     random = CounterRandom.of(generator)
-    if weighted:
-        return _weighted(csr, rows, fanout, random, replace)
-    start = csr.indptr.index_select(0, rows)
-    degrees = csr.indptr.index_select(0, rows + 1) - start
+    if weights is not None:
+        return _weighted(start, degrees, weights, fanout, random, replace)
     return (_independent if replace else _subsets)(start, degrees, fanout, random)
 
 
@@ -185,19 +217,22 @@ def _independent(
 
 
 def _weighted(
-    csr: Csr, rows: Int[Tensor, " b"], fanout: int, random: CounterRandom, replace: bool
+    start: Int[Tensor, " b"],
+    degrees: Int[Tensor, " b"],
+    weights: Shaped[Tensor, " n"],
+    fanout: int,
+    random: CounterRandom,
+    replace: bool,
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
     """Both weighted laws, on the entries whose weight is not zero."""
-    if csr.values is None:
-        fail("weighted", "a Csr with values", repr(csr), "give it with_values(weights)")
-    positions, offsets = csr.edges(rows)
-    weights = csr.values[positions].double()
+    positions, _ = positions_of(start, degrees)
+    weights = weights[positions].double()
     good = bool(((weights >= 0) & weights.isfinite()).all())
     expect(good, "values", "finite weights of at least 0", "others", "repair the weights")
-    owner = torch.arange(rows.numel(), device=rows.device).repeat_interleave(offsets.diff())
+    owner = torch.arange(len(start), device=start.device).repeat_interleave(degrees)
     some = weights > 0
     owner, weights = owner[some], weights[some]
-    ends = offsets_of(torch.bincount(owner, minlength=rows.numel()))
+    ends = offsets_of(torch.bincount(owner, minlength=len(start)))
     law = _by_running_sum if replace else _by_waiting
     chosen, counts = law(weights, owner, ends, fanout, random)
     return positions[some][chosen], offsets_of(counts)

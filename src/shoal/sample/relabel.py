@@ -34,26 +34,31 @@ class Scratch(threading.local):
 
     def columns(self, csr: Csr) -> Int[Tensor, " m"]:
         """Return this thread's map for the columns of `csr`, its content arbitrary."""
-        if self.map.numel() < csr.n_cols or self.map.device != csr.device:
-            self.map = torch.empty(csr.n_cols, dtype=torch.int32, device=csr.device)
+        return self.ids(csr.n_cols, csr.device)
+
+    def ids(self, n: int, device: torch.device) -> Int[Tensor, " m"]:
+        """Return this thread's map for ids below `n`, its content arbitrary."""
+        if self.map.numel() < n or self.map.device != device:
+            self.map = torch.empty(n, dtype=torch.int32, device=device)
         return self.map
 
 
-def distinct(ids: Int[Tensor, " e"], place: Int[Tensor, " m"]) -> Int[Tensor, " s"]:
+def distinct(ids: Int[Tensor, " e"], place: Int[Tensor, " m"], begin: int = 0) -> Int[Tensor, " s"]:
     """Return each id once, in the order of first appearance, and number them.
 
-    Equivalent to ``list(dict.fromkeys(ids))``; afterwards ``place[src] == arange(s)``. What `place`
-    held before does not matter.
+    Equivalent to ``list(dict.fromkeys(ids))``; afterwards ``place[src] == begin + arange(s)``. What
+    `place` held before does not matter.
 
     Args:
         ids: numbers in ``[0, m)``, repeats allowed.
         place: int32 map ``[m]``, overwritten at `ids`.
+        begin: the first number.
 
     Example:
         >>> distinct(torch.tensor([5, 2, 5, 0]), torch.empty(6, dtype=torch.int32)).tolist()
         [5, 2, 0]
     """
-    turns = torch.arange(ids.numel(), dtype=torch.int32, device=ids.device)
+    turns = torch.arange(begin, begin + len(ids), dtype=torch.int32, device=ids.device)
     # amin, not a plain write: which of several writers wins must not depend on the device.
     place.scatter_reduce_(0, ids, turns, "amin", include_self=False)
     first = (place.index_select(0, ids) == turns).nonzero().squeeze(1)
@@ -78,3 +83,81 @@ def locate(
     """
     local = place.index_select(0, ids).long().clamp_(0, src.numel())
     return local, pad(src, (0, 1), value=-1).index_select(0, local) == ids
+
+
+class Register:
+    """The nodes of a subgraph in the order in which they came, each found again by its id.
+
+    Args:
+        ids: those that come first, ``[b]``; one that repeats is found where it stands first.
+        place: int32 map over all ids, this register's own while it is used.
+
+    Example:
+        >>> register = Register(torch.tensor([5, 2, 5]), torch.empty(9, dtype=torch.int32))
+        >>> register.number(torch.tensor([7, 2, 8, 7])).tolist(), register.ids.tolist()
+        ([3, 1, 4, 3], [5, 2, 5, 7, 8])
+    """
+
+    trees: None = None  # all are of one
+
+    def __init__(self, ids: Int[Tensor, " b"], place: Int[Tensor, " m"]) -> None:
+        self.ids, self.place = ids, place
+        turns = torch.arange(len(ids), dtype=torch.int32, device=ids.device)
+        place.scatter_reduce_(0, ids, turns, "amin", include_self=False)
+
+    def find(
+        self, ids: Int[Tensor, " e"], trees: None = None
+    ) -> tuple[Int[Tensor, " e"], Bool[Tensor, " e"]]:
+        """The position of each id (meaningless where there is none), and whether there is one."""
+        return locate(ids, self.ids, self.place)
+
+    def number(self, ids: Int[Tensor, " e"], trees: None = None) -> Int[Tensor, " e"]:
+        """The position of each id; those that are new come behind the others."""
+        new = ids[~self.find(ids)[1]]
+        self.ids = torch.cat([self.ids, distinct(new, self.place, len(self.ids))])
+        return self.place.index_select(0, ids).long()
+
+
+class TreeRegister:
+    """The same where every seed has a tree of its own, and an id may stand in each of them.
+
+    Args:
+        ids: the seeds, ``[b]``.
+        trees: the number of each seed's tree, ``[b]``, distinct.
+        n: ids are below it.
+
+    Example:
+        >>> register = TreeRegister(torch.tensor([5, 5]), torch.tensor([0, 1]), n=9)
+        >>> register.number(torch.tensor([7, 5, 7]), torch.tensor([1, 1, 0])).tolist()
+        [2, 1, 3]
+        >>> register.ids.tolist(), register.trees.tolist()
+        ([5, 5, 7, 7], [0, 1, 1, 0])
+    """
+
+    def __init__(self, ids: Int[Tensor, " b"], trees: Int[Tensor, " b"], n: int) -> None:
+        self.ids, self.trees, self.n = ids, trees, max(n, 1)
+
+    def find(
+        self, ids: Int[Tensor, " e"], trees: Int[Tensor, " e"]
+    ) -> tuple[Int[Tensor, " e"], Bool[Tensor, " e"]]:
+        """The position of each id in its tree, and whether it is there."""
+        at, _ = self._ranked(ids, trees)
+        return at, at < len(self.ids)
+
+    def number(self, ids: Int[Tensor, " e"], trees: Int[Tensor, " e"]) -> Int[Tensor, " e"]:
+        """The position of each id in its tree; those that are new come behind the others."""
+        at, new = self._ranked(ids, trees)
+        self.ids = torch.cat([self.ids, new % self.n])
+        self.trees = torch.cat([self.trees, new // self.n])
+        return at
+
+    def _ranked(
+        self, ids: Int[Tensor, " e"], trees: Int[Tensor, " e"]
+    ) -> tuple[Int[Tensor, " e"], Int[Tensor, " new"]]:
+        """The position of each id, those that are new counted in, and the keys of the new ones."""
+        # a map over trees times ids would be too large: ranks of keys take the place of ids
+        known = self.trees * self.n + self.ids
+        keys, ranks = torch.cat([known, trees * self.n + ids]).unique(return_inverse=True)
+        place = torch.empty(len(keys), dtype=torch.int32, device=keys.device)
+        order = distinct(ranks, place)
+        return place.index_select(0, ranks[len(known) :]).long(), keys[order[len(known) :]]
