@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
+
+WHOLE = {"tests", "cli", "integrations", "models", "serve"}
 
 settings.register_profile("shoal", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("shoal")
@@ -18,12 +21,35 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels run on the CPU
 
 
+@contextmanager
+def annotations(checked: bool) -> Iterator[None]:
+    """Whether calls are held against their annotations while the block runs."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", not checked)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Switch the annotations' run-time check off, as it is for users, so that errors are ours."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    with annotations(checked=False):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_users_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The same for tests of the whole: checks double their time; parts and doctests have them."""
+    with annotations(checked=request.path.parent.name not in WHOLE):
+        yield
+
+
+@pytest.fixture
+def few_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let few held-out examples be enough: small data then train once or twice, not ten times."""
+    from shoal.tasks.labels import FEWEST  # not before the checks are installed
+
+    monkeypatch.setattr("shoal.models.labels.ENOUGH", FEWEST)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ LABELS = "text,labels\n" + "".join(
     for thing in ("mug", "hat")
 )
 SMALL = ["--dim", "8", "--batch-size", "16", "--cluster-size", "4", "--epochs", "2"]
-SMALL += ["--device", "cpu", "--json"]
+SMALL += ["--device", "cpu", "--json", "--valid", "0.5"]
 NODES = ["--hidden", "8", "--fanouts", "3", "3", "--batch-size", "32", "--epochs", "1"]
 NODES += ["--device", "cpu", "--json", "--no-baselines"]
 
@@ -276,7 +276,7 @@ def popular(settings):
         (LOSS, ["labels", "mugs.csv", *SMALL, "--loss", "toy:loss"]),
         (BATCHES, ["labels", "mugs.csv", *SMALL[:2], *SMALL[6:], "--batches", "toy:Halves"]),
         (BLOCKS, ["nodes", str(FROZEN / "data/nodes.npz"), *NODES, "--blocks", "toy:blocks"]),
-        (RANKER, ["labels", "mugs.csv", *SMALL, "--valid", "0.5", "--rank", "toy:rankers"]),
+        (RANKER, ["labels", "mugs.csv", *SMALL, "--rank", "toy:rankers"]),
         (ROW_RULE, ["labels", "mugs.csv", *SMALL[2:], "--encoder", "toy:encoder"]),
         (ENCODER, ["labels", "mugs.csv", *SMALL[2:], "--encoder", "toy:Letters"]),
         (TASK, ["toy:popular", "mugs.csv", "--json"]),
@@ -378,7 +378,7 @@ def test_the_page_gives_the_commands_bits(
     data = shoal.load("mugs.csv")
     parts = labels.Parts(encoder=shoal.BagEncoder(dim=8), batches=shoal.Clustered(16, 4))
     run, budget = shoal.Run.create(tmp_path / "by hand", {}), shoal.Budget(epochs=2)
-    held_out = folds(data, 0.1, 0, labels.ENOUGH)
+    held_out = folds(data, 0.5, 0, labels.ENOUGH)
     predictor, _ = labels.train(data, held_out, run, parts, budget=budget)
     rows = checkpoint.load(saved)["rows"]
     assert torch.equal(predictor.encoder.rows, rows) and rows.abs().sum() > 0
@@ -401,6 +401,7 @@ def sources(*left_out: str) -> Iterator[tuple[str, ast.Module]]:
     return ((name, tree) for name, tree in parsed().items() if not name.startswith(left_out))
 
 
+@cache
 def names_in(tree: ast.AST) -> set[str]:
     """Every name that code or an annotation uses, those in strings of annotations included."""
     found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -30,6 +30,7 @@ def run(
     return capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("few_folds")
 def test_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_foreign_trainer(
     assert float(after) > 2 * float(before) > 0
 
 
+@pytest.mark.usefixtures("few_folds")
 def test_quickstart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each way in ends in what it is for: metrics, labels of texts, classes, a learning rate."""
     said = run("quickstart.py", ["--rows", "600"], monkeypatch, capsys).splitlines()

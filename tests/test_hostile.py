@@ -359,7 +359,8 @@ def test_an_export_leaves_files_of_somebody_else_alone(evil: Path, tmp_path: Pat
 def test_one_training_at_a_time(run: Path, tmp_path: Path) -> None:
     """The second one is refused, and says which process trains there."""
     words = ["train", "labels", str(run.parent / "data.csv"), "--out", str(tmp_path / "both")]
-    words += ["--dim", "4", "--batch-size", "32", "--cluster-size", "8", "--device", "cpu"]
+    words += ["--dim", "4", "--batch-size", "32", "--cluster-size", "8", "--valid", "0"]
+    words += ["--device", "cpu"]
     first = [sys.executable, "-m", "shoal", *words, "--epochs", "100000"]
     with subprocess.Popen(first, stderr=subprocess.DEVNULL) as one:
         while not (tmp_path / "both" / "log.jsonl").exists():

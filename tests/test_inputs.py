@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from jaxtyping import TypeCheckError
 
 import shoal as library
 from shoal.cli.main import VERBS
@@ -578,8 +577,7 @@ def test_a8_one_string_is_one_text_in_every_public_function(world: Path) -> None
     for name, function in one.items():
         assert len(function("red mug")) == 1, name
         for odd in (None, 3, 2.5, float("nan"), b"mug"):
-            # some say so by their types, which are checked in tests
-            with pytest.raises((InputError, TypeCheckError), match=r"\[1\]: exp|Type-check"):
+            with pytest.raises(InputError, match=r"\[1\]: exp"):
                 function(["red mug", odd])
     for odd in (None, 3, {"a": 1}, b"mug"):
         for name in ("predict", "encode", "unknown"):
@@ -613,10 +611,12 @@ def test_b9_cosines_are_said_to_be_wherever_scores_are_read(world: Path, tmp_pat
 
 
 @pytest.mark.parametrize("n", [5, 60, 90, 130])
-def test_b10_any_size_of_data_trains_with_no_option(tmp_path: Path, n: int) -> None:
+@pytest.mark.parametrize("valid", ["0", pytest.param("0.1", marks=pytest.mark.slow)])
+def test_b10_any_size_of_data_trains_with_no_option(tmp_path: Path, n: int, valid: str) -> None:
     """The default batch is a multiple of the default cluster, and no larger than the data."""
     path = table(tmp_path / "t.csv", rows(n))
-    found = result("train", "labels", path, "--steps", 1, "--out", tmp_path / "run")
+    words = ["train", "labels", path, "--steps", 1, "--valid", valid]
+    found = result(*words, "--out", tmp_path / "run")
     assert found["steps"] == 1
 
 
@@ -655,7 +655,8 @@ def _follow(words: list[str], error: str) -> list[str] | None:
 def test_b10_following_a_remedy_ends_well(tmp_path: Path, wrong: str) -> None:
     """Literally, step by step: success, or the error of another argument, never the same again."""
     path = table(tmp_path / "t.csv", rows())
-    words = ["train", "labels", str(path), "--steps", "1", *wrong.split()]
+    words = ["train", "labels", str(path), "--steps", "1", "--dim", "8"]
+    words += [*([] if "--valid" in wrong else ["--valid", "0"]), *wrong.split()]
     seen: list[str] = []
     for turn in range(4):
         found = shoal(*words, "--out", tmp_path / f"run{turn}")

@@ -22,8 +22,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "src", folder / "copy" / "src", ignore=leave)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "copy" / name)
-    run("pip", "wheel", "./copy", "--no-deps", "--no-build-isolation", "-w", "out", cwd=folder)
-    (built,) = (folder / "out").glob("*.whl")
+    build = "from setuptools import build_meta; build_meta.build_wheel('..')"
+    run("-c", build, cwd=folder / "copy")
+    (built,) = folder.glob("*.whl")
     return built
 
 

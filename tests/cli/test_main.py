@@ -27,6 +27,7 @@ from tests.graphs import write_graph
 from tests.planted import planted_graph, planted_labels
 
 SMALL = "--batch-size 12 --cluster-size 4 --dim 8".split()
+TWICE = ["--valid", "0.5"]  # held out in two folds, not in ten
 GRAPH = "--batch-size 12 --hidden 4 --fanouts 2".split()
 
 
@@ -61,7 +62,10 @@ VERBS: dict[str, tuple[list[str], set[str]]] = {
         ["cluster", "planted", "--sample", "20", *SMALL],
         {"seconds", "hard_negative_recall"},
     ),
-    "train": (["train", "labels", "planted", "--steps", "2", *SMALL], {"run", "loss", "test"}),
+    "train": (
+        ["train", "labels", "planted", "--steps", "2", *SMALL, *TWICE],
+        {"run", "loss", "test"},
+    ),
     "train nodes": (["train", "nodes", "graph.npz", "--steps", "2", *GRAPH], {"run", "test"}),
     "train links": (["train", "links", "graph.npz", "--steps", "2", *GRAPH], {"run", "test"}),
     "train attention": (
@@ -151,7 +155,7 @@ def test_table_of_texts_trains_evaluates_and_predicts(tmp_path: Path) -> None:
     assert [line["text"] for line in lines[:2]] == ["red mug", "blue hat"] and len(lines) == 20
 
 
-SMALL_TRAIN = ["train", "labels", "planted", "--steps", "2", *SMALL]
+SMALL_TRAIN = ["train", "labels", "planted", "--steps", "2", *SMALL, *TWICE]
 NODES_TRAIN = ["train", "nodes", "graph.npz", "--steps", "2", *GRAPH]
 LOOK = ["cluster", "planted", *SMALL]
 BAD: dict[str, list[str]] = {
@@ -271,7 +275,8 @@ def test_mistyped_names_get_the_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", ["4096", "13", "50", "7"])
 def test_a_remedy_that_is_followed_leads_on(size: str, tmp_path: Path) -> None:
     """A batch size that does not fit is shrunk, or refused with sizes that train."""
-    words = ["train", "labels", "planted", "--steps", 1, "--dim", 8, "--cluster-size", 4]
+    words = ["train", "labels", "planted", "--steps", 1, "--dim", 8, "--valid", 0]
+    words += ["--cluster-size", 4]
     found = shoal(*words, "--batch-size", size, "--out", tmp_path / "run")
     if found.status:
         assert ONE_LINE.fullmatch(found.err)
@@ -466,7 +471,7 @@ def test_killed_process_resumes_to_the_same_numbers(world: Path, tmp_path: Path)
     Its run.toml is there already, and says how it was begun.
     """
     words = ["train", "labels", world / "planted", *SMALL, "--steps", "10", "--valid-every", "1"]
-    words = [*map(str, words), "--keep-resume"]
+    words = [*map(str, words), *TWICE, "--keep-resume"]
     killed = [sys.executable, "-c", KILLED, *words, "--out", str(tmp_path / "killed")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     died = subprocess.run(killed, env=environment, stderr=subprocess.PIPE, text=True)
@@ -493,7 +498,7 @@ def test_interrupt_saves_and_says_so(
 
     monkeypatch.setattr(RunLog, "step", log_and_stop)
     words = ["train", "labels", world / "planted", *SMALL, "--steps", "4"]
-    words += ["--out", tmp_path / "run"]
+    words += [*TWICE, "--out", tmp_path / "run"]
     found = shoal(*words, "--json")
     about = json.loads(found.out)
     assert found.status == 130 and about["stopped"] == "interrupt"

@@ -16,7 +16,8 @@ import shoal
 import shoal.sklearn
 from shoal.core.errors import InputError
 
-FAST = {"encoder": shoal.BagEncoder(dim=16), "steps": 30, "device": "cpu"}
+FAST = {"encoder": shoal.BagEncoder(dim=16), "steps": 30, "valid": 0, "device": "cpu"}
+WEIGHED = {"valid": 0.5, "classifiers": None}  # held out twice: then scores are probabilities
 COLORS, THINGS = ("red", "blue", "green"), ("mug", "hat", "lamp", "coat")
 PAIRS = [(color, thing) for color in COLORS for thing in THINGS]
 TEXTS = [f"a {color} {thing} number {i}" for i in range(4) for color, thing in PAIRS]
@@ -40,7 +41,7 @@ def sure() -> Any:
     """A classifier of several labels that gives probabilities: 200 texts are held out."""
     pytest.importorskip("sklearn", reason="needs the extra sklearn")
     texts = [f"{text} {i}" for i in range(9) for text in TEXTS]
-    return made(valid=0.5, classifiers=None).fit(texts, SEVERAL * 9)
+    return made(**WEIGHED).fit(texts, SEVERAL * 9)
 
 
 def test_every_argument_of_the_model_is_a_parameter() -> None:
@@ -109,7 +110,7 @@ def test_an_indicator_matrix_comes_back_as_one(kind: Any) -> None:
 
     matrix, _ = indicators()
     truth = kind(matrix)
-    model = made(threshold=0.3).fit(TEXTS, truth)
+    model = made(**WEIGHED, threshold=0.3).fit(TEXTS, truth)
     found = model.predict(TEXTS)
     assert type(found) is type(truth) and found.shape == truth.shape
     dense = found.toarray() if scipy.sparse.issparse(found) else found
@@ -131,7 +132,7 @@ def test_probabilities_of_one_label_sum_to_one() -> None:
     from sklearn.metrics import get_scorer
 
     texts = [f"{text} {i}" for i in range(9) for text in TEXTS]
-    model = made(valid=0.5, classifiers=None).fit(texts, ONE * 9)
+    model = made(**WEIGHED).fit(texts, ONE * 9)
     shares = model.predict_proba(TEXTS)
     assert np.allclose(shares.sum(1), 1)
     assert (model.classes_[shares.argmax(1)] == model.predict(TEXTS)).all()
@@ -141,7 +142,7 @@ def test_probabilities_of_one_label_sum_to_one() -> None:
 
 def test_cosines_are_no_probabilities() -> None:
     """predict_proba of a model without a combiner: one line with a remedy."""
-    model = made(valid=0).fit(TEXTS, ONE)
+    model = made().fit(TEXTS, ONE)
     with pytest.raises(InputError, match=r"predict_proba: expected .*; raise valid or add texts"):
         model.predict_proba(TEXTS)
 
@@ -184,7 +185,7 @@ def test_a_fitted_classifier_is_pickled() -> None:
 
 def test_a_fit_after_a_fit_begins_anew() -> None:
     """Another form of labels replaces the first."""
-    model = made().fit(TEXTS, SEVERAL).fit(TEXTS, ONE)
+    model = made(**WEIGHED).fit(TEXTS, SEVERAL).fit(TEXTS, ONE)
     assert model.predict(["blue"]).tolist() == ["blue"] and len(model.classes_) == 3
 
 

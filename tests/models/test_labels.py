@@ -150,7 +150,7 @@ def test_every_kind_of_model_is_saved(kind: str, tmp_path: Path) -> None:
         "random": lambda: small(encoder=shoal.BagEncoder(dim=8, fields=False)),
     }
     model = made[kind]()
-    model.fit(DATA, valid=0.5, epochs=1, out=tmp_path / "run")
+    model.fit(DATA, valid=DATA.test, epochs=1, out=tmp_path / "run")
     assert shoal.open(tmp_path / "run").predict(TEXTS) == model.predict(TEXTS)
 
 
@@ -158,13 +158,14 @@ def test_a_fit_after_a_fit_begins_anew() -> None:
     """The same data give the same bits again, other data those of a new model."""
     other = planted_labels(n=120, n_labels=8, seed=1)
     model, new = small(), small()
-    options: dict[str, Any] = {"epochs": 1, "valid": 0.5}
+    options: dict[str, Any] = {"epochs": 1, "valid": DATA.test}
     model.fit(DATA, **options)
     first = model.predict(TEXTS)
+    options = {"epochs": 1, "valid": other.test}
     model.fit(other, **options)
     new.fit(other, **options)
     assert model.predict(TEXTS) == new.predict(TEXTS) != first
-    model.fit(DATA, **options)
+    model.fit(DATA, epochs=1, valid=DATA.test)
     assert model.predict(TEXTS) == first
 
 
@@ -173,7 +174,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     found = []
     for seed, out in ((0, None), (0, tmp_path / "run"), (1, None)):
         model = small(seed=seed)
-        model.fit(DATA, epochs=1, valid=0.5, out=out)
+        model.fit(DATA, epochs=1, valid=DATA.test, out=out)
         found.append(model.predict(TEXTS))
     assert found[0] == found[1] != found[2]
 
@@ -187,7 +188,7 @@ def test_fit_without_a_folder_leaves_nothing_behind(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.chdir(tmp_path / "here")
     model = small()
-    result = model.fit(DATA, epochs=1, valid=0.5)
+    result = model.fit(DATA, epochs=1, valid=DATA.test)
     assert (result.folder, result.size) == (None, 0)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["here", "temporary"]
     assert model.predict("w1 w2", k=1)

@@ -127,7 +127,7 @@ def test_sparse_and_dense_features_are_read_alike(tmp_path: Path) -> None:
     )
     for name in ("dense", "sparse"):
         model = NodeModel(device="cpu", hidden=16, baselines=False)
-        assert model.fit(tmp_path / f"{name}.npz", steps=250).test["accuracy"] > 75
+        assert model.fit(tmp_path / f"{name}.npz", steps=100).test["accuracy"] > 50  # 33 by chance
     model.save(tmp_path / "saved")
     again = shoal.open(tmp_path / "saved")
     assert again.predict([3, 4], k=3) == model.predict([3, 4], k=3)
@@ -178,7 +178,7 @@ def test_simple_models_are_shown_and_pooled(tmp_path: Path, wide: bool) -> None:
         assert isinstance(x, Csr)
         data = NodeData(**(vars(data) | {"features": Csr(x.indptr, x.indices, WIDTH + 1)}))
     model = NodeModel(device="cpu", hidden=16)
-    result = model.fit(data, steps=40, out=tmp_path / "run")
+    result = model.fit(data, steps=20, out=tmp_path / "run")
     lines = {line["model"]: line for line in result.details["compared"]}
     assert list(lines) == ["network", "linear", "perceptron", "deep", "spread", "pool"]
     assert lines["pool"]["test_accuracy"] == pytest.approx(result.test["accuracy"], abs=0.006)

@@ -85,6 +85,16 @@ def test_depth_and_threads_change_nothing() -> None:
     assert loader_threads() == []
 
 
+def test_the_only_batch_needs_no_thread() -> None:
+    """Nothing could be made while it is worked on; the last one of an epoch is such a one, too."""
+    for batches, position in ([[0, 3]], 0), ([[0, 3], [1]], 1):
+        one = Loader(batches, three_random_rows, ROWS, TARGET, seed=3)
+        one.position = position
+        for _ in one:
+            assert loader_threads() == []
+        assert (one.epoch, one.position) == (1, 0)
+
+
 def test_threads_of_torch_are_shared_and_given_back() -> None:
     """A worker has one half of torch's threads, the step keeps its count, and so does torch."""
     counts: set[int] = set()

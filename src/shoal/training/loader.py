@@ -102,8 +102,8 @@ class Loader:
         target: one row a point of the data, gathered for the seeds.
         seed: of all block samplers' randomness; at least 0.
         prefetch: batches in the making beyond the one handed over; 0 builds each when it is asked
-            for, without threads. Each holds its rows: 2 hides the making wherever it is faster than
-            the step.
+            for, without threads, as the only batch of an epoch is. Each holds its rows: 2 hides the
+            making wherever it is faster than the step.
         workers: threads that build them.
         device: where batches are handed over; None leaves them in host memory.
 
@@ -211,7 +211,8 @@ class Loader:
     def _ahead(self, epoch: int) -> Generator[tuple[int, _Made]]:
         # batches in order, with up to `prefetch` of them in the making
         seeds = self._seeds(epoch)
-        if self.prefetch == 0:
+        # a thread for the only batch would be waited for, and begin and end with every epoch
+        if self.prefetch == 0 or len(self.batch_sampler) - self.position < 2:
             yield from ((index, self._make(epoch, index, ids)) for index, ids in seeds)
             return
         # with all of torch's threads for each of them, making and step wait for one another, which
