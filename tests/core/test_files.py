@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -78,6 +79,29 @@ def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
     with folder_aside(tmp_path / "out") as new:
         assert list(new.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+KILLED = """
+import numpy, resource, signal
+from pathlib import Path
+from safetensors.numpy import save_file
+from shoal.core.files import file_aside
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+with file_aside(Path("a")) as new:
+    save_file({"rows": numpy.ones(100_000)}, new)
+"""
+
+
+def test_what_a_library_left_beside_goes(tmp_path: Path) -> None:
+    """safetensors writes to a name of its own and renames it; after a kill that is cleared, too."""
+    words = [sys.executable, "-c", KILLED]
+    died = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGXFSZ, died.stderr
+    assert list(tmp_path.rglob(".tmp*"))
+    with file_aside(tmp_path / "a") as new:
+        new.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "x.pt", "deep/er/x.pkl"])

@@ -108,6 +108,8 @@ def test_both_libraries_load_a_transformer(tmp_path: Path, pooling: Pooling) -> 
     expected = encoder.embed(vocabulary.bags(texts))
     assert torch.equal(again.embed(open_vocabulary(str(out)).bags(texts)), expected)
     assert {path.suffix for path in out.rglob("*.*")} == {".json", ".safetensors"}
+    # weights, too, are for others to read
+    assert len({path.stat().st_mode for path in out.rglob("*") if path.is_file()}) == 1
     torch.testing.assert_close(by_library(out, texts), expected, rtol=0, atol=1e-5)
 
 

@@ -46,7 +46,9 @@ def file_aside(path: Path) -> Iterator[Path]:
     everything is written as it comes.
 
     Yields:
-        the path to write to, beside `path`; whatever is raised removes it.
+        the path to write to, in a scratch folder beside `path`, which whatever is raised removes;
+        so what a library puts beside the file that it writes goes, too, in the end or, after a
+        kill, with the next write.
 
     Raises:
         InputError: if another process is writing there.
@@ -63,8 +65,9 @@ def file_aside(path: Path) -> Iterator[Path]:
         yield path
         return
     path = Path(os.path.realpath(path))
-    with _owned_beside(path) as new:
-        new.touch(exist_ok=False)
+    with scratch(path) as folder:
+        new = folder / path.name
+        new.touch()
         if path.exists():
             os.close(os.open(path, os.O_WRONLY))  # what may not be written to is not replaced
         mode = (path if path.exists() else new).stat().st_mode
@@ -103,9 +106,16 @@ def scratch(path: Path) -> Iterator[Path]:
     Raises:
         InputError: if another process is writing to `path`.
     """
-    with _owned_beside(path) as new:
-        new.mkdir()
-        yield new
+    if not path.parent.exists():  # where that is a file, the lock fails and names it
+        path.parent.mkdir(parents=True, exist_ok=True)
+    new = _beside(path, _NEW)
+    with owned(_beside(path, LOCK), path):
+        try:
+            _clear(new)
+            new.mkdir()
+            yield new
+        finally:
+            _clear(new)
 
 
 def settle(path: Path) -> None:
@@ -116,24 +126,6 @@ def settle(path: Path) -> None:
         sync(part)
         if part.is_file():
             part.chmod(mode)
-
-
-@contextmanager
-def _owned_beside(path: Path) -> Iterator[Path]:
-    """Own a path, and a free name beside it.
-
-    Yields:
-        the name, under which nothing is left in the end.
-    """
-    if not path.parent.exists():  # where that is a file, the lock fails and names it
-        path.parent.mkdir(parents=True, exist_ok=True)
-    new = _beside(path, _NEW)
-    with owned(_beside(path, LOCK), path):
-        try:
-            _clear(new)
-            yield new
-        finally:
-            _clear(new)
 
 
 @contextmanager

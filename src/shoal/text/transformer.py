@@ -30,7 +30,7 @@ from torch.nn import functional
 from shoal.core.block import Block
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive, fail
-from shoal.core.files import expect_no_pickle
+from shoal.core.files import expect_no_pickle, folder_aside
 from shoal.core.progress import progress
 from shoal.core.state import made
 from shoal.data.texts import Texts
@@ -386,21 +386,22 @@ class Transformer:
 def save_transformer(
     folder: Path, vocabulary: TransformerVocabulary, encoder: TokenTransformer
 ) -> None:
-    """Write a transformer as a Transformer, a Pooling and a Normalize.
+    """Write a transformer as a Transformer, a Pooling and a Normalize, all of it or nothing.
 
     Raises:
+        InputError: if another process is writing there.
         OSError: if the folder cannot be written to; safetensors has an error of its own for it.
     """
     modules = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    save_modules(folder, modules)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": vocabulary.max_length})
     of_tokens = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
     pooling = {name: kind == encoder.pooling for kind, name in of_tokens.items()}
-    write_json(
-        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.dim} | pooling
-    )
-    without_adapters(encoder.backbone).save_pretrained(folder)
-    vocabulary.save(folder)
+    about = {"word_embedding_dimension": encoder.dim} | pooling
+    with folder_aside(folder) as new:
+        save_modules(new, modules)
+        write_json(new / "sentence_bert_config.json", {"max_seq_length": vocabulary.max_length})
+        write_json(new / "1_Pooling" / "config.json", about)
+        without_adapters(encoder.backbone).save_pretrained(new)
+        vocabulary.save(new)
 
 
 def without_adapters(backbone: nn.Module) -> Any:
