@@ -33,6 +33,7 @@ from shoal.rank.rankers import NeighborRanker as NeighborRanker
 from shoal.rank.rankers import PlainRanker as PlainRanker
 from shoal.rank.rankers import WordRanker as WordRanker
 from shoal.rank.rankers import NameRanker as NameRanker
+from shoal.rank.rankers import LinearRanker as LinearRanker
 from shoal.rank.rankers import RANKERS as RANKERS
 from shoal.rank.ranker import ranker_kind as ranker_kind
 from shoal.rank.ensemble import NetworkCombiner as NetworkCombiner

@@ -35,7 +35,7 @@ def make_data(seed: int = 0, relevance: bool = False, featured: bool = False) ->
         labels = dense * (dense > 0.6) if relevance else dense > 0.6
         labels[0] = 0
         truth = Csr.from_dense(labels)
-        spelled = Texts.spelled(features_of(truth, seed))
+        spelled = Texts.of_features(features_of(truth, seed))
         texts = spelled if featured else make_texts(prefix, n)
         return Examples(texts, truth, Csr.from_dense(dense < 0.1))
 
@@ -72,7 +72,7 @@ class Drawn:
         drop = Csr.from_dense(torch.tensor(self.drops[i], dtype=torch.bool).view(-1, n_labels))
         texts = Texts(*self.texts[i])
         return Examples(
-            Texts.spelled(features_of(truth, i)) if self.featured else texts, truth, drop
+            Texts.of_features(features_of(truth, i)) if self.featured else texts, truth, drop
         )
 
 

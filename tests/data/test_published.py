@@ -75,25 +75,27 @@ def test_x_bert_and_renee(tmp_path: Path) -> None:
 
 
 def test_features_without_texts(tmp_path: Path) -> None:
-    """Sparse pairs on both sides: texts spell the numbers of the features, labels theirs."""
+    """Sparse pairs on both sides: examples and labels have no text."""
     features = "3 5\n4:1.2 1:0.5\n\n0:-3\n"
     names = ("trn_X_Y__txt", "tst_X_Y__txt", "trn_X_Xf__txt", "tst_X_Xf__txt")
     files = dict(zip(names, (PAIRS, PAIRS, features, features), strict=True))
     data = load(lay(tmp_path, **files))
-    assert data.train.texts.titles == ["f1 f4", "", "f0"] and data.labels.titles[2] == "l2"
+    assert data.train.texts.spelled().titles == ["f1 f4", "", "f0"]
+    assert data.train.texts.titles == ["", "", ""] and data.labels.titles[2] == "l2"
     weights = data.train.texts.features
     assert weights is not None and weights.to_dense()[2, 0] == -3
     part = data.train.texts.subset(torch.tensor([2])).features
     assert part is not None and part.to_dense().tolist() == [[-3, 0, 0, 0, 0]]
     data = load(lay(tmp_path, lbl_X_Xf__txt="3 5\n1:1\n4:2 0:1\n\n"))
-    assert data.labels.titles == ["f1", "f0 f4", ""] and data.labels.features is not None
+    assert data.labels.features is not None
+    assert data.labels.spelled().titles == ["f1", "f0 f4", ""]
 
 
 def test_bag_of_words(tmp_path: Path) -> None:
     """The old format, with a space or none before a point without labels; one file or two."""
     rows = "3 5 3\n0,2 1:0.5 4:1.2\n 3:0.7\n3:0.7\n"
     data = load(lay(tmp_path, eurlex_train__txt=rows, eurlex_test__txt="1 5 3\n1 0:1\n"))
-    assert data.train.texts.titles == ["f1 f4", "f3", "f3"]
+    assert data.train.texts.spelled().titles == ["f1 f4", "f3", "f3"]
     assert data.train.labels.to_dense().tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
     assert data.test.labels.to_dense().tolist() == [[0, 1, 0]]
     alone = load(tmp_path / "eurlex_train.txt")

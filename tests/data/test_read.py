@@ -100,12 +100,13 @@ def test_damaged_lines_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_its_texts(tmp_path: Path, name: str) -> None:
-    """A folder gives its test split; a table all of its rows, features what they spell."""
+    """A folder gives its test split; a table all of its rows, features their own."""
     path = tmp_path / f"a{SUFFIX[name]}"
     FORMATS[name].write(make_data(featured=name == "bow"), path)
     data, texts = load_labels(path), read_texts_to_predict(path)
     rows = data.train.texts.all() if SUFFIX[name] else []
     assert texts.all() == rows + data.test.texts.all()
+    assert (texts.features is None) == (name != "bow")
 
 
 def test_single_files_give_all_rows(tmp_path: Path) -> None:
@@ -118,9 +119,10 @@ def test_single_files_give_all_rows(tmp_path: Path) -> None:
     scipy.sparse.save_npz(
         tmp_path / "d.npz", scipy.sparse.csr_matrix([[0, 1, 0, 0, 2], [0, 0, 0, 3, 0]])
     )
-    for name in ("c.txt", "d.npz"):
+    np.save(tmp_path / "f.npy", np.array([[0, 1, 0, 0, 2], [0, 0, 0, 3, 0]], dtype=np.float16))
+    for name in ("c.txt", "d.npz", "f.npy"):
         texts = read_texts_to_predict(tmp_path / name)
-        assert texts.titles == ["f1 f4", "f3"] and texts.features is not None
+        assert texts.spelled().titles == ["f1 f4", "f3"] and texts.titles == ["", ""]
     (tmp_path / "e.json").write_text('{"uid": "B0", "title": "mug", "content": "red"}\n')
     texts = read_texts_to_predict(tmp_path / "e.json")
     assert (texts.uids, texts.titles, texts.contents) == (["B0"], ["mug"], ["red"])

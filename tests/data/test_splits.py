@@ -90,10 +90,10 @@ def test_nothing_and_one_example() -> None:
 def test_features_decide_where_there_are_some() -> None:
     """Rows of equal weights are on one side, of others not always, though they read alike."""
     rows = features_of(Csr.from_lists([[]] * 400, 1), seed=0)
-    texts = Texts.spelled(rows.stack(rows))
+    texts = Texts.of_features(rows.stack(rows))
     held = held_out(texts, 0.5, 0).view(2, -1)
     assert torch.equal(held[0], held[1])
-    scaled = Texts.spelled(rows.with_values(2 * rows.values))
+    scaled = Texts.of_features(rows.with_values(2 * rows.values))
     assert scaled.all() == texts.all()[:400]
     assert not torch.equal(digests(scaled), digests(texts)[:400])
 

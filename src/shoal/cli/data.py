@@ -107,11 +107,15 @@ def cluster(asked: Cluster) -> dict[str, Any]:
     if asked.run is None:
         spec = shoal.BagEncoder(dim=asked.dim)
         about = {"seed": asked.seed, "device": device, "folder": None}
-        encoder, tokens = spec.begin(data.train.texts, data.labels, **about)
+        described = data.train.describing(data.labels)
+        encoder, tokens = spec.begin(data.train.texts, described, **about)
         documents, labels = tokens.span(0, n), tokens.span(n, tokens.n_rows)
     else:
         encoder = shoal.open(asked.run, device=device).encoder
-        documents, labels = encoder.documents(data.train.texts), encoder.labels(data.labels)
+        documents, labels = (
+            encoder.documents(data.train.texts),
+            encoder.labels(data.train.describing(data.labels)),
+        )
     vectors, keys = encoder.embed(documents), encoder.embed_labels(labels)
     clustered = shoal.ClusterBatchSampler(n, asked.batch_size, asked.cluster_size, asked.seed)
     begin = time.monotonic()

@@ -278,9 +278,9 @@ def _lines_of_predictions(model: Any, test: Any, k: int) -> Iterator[str]:
     for begin in range(0, len(test), _AT_A_TIME):
         part = test.texts.subset(torch.arange(begin, min(begin + _AT_A_TIME, len(test))))
         rows = model.predict(part, k=k)
-        for text, row in zip(part.all(), rows, strict=True):
+        for said, row in zip(_asked(part), rows, strict=True):
             own = [name for name in next(truth) if name]
-            line = {"text": text, "truth": own, "labels": [plain(x) for x in row]}
+            line = said | {"truth": own, "labels": [plain(x) for x in row]}
             yield json.dumps(line) + "\n"
 
 
@@ -337,11 +337,18 @@ def _of_texts(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]
         for begin in progress(range(0, len(texts), _AT_A_TIME), "predict"):
             part = texts.subset(torch.arange(begin, min(begin + _AT_A_TIME, len(texts))))
             rows = model.predict(part, asked.k, threshold_of(asked.threshold))
-            for text, row in zip(part.all(), rows, strict=True):
-                yield {"text": text, "labels": [plain(x) for x in row]}
+            for said, row in zip(_asked(part), rows, strict=True):
+                yield said | {"labels": [plain(x) for x in row]}
         _say_scores(model)
 
     return len(texts), predictions()
+
+
+def _asked(texts: Any) -> list[dict[str, str]]:
+    """What a line of predictions says of each example: its text, or which of the features it is."""
+    if texts.features is None:
+        return [{"text": text} for text in texts.all()]
+    return [{"example": uid} for uid in texts.uids]
 
 
 def _of_nodes(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]]:
@@ -479,6 +486,9 @@ def serve(asked: Serve) -> dict[str, Any]:
         model = opened(asked.run, asked)
         want = "a model of labels"
         expect(not on_graph(model), str(asked.run), want, "one on a graph", "use shoal predict")
+        columns, remedy = model.predictor.columns, "use shoal predict, or model.predict in Python"
+        want = "a model of texts, which is what requests hold"
+        expect(columns is None, str(asked.run), want, f"one of {columns} features", remedy)
         if not model.probabilities:
             print("scores are cosines, no probabilities", file=sys.stderr)
         return model

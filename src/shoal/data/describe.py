@@ -8,12 +8,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from shoal.data.texts import Examples, LabelData, Texts
+from shoal.data.meant import is_number
+from shoal.data.texts import Examples, LabelData, Texts, is_dense
 
 
 def describe(data: LabelData) -> dict[str, Any]:
     """Count what `data` holds; the result can be written as JSON.
 
+    ``examples`` and ``label_texts`` say of which kind they are: examples are texts, or sparse or
+    dense features; labels are known by texts, or by their examples alone.
     ``label_frequency_deciles`` are the 0th, 10th, … 100th percentile of training examples per
     label. Empty texts and examples without labels are kept by the readers of published splits, and
     counted here: ``empty_texts``, ``unlabeled``.
@@ -30,6 +33,8 @@ def describe(data: LabelData) -> dict[str, Any]:
     counts = torch.bincount(data.train.labels.indices, minlength=len(data.labels))
     return {
         "name": data.name,
+        "examples": _kind(data.train.texts),
+        "label_texts": _known_by(data),
         "train": _describe_examples(data.train),
         "test": _describe_examples(data.test),
         "labels": len(data.labels),
@@ -52,7 +57,23 @@ def _describe_examples(examples: Examples) -> dict[str, Any]:
     }
 
 
+def _kind(texts: Texts) -> str:
+    features = texts.features
+    if features is None:
+        return "texts"
+    return f"{'dense' if is_dense(features) else 'sparse'} features, {features.n_cols} an example"
+
+
+def _known_by(data: LabelData) -> str:
+    if data.train.texts.features is not None:
+        return "not read: labels are known by their examples"
+    numbers = all(is_number(title) for title in data.labels.all())
+    return "numbers, which say nothing: labels are known by their examples" if numbers else "read"
+
+
 def _count_empty(texts: Texts) -> int:
+    if texts.features is not None:
+        return int((texts.features.degrees() == 0).sum())
     return sum(not text for text in texts.all())
 
 

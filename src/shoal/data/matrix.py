@@ -3,7 +3,7 @@
 Sparse pairs are a header ``rows columns`` and a line ``column:value …`` per row, columns from 0. An
 npz is what ``scipy.sparse.save_npz`` writes for a csr matrix: an archive of plain arrays, no
 pickle. Label matrices hold finite relevances above 0, feature matrices finite weights of any sign;
-rows come back sorted, doubles summed, values None where all are 1.
+rows come back sorted, doubles summed, values None where all are 1. An npy is a dense matrix.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAPPED_BYTES = 64 << 20
 
 
 def read_matrix(path: str | Path, features: bool = False) -> Csr:
-    r"""Read a matrix, ``.npz`` or sparse pairs by its suffix.
+    r"""Read a matrix: ``.npz``, ``.npy`` (dense) or sparse pairs by its suffix.
 
     In sparse pairs a blank line is an empty row.
 
@@ -59,6 +59,12 @@ def read_matrix(path: str | Path, features: bool = False) -> Csr:
     path = Path(path)
     if path.suffix == ".npz":
         return _read_npz(path, features)
+    if path.suffix == ".npy":
+        dense = map_rows(path)
+        numbers = dense.dim() == 2 and not dense.is_complex()
+        got = f"{tuple(dense.shape)} {dense.dtype}"
+        expect(numbers, str(path), "a matrix of numbers", got, "save it as float32, a row a line")
+        return positive(str(path), Csr.from_dense(dense.float()), features)
     numbered = lines(path)
     n_rows, n_cols = read_header(path, numbered, "rows columns")
     rows = Rows(path, 2, features)

@@ -73,9 +73,9 @@ def read_texts_to_predict(
 
     Args:
         source: a ``.txt`` of one text per line; a table, of which the text column is read, or where
-            there is none, uid, title and content; an ``.npz`` of features; any other file that
-            :func:`read` takes; a folder or ``"wordnet"``, of which the test split is read, or the
-            training split where that is empty; a list of texts, or a frame.
+            there is none, uid, title and content; an ``.npz`` or ``.npy`` of features; any other
+            file that :func:`read` takes; a folder or ``"wordnet"``, of which the test split is
+            read, or the training split where that is empty; a list of texts, or a frame.
         columns: of a table; no option for other sources.
         encoding: of a source's texts.
 
@@ -99,9 +99,9 @@ def read_texts_to_predict(
     path, suffix = Path(source), suffix_of(Path(source))
     if suffix in READ and path.is_file() and format_of(path).columns:
         return texts_of(table_of_file(path, encoding, columns))
-    if suffix == ".npz":
+    if suffix in (".npz", ".npy"):
         _expect_no_columns(source, columns)
-        return Texts.spelled(read_matrix(path, features=True))
+        return Texts.of_features(read_matrix(path, features=True))
     if suffix == ".txt" and path.is_file() and not _holds_examples(path):
         _expect_no_columns(source, columns)
         return Texts.of([line.strip() for _, line in lines(path, encoding)])

@@ -72,12 +72,8 @@ def _numbered(texts: Texts) -> Texts:
     return replace(texts, uids=row_names(len(texts)))
 
 
-def _unweighed(texts: Texts) -> Texts:
-    return replace(texts, features=None)
-
-
-def _respelled(texts: Texts) -> Texts:
-    return texts if texts.features is None else Texts.spelled(texts.features)
+def _bare(texts: Texts) -> Texts:
+    return texts if texts.features is None else Texts.of_features(texts.features)
 
 
 def _of_examples(change: Callable[[Texts], Texts], what: str) -> Step:
@@ -121,10 +117,10 @@ line_examples = _of_examples(_lined, _LINES)
 line_labels = _of_labels(_lined, _LINES)
 number_examples = _of_examples(_numbered, "the uids")
 number_labels = _of_labels(_numbered, "the uids")
-unweigh_examples = _of_examples(_unweighed, "the feature weights")
-unweigh_labels = _of_labels(_unweighed, "the feature weights")
-respell_examples = _of_examples(_respelled, "the uids or texts beside features")
-respell_labels = _of_labels(_respelled, "the uids or texts beside features")
+unweigh_examples = _of_examples(Texts.spelled, "the feature weights")
+unweigh_labels = _of_labels(Texts.spelled, "the feature weights")
+bare_examples = _of_examples(_bare, "the uids or texts beside features")
+bare_labels = _of_labels(_bare, "the uids or texts beside features")
 count_labels = _of_labels(lambda texts: numbered_labels(len(texts)), "the texts")
 
 

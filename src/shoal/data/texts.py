@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -41,8 +41,7 @@ class Texts:
         uids: the source's name of each document.
         titles: one short text per document, perhaps empty.
         contents: one longer text per document, perhaps empty.
-        features: ``[n, f]``, where the source has weights of numbered words instead of texts; a
-            title then spells the words (:meth:`spelled`).
+        features: ``[n, f]``, where the source has weights of numbered columns instead of texts.
 
     Example:
         >>> texts = Texts(["a", "b"], ["red mug", "tea"], ["holds tea", ""])
@@ -77,17 +76,24 @@ class Texts:
         return Texts(uids, titles, [""] * len(titles))
 
     @staticmethod
-    def spelled(features: Csr) -> Texts:
-        """Documents of numbered words: word i is ``f<i>``, each once, whatever it weighs.
+    def of_features(features: Csr) -> Texts:
+        """Documents that have features and no text; their uids are their positions."""
+        n = features.n_rows
+        return Texts(row_names(n), [""] * n, [""] * n, features)
+
+    def spelled(self) -> Texts:
+        """Features as texts of numbered words: feature i is ``f<i>``, once, whatever it weighs.
 
         Example:
-            >>> texts = Texts.spelled(Csr.from_lists([[0, 7], []], n_cols=8))
+            >>> texts = Texts.of_features(Csr.from_lists([[0, 7], []], n_cols=8)).spelled()
             >>> texts.all(), texts.uids
             (['f0 f7', ''], ['0', '1'])
         """
-        words = [f"f{i}" for i in features.indices.tolist()]
-        titles = [" ".join(words[a:b]) for a, b in pairwise(features.indptr.tolist())]
-        return Texts(row_names(len(titles)), titles, [""] * len(titles), features)
+        if self.features is None:
+            return self
+        words = [f"f{i}" for i in self.features.indices.tolist()]
+        titles = [" ".join(words[a:b]) for a, b in pairwise(self.features.indptr.tolist())]
+        return Texts(self.uids, titles, [""] * len(titles))
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -154,6 +160,41 @@ class Examples:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def describing(self, labels: Texts) -> Texts:
+        """The labels as these examples describe them: each with the mean of their features.
+
+        Labels of texts come back as they are. A label's own features count as one more example; a
+        label that has none, nor an example, has no entry.
+
+        Args:
+            labels: the L labels.
+
+        Raises:
+            InputError: if labels have features of another width.
+
+        Example:
+            >>> features = Csr.from_dense(torch.tensor([[1.0, 0.0], [2.0, 4.0]]))
+            >>> examples = Examples.of(Texts.of_features(features), Csr.from_lists([[0], [0]], 2))
+            >>> examples.describing(numbered_labels(2)).features.to_dense().tolist()
+            [[1.5, 2.0], [0.0, 0.0]]
+        """
+        features, has = self.texts.features, self.labels.with_values(None)
+        if features is None:
+            return labels
+        if labels.features is not None:
+            width = features.n_cols
+            want, remedy = f"{width}, as those of examples", "leave the file of them out"
+            good = labels.features.n_cols == width
+            expect(good, "features of labels", want, labels.features.n_cols, remedy)
+            each = torch.arange(len(labels)).unsqueeze(1).tolist()
+            has = has.stack(Csr.from_lists(each, len(labels)))
+            features = weighted(features).stack(weighted(labels.features))
+        count = torch.bincount(has.indices, minlength=len(labels)).clamp(min=1)
+        sums = Csr.from_scipy((has.to_scipy().T @ weighted(features).to_scipy()).tocsr())
+        assert sums.values is not None
+        mean = sums.with_values((sums.values / count[sums.row_ids()]).float())
+        return replace(labels, features=mean)
+
     def subset(self, ids: Int[Tensor, " b"]) -> Examples:
         """Examples `ids` in that order, repeats allowed.
 
@@ -204,6 +245,27 @@ class LabelData:
         """The data set of a source that names no test examples: all are in `train`."""
         nobody = examples.subset(torch.zeros(0, dtype=torch.int64))
         return LabelData(name, examples, nobody, labels, own_split=False)
+
+
+def is_dense(features: Csr) -> bool:
+    """Whether features are measurements that most examples have, rather than words of a few.
+
+    Example:
+        >>> is_dense(Csr.from_lists([[0, 1], [0]], n_cols=2)), is_dense(Csr.from_lists([[0]], 3))
+        (True, False)
+    """
+    return 2 * features.nnz >= features.n_rows * features.n_cols > 0
+
+
+def weighted(features: Csr) -> Csr:
+    """Features with a float weight for each entry: one, where there are none.
+
+    Example:
+        >>> weighted(Csr.from_lists([[1]], n_cols=2)).values
+        tensor([1.])
+    """
+    values = features.values
+    return features.with_values(torch.ones(features.nnz) if values is None else values.float())
 
 
 def no_pairs(n: int, n_labels: int) -> Csr:
@@ -268,7 +330,9 @@ def as_texts(value: Any, name: str = "texts") -> tuple[Texts, bool]:
 
     Args:
         value: a string, or any ordered collection of them (a list, a pandas column, an array); a
-            pair (title, content) may stand for a string in it. Texts come back as they are.
+            pair (title, content) may stand for a string in it. Or a matrix of features, a row an
+            example: of scipy, or of numbers in an array, a tensor or a frame. Texts come back as
+            they are.
         name: of the argument, for messages.
 
     Returns:
@@ -287,6 +351,8 @@ def as_texts(value: Any, name: str = "texts") -> tuple[Texts, bool]:
     """
     if isinstance(value, Texts):
         return value, False
+    if _is_matrix(value):
+        return Texts.of_features(_matrix(value, "features", features=True)), False
     single = isinstance(value, str)
     items = [value] if single else as_list(value, name, "a text or a list of texts")
     titles, contents = [""] * len(items), [""] * len(items)
@@ -348,7 +414,8 @@ def label_data(
     """A data set of texts and labels in memory; nothing is held out.
 
     Args:
-        texts: a list of strings or of pairs (title, content), a pandas column, an array; or Texts.
+        texts: a list of strings or of pairs (title, content), a pandas column, an array; a matrix
+            of features, as :func:`as_texts` has it; or Texts.
         labels: per text, the name of its label or a list of names; or a matrix with one row per
             text and one column per label, of scipy, numpy, torch or pandas, whose entries above 0
             are relevances.
@@ -380,7 +447,7 @@ def label_data(
     if getattr(labels, "ndim", 1) == 2:
         if label_names is None and hasattr(labels, "columns"):  # a pandas frame of indicators
             label_names = [str(column) for column in labels.columns]
-        matrix = _indicators(labels)
+        matrix = _matrix(labels, "labels")
         names = row_names(matrix.n_cols, "l") if label_names is None else list(label_names)
         right = len(names) == matrix.n_cols
         expect(right, "label_names", f"{matrix.n_cols}, one per column", len(names), "name each")
@@ -397,7 +464,8 @@ def label_data(
     expect(len(names) > 0, "labels", "at least one label", "none", "name the labels of some text")
     if label_names is None and matrix.nnz == n:
         _say_joined(names)
-    _say_repeated(documents, matrix)
+    if documents.features is None:
+        _say_repeated(documents, matrix)
     return LabelData.unsplit(name, Examples.of(documents, matrix), Texts.of(names, names))
 
 
@@ -445,17 +513,25 @@ def _names(cell: Any, i: int, names: Sequence[str] | None) -> list[str]:
     return found
 
 
-def _indicators(labels: Any) -> Csr:
-    """The label matrix that a matrix of another library is; zeros are no entries."""
+def _is_matrix(value: Any) -> bool:
+    """Whether a value is a matrix of numbers, rather than a collection of texts."""
+    if getattr(value, "ndim", 1) != 2 or hasattr(value, "tocsr"):
+        return hasattr(value, "tocsr")
+    kinds = value.dtypes if hasattr(value, "dtypes") else [getattr(value, "dtype", None)]
+    return all(getattr(kind, "kind", "f") in "biuf" for kind in kinds)
+
+
+def _matrix(given: Any, name: str, features: bool = False) -> Csr:
+    """The matrix of labels or features that one of another library is; zeros are no entries."""
     try:
-        if hasattr(labels, "tocsr"):
-            sparse = labels.tocsr().copy()
+        if hasattr(given, "tocsr"):
+            sparse = given.tocsr().copy()
             sparse.eliminate_zeros()
             csr = Csr.from_scipy(sparse)
         else:
-            dense = labels.to_numpy() if hasattr(labels, "to_numpy") else labels
+            dense = given.to_numpy() if hasattr(given, "to_numpy") else given
             csr = Csr.from_dense(torch.from_numpy(np.asarray(dense).copy()))  # theirs may be frozen
         values = None if csr.values is None else csr.values.float()
     except (TypeError, ValueError) as error:  # an InputError of Csr is a ValueError
-        fail("labels", "a matrix of numbers", error, "pass scipy.sparse.csr_matrix(labels)")
-    return positive("labels", csr.with_values(values))
+        fail(name, "a matrix of numbers", error, f"pass scipy.sparse.csr_matrix({name})")
+    return positive(name, csr.with_values(values), features)

@@ -50,6 +50,15 @@ model.predict(["a text"], k=5)
 ```
 """
 
+_FEATURES = """\
+```python
+import shoal
+
+model = shoal.open("THIS_FOLDER")
+model.predict(x, k=5)  # an array or sparse matrix: a row an example, COLUMNS features
+```
+"""
+
 _GRAPH = """\
 ```python
 import shoal
@@ -178,12 +187,16 @@ def card(model: LabelModel, about: dict[str, Any], encoders: Sequence[Exported])
         encoders: that lie beside it.
     """
     by_transformers = about["predictor"]["encoder"].get("kind") == "transformer"
+    columns = model.predictor.columns
+    example = "texts" if columns is None else "features"
+    use = _SHOAL if columns is None else _FEATURES.replace("COLUMNS", str(columns))
+    vectors = "Vectors of texts, by sentence-transformers, and those" if encoders else "Vectors"
     parts = [
-        f"{_HEADER}\n# Labels for texts, trained on {about.get('source')}",
+        f"{_HEADER}\n# Labels for {example}, trained on {about.get('source')}",
         _facts(model, about),
         _metrics(about),
-        f"## Use\n\nLabels of a text, by shoal (`pip install {DISTRIBUTION}`):\n\n{_SHOAL}",
-        "Vectors of texts, by sentence-transformers, and those of the labels, whose names are the "
+        f"## Use\n\nLabels of {example}, by shoal (`pip install {DISTRIBUTION}`):\n\n{use}",
+        f"{vectors} of the labels, whose names are the "
         "lines of `labels.json.gz`; a label's score is the inner product:",
         _SENTENCE_TRANSFORMERS if encoders else "",
         _LABELS,

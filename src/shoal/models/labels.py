@@ -154,8 +154,9 @@ class LabelModel(OnHub):
 
         Args:
             data: a list of texts (strings, or pairs of title and content), a pandas column, …, with
-                `labels`; or a data set: a name or path that :func:`shoal.load` reads, a DataFrame,
-                a ``datasets.Dataset``, a :class:`~shoal.data.texts.LabelData`.
+                `labels`; a matrix of features in their place, a row an example, of numpy, scipy,
+                torch or pandas; or a data set: a name or path that :func:`shoal.load` reads, a
+                DataFrame, a ``datasets.Dataset``, a :class:`~shoal.data.texts.LabelData`.
             labels: per text the name of its label or a list of names; or a matrix with one row per
                 text and one column per label.
             valid: share of the training examples that is held out at a time, for validation during
@@ -302,7 +303,8 @@ class LabelModel(OnHub):
         """The best labels of texts.
 
         Args:
-            texts: one text, or a list of them (strings, or pairs of title and content).
+            texts: one text, or a list of them (strings, or pairs of title and content); or a matrix
+                of features, as for `fit`.
             k: labels per text at most; all, where there are fewer.
             threshold: leave out labels of a lower score, in [0, 1] where scores are probabilities;
                 or a rule learned on held-out examples: ``f1`` (one threshold, best by micro F1),
@@ -324,14 +326,15 @@ class LabelModel(OnHub):
         self._expect_threshold(threshold)
         read = self._read(plain)
         unknown = int((self.unknown(plain)).sum())
+        featured = plain.features is not None
+        nothing = "examples have no known feature" if featured else "texts hold no known word"
         if unknown:
-            _log.warning(
-                "%d of %d texts hold no known word: their labels are guesses", unknown, len(plain)
-            )
+            _log.warning("%d of %d %s: their labels are guesses", unknown, len(plain), nothing)
         found = self.predictor.predict(read, min(k, len(self.labels)), threshold, explain)
         if single:
             return Answers(found[0], None, self.probabilities)
-        return Answers(found, plain.all(), self.probabilities)
+        asked = [f"example {uid}" for uid in plain.uids] if featured else plain.all()
+        return Answers(found, asked, self.probabilities)
 
     def _repr_html_(self) -> str:
         parts = self.parts
@@ -356,8 +359,12 @@ class LabelModel(OnHub):
             expect(good, "threshold", want, threshold, "try 0.5")
 
     def unknown(self, texts: Any) -> Tensor:
-        """Which texts hold no word that the model knows, as a boolean tensor ``[n]``."""
-        return self.encoder.known(as_texts(texts)[0].all()).degrees() == 0
+        """Which texts hold no word or feature that the model knows, as booleans ``[n]``."""
+        plain, _ = as_texts(texts)
+        self.predictor.expect_read(plain)
+        if plain.features is not None:
+            return self.encoder.documents(plain).degrees() == 0
+        return self.encoder.known(plain.all()).degrees() == 0
 
     def encode(self, texts: Any) -> Float[Tensor, "*n d"]:
         """Unit vectors of texts; of one text one vector, ``[d]``.

@@ -121,10 +121,12 @@ def with_known(
         examples: to be known.
         classifiers: one per label, or None.
     """
-    words = base.encoder.words
+    words, featured = base.encoder.words, examples.texts.features is not None
+    wanted = [ranker for ranker in wanted if not (featured and ranker.lexical)]
     if words is None and any(ranker.lexical for ranker in wanted):
         words = learn(examples.texts.all() + base.labels.all())
-    model = replace(base, truth=examples.labels, own_words=words, quotes=quotes_of(examples.texts))
+    quotes = [] if featured else quotes_of(examples.texts)
+    model = replace(base, truth=examples.labels, own_words=words, quotes=quotes)
     known = Known(model, examples.texts, classifiers)
     fitted = (ranker.fitted(model, known) for ranker in wanted)
     return replace(model, rankers=tuple(ranker for ranker in fitted if ranker is not None))

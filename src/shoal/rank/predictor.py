@@ -127,8 +127,33 @@ class Predictor:
         """Known examples of each label."""
         return torch.bincount(self.truth.indices, minlength=self.truth.n_cols)
 
+    @property
+    def columns(self) -> int | None:
+        """Features that an example has, as an encoder of features says; None where it is a text."""
+        return getattr(self.encoder, "columns", None)
+
+    def expect_read(self, texts: Texts) -> None:
+        """Raise unless the encoder reads what these are: texts, or features of the same width.
+
+        Raises:
+            InputError: if it does not.
+        """
+        columns = self.columns
+        got = None if texts.features is None else texts.features.n_cols
+        if columns == got:
+            return
+        want = "texts" if columns is None else f"features, {columns} an example"
+        found = "texts" if got is None else f"features, {got} an example"
+        remedy = "pass texts" if columns is None else "pass an array or a file of such features"
+        fail("texts", f"{want}, as in training", found, remedy)
+
     def encode(self, texts: Texts) -> Float[Tensor, "n d"]:
-        """Unit vectors of texts; zero where the encoder knows nothing of a text."""
+        """Unit vectors of texts; zero where the encoder knows nothing of a text.
+
+        Raises:
+            InputError: if they are features and the encoder reads texts, or the reverse.
+        """
+        self.expect_read(texts)
         return self.encoder.embed(self.encoder.documents(texts))
 
     def rank(
@@ -142,9 +167,10 @@ class Predictor:
             drop: (text, label) pairs that may not be predicted.
 
         Raises:
-            InputError: if k is out of range.
+            InputError: if k is out of range, or as :meth:`encode`.
         """
         expect_positive("k", k)
+        self.expect_read(texts)
         most = len(self.labels)
         expect(k <= most, "k", f"at most the {most} labels", k, "lower k")
         if self.combiner is None:

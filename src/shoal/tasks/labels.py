@@ -236,11 +236,13 @@ class Stages:
         parts, train, held_out = self.parts, fold.train, fold.held_out
         on = None if self.device == "cpu" else self.device
         labels, tokens_at = self.data.labels, run.folder / "tokens"
+        described = train.describing(labels)
         encoder, tokens = parts.encoder.begin(
-            train.texts, labels, seed=parts.seed, device=self.device, folder=tokens_at
+            train.texts, described, seed=parts.seed, device=self.device, folder=tokens_at
         )
         label_tokens = tokens.span(len(train), tokens.n_rows)
         alone = (shoal.EncoderRanker(),)
+        shoal.Predictor(encoder, labels, label_tokens, alone).expect_read(train.texts)
 
         def validate() -> dict[str, float]:
             # a new predictor each time, since it keeps the label embeddings that it made

@@ -2,7 +2,8 @@
 
 The rows are those of a trainable table, so a batch reads and moves only the rows of its own texts,
 and a text costs a few additions. What the order of words says is lost; which field a word stands in
-is not (:mod:`shoal.text.fields`).
+is not (:mod:`shoal.text.fields`). Examples that have features in place of a text are bags whose
+entries have weights (:mod:`shoal.text.features`).
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from shoal.data.texts import Texts
 from shoal.fetch.unified import UnifiedTensor, unified
 from shoal.fetch.update import RowAdam, RowOptimizer
 from shoal.text.encoder import Exported, encoder_kind
+from shoal.text.features import FeatureColumns
 from shoal.text.fields import FIELDS, FieldVocabulary
 from shoal.text.sentence import LONG, mixed_vectors, save_bag, token_vectors
 from shoal.text.vocabulary import Vocabulary, learn
 
+AnyVocabulary = Vocabulary | FieldVocabulary | FeatureColumns
 # bags embedded at a time: the sums of a chunk stay in the cache until they are normalized
 _CHUNK = 8192
 # texts on which the distance of an export's vectors from shoal's is measured
@@ -44,6 +47,9 @@ class BagSum(nn.Module):
     It has no parameters of its own: the rows are those of a table and arrive with the batch. The
     sum and the mean have the same direction; a text without pieces stays the zero vector.
 
+    Args:
+        weights: of the entries of the matrix whose rows are the bags; None where each is one.
+
     Example:
         >>> ids = torch.tensor([0, 1])
         >>> bags = Block(ids[:1], ids, torch.tensor([0, 2]), ids, ids)
@@ -51,9 +57,17 @@ class BagSum(nn.Module):
         [[0.6000..., 0.8000...]]
     """
 
+    weights: Tensor | None
+
+    def __init__(self, weights: Float[Tensor, " e"] | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights, persistent=False)  # part of the data
+
     def forward(self, blocks: Sequence[Block], rows: Float[Tensor, "s d"]) -> Float[Tensor, "b d"]:
         """Embed the `dst` of the first block from the rows of its `src`."""
         hop = blocks[0]
+        if self.weights is not None:
+            return unit(matmul(hop.csr.with_values(self.weights[hop.edges]), rows))
         back = hop.back if rows.requires_grad or torch.is_grad_enabled() else None
         return unit(matmul(hop.csr, rows, back))
 
@@ -112,29 +126,36 @@ class BagEncoder:
     ) -> tuple[Bag, Csr]:
         """Learn words and pieces from the texts; rows begin as random directions times idf.
 
+        Of features in place of texts the columns are learned.
+
         Raises:
-            InputError: if the texts hold no word.
+            InputError: if the texts hold no word, or no feature.
         """
-        words = learn(documents.all() + labels.all())
-        vocabulary = FieldVocabulary.of(words, documents, labels) if self.fields else words
+        vocabulary = self._learned(documents, labels)
         tokens = vocabulary.documents(documents).stack(vocabulary.labels(labels))
         rows = vocabulary.first_rows(tokens, self.dim, seed)
-        return Bag(vocabulary, rows, self, unified(rows, self.optimizer(lr=self.lr))), tokens
+        return Bag(vocabulary, rows, self).trainable(tokens, device), tokens
+
+    def _learned(self, documents: Texts, labels: Texts) -> AnyVocabulary:
+        if documents.features is not None:
+            return FeatureColumns.of(documents.features, len(labels))
+        words = learn(documents.all() + labels.all())
+        return FieldVocabulary.of(words, documents, labels) if self.fields else words
 
 
 @encoder_kind("bag")
 @dataclass(frozen=True, eq=False)
 class Bag:
-    """A vocabulary, and a row per token, piece and field.
+    """A vocabulary, and a row per token, piece and field, or per feature and label.
 
     Attributes:
-        vocabulary: turns texts into bags of rows.
+        vocabulary: turns texts or features into bags of rows.
         rows: ``[v, d]``; those of :attr:`table` while it is trained.
         spec: how it was begun.
         table: the rows with their optimizer, while they are trained; None otherwise.
     """
 
-    vocabulary: Vocabulary | FieldVocabulary
+    vocabulary: AnyVocabulary
     rows: Float[Tensor, "v d"]
     spec: BagEncoder = BagEncoder()
     table: UnifiedTensor | None = None
@@ -180,13 +201,23 @@ class Bag:
         """A copy with this vocabulary and these rows, to be trained further."""
         tokens = self.documents(documents).stack(self.labels(labels))
         rows = self.rows.detach().cpu().clone()
-        table = unified(rows, self.spec.optimizer(lr=self.spec.lr))
-        return replace(self, rows=rows, table=table), tokens
+        return replace(self, rows=rows).trainable(tokens, device), tokens
+
+    def trainable(self, tokens: Csr, device: str) -> Bag:
+        """These rows as a table that is trained, by batches of the rows of `tokens`."""
+        table = unified(self.rows, self.spec.optimizer(lr=self.spec.lr))
+        weights = None if tokens.values is None else tokens.values.to(device)
+        return replace(self, table=table, module=BagSum(weights))
 
     @property
-    def words(self) -> Vocabulary:
-        """Words and pieces, which lexical rankers match."""
+    def words(self) -> Vocabulary | None:
+        """Words and pieces, which lexical rankers match; None of features."""
         return self.vocabulary.words
+
+    @property
+    def columns(self) -> int | None:
+        """Features that an example has; None where it is a text."""
+        return getattr(self.vocabulary, "width", None)
 
     def read(self, texts: Sequence[str]) -> Texts:
         """Plain texts as titles or contents, whichever their words are likelier in."""
@@ -213,7 +244,7 @@ class Bag:
     def without_fields(self, label_tokens: Csr) -> tuple[Bag, Csr] | None:
         """The encoder without field embeddings, and label tokens for it; None without fields."""
         words = self.vocabulary.words
-        if words is self.vocabulary:
+        if words is None or words is self.vocabulary:
             return None
         plain = Bag(words, self.rows[: len(words)], replace(self.spec, fields=False))
         return plain, self.vocabulary.without_fields(label_tokens)
@@ -257,8 +288,11 @@ class Bag:
 
         One for any text where there are no field embeddings; else one for titles, one for a title
         and content in one string, which that format cannot tell apart, and one for label titles.
+        None of features, which that format does not read.
         """
         vocabulary, rows = self.vocabulary, self.rows.cpu()
+        if vocabulary.words is None:
+            return []
         if vocabulary.words is vocabulary:
             save_bag(folder / "encoder", vocabulary.words, token_vectors(vocabulary, rows, 0))
             return [Exported("encoder", "any text")]
@@ -283,8 +317,10 @@ class Bag:
         return found
 
 
-def vocabulary_of(state: Mapping[str, Any]) -> Vocabulary | FieldVocabulary:
-    """The vocabulary whose ``state_dict()`` this is, with field embeddings or without."""
+def vocabulary_of(state: Mapping[str, Any]) -> AnyVocabulary:
+    """The vocabulary whose ``state_dict()`` this is: with field embeddings, without, or none."""
+    if "columns" in state:
+        return FeatureColumns.of_state(part(state, "columns"))
     words = Vocabulary.of_state(state)
     return FieldVocabulary.of_state(part(state, "fields"), words) if "fields" in state else words
 

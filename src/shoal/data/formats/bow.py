@@ -2,9 +2,8 @@
 
 A header ``points features labels``, then ``label,label feature:weight …``, ids from 0; the line of
 an example without labels begins with a space. Such examples have features instead of texts, and
-labels have numbers alone: texts spell them, ``f12`` and ``l3``, so that a bag of words reads what
-there is to read; the weights stay in ``features``, for writers. A folder holds one file that ends
-in ``train.txt`` and one that ends in ``test.txt``; one file alone is not split.
+labels have numbers alone, ``l3``. A folder holds one file that ends in ``train.txt`` and one that
+ends in ``test.txt``; one file alone is not split.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
         >>> with TemporaryDirectory() as folder:
         ...     _ = Path(folder, "data.txt").write_text("2 5 3\n0,2 1:0.5 4:1.2\n 3:0.7\n")
         ...     data = read(Path(folder, "data.txt"))
-        >>> data.train.texts.all(), data.labels.titles
-        (['f1 f4', 'f3'], ['l0', 'l1', 'l2'])
+        >>> data.train.texts.features.indices.tolist(), data.labels.titles
+        ([1, 4, 3], ['l0', 'l1', 'l2'])
     """
     path = Path(path)
     if path.is_file():
@@ -63,7 +62,7 @@ def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
     "bow",
     read,
     steps=(
-        reduce.respell_examples,
+        reduce.bare_examples,
         reduce.unweigh_labels,
         reduce.count_labels,
         reduce.drop_relevance,
@@ -108,7 +107,7 @@ def _read_examples(path: Path, encoding: str) -> Examples:
         features.append(*pairs(name, rest.split()))
     truth = labels.csr(n_labels, n)
     expect_numbered(f"{path}:1", "labels", n_labels, truth.nnz, LABELS)
-    return Examples.of(Texts.spelled(features.csr(n_features, n)), truth)
+    return Examples.of(Texts.of_features(features.csr(n_features, n)), truth)
 
 
 def _read_labels(name: str, text: str) -> tuple[list[int], list[float]]:

@@ -18,7 +18,7 @@ from shoal.data.matrix import write_matrix
 from shoal.data.texts import LabelData
 
 STEPS = (
-    reduce.respell_examples,
+    reduce.bare_examples,
     reduce.unweigh_labels,
     reduce.line_examples,
     reduce.line_labels,

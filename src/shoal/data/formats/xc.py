@@ -51,8 +51,8 @@ TEXTS = {
     ),
 }
 FEATURES = {
-    "trn": ("trn_X_Xf.txt", "X.trn.npz"),
-    "tst": ("tst_X_Xf.txt", "X.tst.npz"),
+    "trn": ("trn_X_Xf.txt", "X.trn.npz", "X.trn.npy"),
+    "tst": ("tst_X_Xf.txt", "X.tst.npz", "X.tst.npy"),
     "lbl": ("lbl_X_Xf.txt",),
 }
 MATRICES = {"trn": ("trn_X_Y.txt", "Y.trn.npz"), "tst": ("tst_X_Y.txt", "Y.tst.npz")}
@@ -96,7 +96,7 @@ def read(folder: str | Path, encoding: str = "utf-8") -> LabelData:
 @text_format(
     "xc",
     read,
-    steps=(reduce.respell_examples, reduce.respell_labels),  # other texts beside features
+    steps=(reduce.bare_examples, reduce.bare_labels),  # other texts beside features
     files=(*TEXTS["trn"][:5], TEXTS["lbl"][0], *MATRICES["trn"]),
     order=-1,  # X-BERT's folders have texts under AttentionXML's names
 )
@@ -149,7 +149,7 @@ def _read_documents(
         name, want = str(folder / TEXTS[part][0]), f"a file with texts (or {others})"
         fail(name, want, "nothing there", "check the folder")
     if path.name in FEATURES[part]:
-        return Texts.spelled(read_matrix(path, features=True)), None
+        return Texts.of_features(read_matrix(path, features=True)), None
     if path.suffix == ".txt":
         return Texts.of([line for _, line in lines(path, encoding)]), None
     rows = Rows(path, first_line=1) if wants_targets else None
