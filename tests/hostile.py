@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -357,6 +358,22 @@ def _label_model(path: Path) -> None:
     command([places.get(word, word) for word in _TRAIN.split()])
 
 
+def _feature_model(path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(120, 9))
+    parts: dict[str, Any] = {"encoder": shoal.BagEncoder(dim=8), "batches": shoal.Random(60)}
+    model = shoal.LabelModel(**parts, combiner=shoal.NetworkCombiner(epochs=1), device="cpu")
+    model.fit(x, [str(i % 6) for i in range(120)], out=path, steps=2, valid=0.45)
+
+
+def _features(path: Path) -> None:
+    """Files of features, one of which is changed at a time."""
+    path.mkdir()
+    x = np.random.default_rng(0).normal(size=(4, 9)) * (np.arange(36).reshape(4, 9) % 3 > 0)
+    np.save(path / "a.npy", x)
+    scipy.sparse.save_npz(path / "b.npz", scipy.sparse.csr_matrix(x))
+    (path / "c.txt").write_text("3 9 6\n0,2 1:0.5 4:1\n1 2:1\n3 3:1\n")
+
+
 def _transformer(path: Path) -> None:
     encoder = shoal.TransformerEncoder(str(FROZEN / "data" / "bert"), max_length=16)
     model = shoal.LabelModel(
@@ -461,6 +478,10 @@ READERS = {
     "csr": Reader(_csr, f"plan SOURCE {_PLAN}"),
     "formats": Reader(_folders, "data ONE"),
     "texts": Reader(_texts, "predict MODEL ONE --k 3"),
+    "feature model": Reader(
+        _feature_model, "predict SOURCE FEATURES --k 3", ("model", "bag", "lab")
+    ),
+    "features": Reader(_features, "predict FEATURE_MODEL ONE --k 3"),
     "run.toml": Reader(_settings, "train --config SOURCE --help"),
 }
 
@@ -548,6 +569,7 @@ class World:
         self.home = home
         (home / "texts.txt").write_text(TEXTS)
         (home / "ids.txt").write_text("0\n5\n")
+        np.save(home / "features.npy", np.eye(3, 9))
         self.made: dict[Any, Path] = {}
 
     def valid(self, make: Callable[[Path], Any], name: str) -> Path:
@@ -596,10 +618,12 @@ class World:
             "ONE": one or (min(source.iterdir()) if source.is_dir() else source),
             "TEXTS": self.home / "texts.txt",
             "IDS": self.home / "ids.txt",
+            "FEATURES": self.home / "features.npy",
             "DATA": self.home / "labels-data",
         }
-        if "MODEL" in reader.words:
-            places["MODEL"] = self.valid(_label_model, "model")
+        for place, make in (("MODEL", _label_model), ("FEATURE_MODEL", _feature_model)):
+            if place in reader.words.split():
+                places[place] = self.valid(make, "model")
         words = [str(places.get(word, word)) for word in reader.words.split()]
         status = forked(lambda: command(words, None if one else modules), self.home)
         return status, (self.home / "err").read_text(errors="replace")

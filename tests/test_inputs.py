@@ -466,20 +466,6 @@ def _swapped(folder: Path) -> Path:
     return folder
 
 
-def _dense(folder: Path, share: float) -> Path:
-    """Bags of words in which `share` of all weights are not 0."""
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    for part, n in (("train", 40), ("test", 10)):
-        weights = generator.random((n, 20)) * (generator.random((n, 20)) < share)
-        lines = [
-            " ".join([str(i % 5), *(f"{j}:{w:.3f}" for j, w in enumerate(row) if w)])
-            for i, row in enumerate(weights)
-        ]
-        (folder / f"{part}.txt").write_text(f"{n} 20 5\n" + "\n".join(lines) + "\n")
-    return folder
-
-
 def _ids(path: Path, form: str) -> Path:
     """A table whose labels are ids, one a row."""
     return table(path, [(x, [form.format(i)]) for i, (x, _) in enumerate(rows())])
@@ -491,8 +477,6 @@ CANNOT: dict[str, Callable[[Path], Path]] = {
     "hashes": lambda folder: _ids(folder / "t.csv", "{:016x}"),
     "alike": lambda folder: table(folder / "t.csv", [("a mug", ["cups"])] * 30),
     "swapped": lambda folder: _swapped(folder / "s"),
-    "dense": lambda folder: _dense(folder / "d", 1.0),
-    "mostly dense": lambda folder: _dense(folder / "d", 0.8),
 }
 
 

@@ -3,7 +3,8 @@
 As its READMEs recommend: tf-idf of words, pairs of words and character trigrams, then
 ``Indexer.gen`` over label features and ``XLinearModel.train``, else its defaults. Chosen on
 validation: label features (PIFA, or PIFA beside the label's own text), then how a positive is
-weighed, and for each of these the width of the beam.
+weighed, and for each of these the width of the beam. Where examples have features in place of
+texts, these are read as they are or with rows of length one, whichever is better.
 
     python with_pecos.py FOLDER THREADS
 
@@ -27,6 +28,7 @@ from pecos.utils.featurization.text.vectorizers import (  # pyright: ignore[repo
 )
 from pecos.xmc import Indexer, LabelEmbeddingFactory  # pyright: ignore[reportMissingImports]
 from pecos.xmc.xlinear.model import XLinearModel  # pyright: ignore[reportMissingImports]
+from sklearn.preprocessing import normalize  # pyright: ignore[reportMissingImports]
 
 N_GRAMS = [("word", 1), ("word", 2), ("char_wb", 3)]
 CONFIG = {
@@ -38,6 +40,7 @@ CONFIG = {
     },
 }
 METHODS = ("pifa", "pifa_lf_concat")
+SCALES = ("pifa", "pifa, rows of length one")
 # as many as its loss has it; each point's positives by their number; four negatives' worth
 WEIGHTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -55,11 +58,11 @@ def main() -> None:
     method, weight, beam = max(found, key=lambda option: found[option])
     seconds = spent("tune", start)
     start = time.perf_counter(), time.process_time()
-    vectorize, x, y = read(folder / "final", threads)
+    vectorize, x, y = read(folder / "final", threads, method)
     model = train(vectorize, x, y, lines(folder / "final" / "Y.txt"), method, weight, threads)
     seconds |= spent("train", start)
     start = time.perf_counter(), time.process_time()
-    top = predict(model, vectorize(lines(folder / "final" / "X.tst.txt")), beam, threads)
+    top = predict(model, vectorize(asked(folder / "final")), beam, threads)
     seconds |= spent("predict", start)
     np.save(folder / "top.npy", top)
     peak = next(x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
@@ -72,19 +75,19 @@ def main() -> None:
 
 def tune(folder: Path, threads: int) -> dict[tuple[str, str, int], float]:
     """P@1 of choices: all label features, then all weights with the best of these."""
-    vectorize, x, y = read(folder, threads)
-    names, test = lines(folder / "Y.txt"), vectorize(lines(folder / "X.tst.txt"))
+    names, test = lines(folder / "Y.txt"), asked(folder)
     truth = smat_util.load_matrix(str(folder / "Y.tst.npz")).tocsr()
     found: dict[tuple[str, str, int], float] = {}
 
     def judge(method: str, weight: str) -> None:
+        vectorize, x, y = read(folder, threads, method)
         model = train(vectorize, x, y, names, method, weight, threads)
         for beam in BEAMS:
-            top = predict(model, test, beam, threads)
+            top = predict(model, vectorize(test), beam, threads)
             best = truth[np.arange(len(top)), top[:, 0].clip(min=0)].A1 > 0
             found[method, weight, beam] = 100 * float(best.mean())
 
-    for method in METHODS:
+    for method in SCALES if featured(folder) else METHODS:
         judge(method, "plain")
     best = max(found, key=lambda option: found[option])[0]
     for weight in [name for name in WEIGHTS if name != "plain"]:
@@ -92,16 +95,35 @@ def tune(folder: Path, threads: int) -> dict[tuple[str, str, int], float]:
     return found
 
 
-def read(folder: Path, threads: int) -> tuple[Any, Any, Any]:
+def featured(folder: Path) -> bool:
+    """Whether examples have features in place of texts."""
+    return (folder / "X.trn.npz").is_file()
+
+
+def asked(folder: Path) -> Any:
+    """The test points: texts, or features."""
+    if featured(folder):
+        return smat_util.load_matrix(str(folder / "X.tst.npz"))
+    return lines(folder / "X.tst.txt")
+
+
+def read(folder: Path, threads: int, method: str) -> tuple[Any, Any, Any]:
     """A fitted vectorizer, the features of the training points, and their labels."""
+    labels = smat_util.load_matrix(str(folder / "Y.trn.npz")).tocsr().astype(np.float32)
+    labels.data[:] = 1
+    if featured(folder):
+
+        def scale(x: Any) -> Any:
+            x = x.tocsr().astype(np.float32)
+            return normalize(x) if method == SCALES[1] else x
+
+        return scale, scale(smat_util.load_matrix(str(folder / "X.trn.npz"))), labels
     texts = lines(folder / "X.trn.txt")
     fitted = Vectorizer.train(texts, copy.deepcopy(CONFIG))  # it writes into it
 
     def vectorize(corpus: list[str]) -> Any:
         return fitted.predict(corpus, threads=threads)
 
-    labels = smat_util.load_matrix(str(folder / "Y.trn.npz")).tocsr().astype(np.float32)
-    labels.data[:] = 1
     return vectorize, vectorize(texts), labels
 
 
@@ -110,7 +132,7 @@ def train(
 ) -> Any:
     """Cluster the labels and train; what comes back is made for prediction, far faster."""
     also = {"Z": vectorize(names)} if method == "pifa_lf_concat" else {}
-    features = LabelEmbeddingFactory.create(y, x, method=method, **also)
+    features = LabelEmbeddingFactory.create(y, x, method=method.split(",")[0], **also)
     chain = Indexer.gen(features, indexer_type="hierarchicalkmeans", threads=threads)
     model = XLinearModel.train(x, y, C=chain, threads=threads, **WEIGHTS[weight])
     with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ import tyro
 import shoal
 from shoal.cli.show import say
 from shoal.core.columns import Columns
-from shoal.core.errors import InputError, expect, expect_folder, fail
+from shoal.core.errors import InputError, expect, expect_folder, fail, naming
 from shoal.serve.limits import Limits
 from shoal.tasks.settings import Common, File, Flag, Table, Text
 
@@ -331,6 +331,8 @@ def _of_texts(model: Any, asked: Predict) -> tuple[int, Iterator[dict[str, Any]]
     table = table_of(asked.run, asked.texts, asked.table)
     columns = Columns(text=table.text_column, title=table.title_column)
     texts = read_texts_to_predict(asked.texts, columns, table.encoding)
+    with naming(asked.texts):
+        model.predictor.expect_read(texts)
     _expect_threshold(model, asked.threshold)
 
     def predictions() -> Iterator[dict[str, Any]]:

@@ -74,7 +74,9 @@ def _say_unknowable(data: LabelData) -> None:
     if labels.features is not None:
         alone &= labels.features.degrees() == 0
     if bool(alone.any()):
-        told = "%s: %d of %d labels have no training example, nor features: they are never found"
+        told = (
+            "%s: %d of %d labels have no training example, nor features: they are hardly ever found"
+        )
         _log.warning(told, data.name, int(alone.sum()), len(labels))
 
 
