@@ -1,12 +1,15 @@
 """Sampled edges a second on one core: Floyd in columns against its rivals, relabelling apart.
 
-    python benchmarks/sampling.py [--data DIR] [--quick]
+    python benchmarks/sampling.py [--data DIR] [--quick] [--typed]
 
 DIR (by default what SHOAL_DATA names) holds ``web-stanford/web-stanford.npz`` (indptr, indices:
 281,903 nodes, 2.3 million edges); without one, the shipped WordNet graph is sampled. A batch is
 1024 or 8192 random nodes. Sampling turns node ids into positions of edges; relabelling turns those
 edges' columns into distinct ids and local positions. Rivals answer the same question on the same
 rows in the same run, in turn. One thread; times are CPU time, the median of the repeats.
+
+With ``--typed`` the systems are graphs: the same nodes and edges as one relation, split into
+several, disjoint, and with times; each draws its subgraphs as PyG's loaders do through shoal.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +34,7 @@ from shoal.data import wordnet
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.fanout import draw
 from shoal.sample.relabel import Scratch, distinct
+from shoal.sample.subgraph import Relation, Subgraph, TypedGraph, subgraph
 
 SETTINGS = [(1024, [15]), (8192, [15]), (1024, [15, 10])]
 
@@ -37,13 +43,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Sampled edges a second on one core.")
     parser.add_argument("--data", default=os.environ.get("SHOAL_DATA"), help="outside data sets")
     parser.add_argument("--quick", action="store_true", help="few repeats")
+    parser.add_argument("--typed", action="store_true", help="typed graphs, in time, disjoint")
     args = parser.parse_args()
     torch.set_num_threads(1)
     name, graph = load(args.data)
     repeats = 5 if args.quick else 40
     result: dict[str, object] = {"benchmark": "sampling", "data": name}
-    for batch, fanouts in SETTINGS:
-        result[f"batch {batch}, fanouts {fanouts}"] = measure(graph, batch, fanouts, repeats)
+    run = measure_typed if args.typed else measure
+    for batch, fanouts in SETTINGS + [(8192, [15, 10])] * args.typed:
+        result[f"batch {batch}, fanouts {fanouts}"] = run(graph, batch, fanouts, repeats)
     print(json.dumps(result))
 
 
@@ -96,6 +104,91 @@ def measure(graph: Csr, batch: int, fanouts: list[int], repeats: int) -> dict[st
     return table(batch, fanouts, times, edges)
 
 
+Ask = Callable[[Tensor, torch.Generator], Subgraph]
+
+
+def measure_typed(graph: Csr, batch: int, fanouts: list[int], repeats: int) -> dict[str, float]:
+    """Time subgraphs of the same edges, typed and not, in turn, and print a table."""
+    generator = torch.Generator().manual_seed(0)
+    systems = typed_systems(graph, fanouts)
+    times: dict[str, list[float]] = {name: [] for name in systems}
+    edges: dict[str, list[int]] = {name: [] for name in systems}
+    for repeat in range(repeats + 2):
+        seeds = torch.randperm(graph.n_rows, generator=generator)[:batch]
+        for name, ask in systems.items():
+            start = time.process_time()
+            found = ask(seeds, generator)
+            spent = time.process_time() - start
+            if repeat >= 2:
+                times[name].append(spent)
+                edges[name].append(sum(map(len, found.edges.values())))
+    title = f"{batch} seeds, fan-outs {fanouts}"
+    return {name: speed(title, name, times[name], edges[name]) for name in systems}
+
+
+def typed_systems(graph: Csr, fanouts: list[int]) -> dict[str, Ask]:
+    """By name, how seeds (ids of the one graph) become a subgraph of each."""
+    n = graph.n_rows
+    owner = graph.row_ids()
+    one = TypedGraph({None: n}, {None: Relation(graph)})
+    time_of = torch.arange(graph.nnz) - graph.indptr[owner]  # an entry is as old as it stands
+    timed, last = (
+        TypedGraph({None: n}, {None: Relation(graph, times=time_of, last=x)}) for x in (False, True)
+    )
+    systems: dict[str, Ask] = {"one relation": plain(one, fanouts)}
+    for k in (2, 4):  # nodes of one type, and edges of k relations among them
+        systems[f"1 type, {k} relations"] = plain(split_edges(graph, k), fanouts)
+    for k in (2, 3):  # nodes of k types, and a relation between any two
+        typed = split_nodes(graph, k)
+        systems[f"{k} types, {k * k} relations"] = partial(by_type, typed, k, fanouts)
+    systems["disjoint"] = plain(one, fanouts, disjoint=True)
+    for name, it in (("in time, uniform", timed), ("in time, last", last)):
+        systems[name] = lambda seeds, generator, it=it: subgraph(
+            it, {None: seeds}, {None: fanouts}, generator, times={None: torch.full_like(seeds, 20)}
+        )
+    return systems
+
+
+def plain(graph: TypedGraph, fanouts: list[int], disjoint: bool = False) -> Ask:
+    """Seeds of the only type of nodes."""
+    named = dict.fromkeys(graph.relations, fanouts)
+    return lambda seeds, generator: subgraph(
+        graph, {None: seeds}, named, generator, disjoint=disjoint
+    )
+
+
+def by_type(
+    graph: TypedGraph, k: int, fanouts: list[int], seeds: Tensor, generator: torch.Generator
+) -> Subgraph:
+    """Seeds of all k types; node v is number v // k of type v % k."""
+    named = dict.fromkeys(graph.relations, fanouts)
+    typed = {kind: seeds[seeds % k == kind] // k for kind in range(k)}
+    return subgraph(graph, typed, named, generator)
+
+
+def split_edges(graph: Csr, k: int) -> TypedGraph:
+    """Each edge in one of k relations, at random."""
+    which = torch.randint(k, (graph.nnz,), generator=torch.Generator().manual_seed(0))
+    row, col = graph.row_ids(), graph.indices.long()
+    relations = {
+        i: Relation(Csr.from_coo(row[which == i], col[which == i], graph.shape)) for i in range(k)
+    }
+    return TypedGraph({None: graph.n_rows}, relations)
+
+
+def split_nodes(graph: Csr, k: int) -> TypedGraph:
+    """Nodes of k types, and for each pair of them the edges between."""
+    row, col = graph.row_ids(), graph.indices.long()
+    counts = {kind: len(range(kind, graph.n_rows, k)) for kind in range(k)}
+    relations = {}
+    for src, dst in product(range(k), repeat=2):
+        here = (col % k == src) & (row % k == dst)
+        shape = counts[dst], counts[src]
+        csr = Csr.from_coo(row[here] // k, col[here] // k, shape)
+        relations[src, dst] = Relation(csr, src, dst)
+    return TypedGraph(counts, relations)
+
+
 def random_keys(graph: Csr, rows: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """The rival: a random key an entry, the k smallest of each row; short rows need no keys."""
     degrees = graph.indptr[rows + 1] - graph.indptr[rows]
@@ -132,16 +225,18 @@ def cpu_seconds(run: Callable[[], object]) -> float:
 def table(
     batch: int, fanouts: list[int], times: dict[str, list[float]], edges: list[int]
 ) -> dict[str, float]:
+    """Millions of edges a second by system."""
+    title = f"{batch} seeds, fan-outs {fanouts}"
+    return {name: speed(title, name, seconds, edges) for name, seconds in times.items()}
+
+
+def speed(title: str, name: str, seconds: list[float], edges: list[int]) -> float:
     """Print and return millions of edges a second."""
-    count = statistics.mean(edges)
-    print(f"{batch} seeds, fan-outs {fanouts}, {count:,.0f} edges a batch", file=sys.stderr)
-    speeds = {}
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        speeds[name] = round(count / median / 1e6, 2)
-        line = f"  {name:28} {median * 1e3:8.2f} ms {speeds[name]:8.2f} M edges/s"
-        print(line, file=sys.stderr)
-    return speeds
+    count, median = statistics.mean(edges), statistics.median(seconds)
+    found = round(count / median / 1e6, 2)
+    line = f"{title}: {name:28} {count:9,.0f} edges {median * 1e3:8.2f} ms {found:8.2f} M edges/s"
+    print(line, file=sys.stderr)
+    return found
 
 
 if __name__ == "__main__":

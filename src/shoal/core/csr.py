@@ -187,8 +187,7 @@ class Csr:
 
     def row_ids(self) -> Int[Tensor, " e"]:
         """The row of every entry."""
-        rows = torch.arange(self.n_rows, device=self.device)
-        return rows.repeat_interleave(self.degrees(), output_size=self.nnz)
+        return torch.repeat_interleave(self.degrees(), output_size=self.nnz)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -203,7 +202,9 @@ class Csr:
         Returns:
             positions ``[e]`` in ``indices``, row after row, and offsets ``[b + 1]`` into them.
         """
-        return positions_of(*self.spans(ids))
+        start, lengths = self.spans(ids)
+        offsets = offsets_of(lengths)
+        return positions_of(start, offsets), offsets
 
     def take(self, ids: Int[Tensor, " b"]) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
         """Gather ragged rows: their columns one after the other, and offsets ``[b + 1]``."""
@@ -429,19 +430,33 @@ def offsets_of(lengths: Shaped[Tensor, " n"]) -> Int[Tensor, " n_plus_1"]:
     return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int64), (1, 0))
 
 
-def positions_of(
-    start: Int[Tensor, " b"], lengths: Int[Tensor, " b"]
-) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
-    """The numbers of some stretches, one stretch after the other, and where each begins.
+def positions_of(start: Int[Tensor, " b"], offsets: Int[Tensor, " b_plus_1"]) -> Int[Tensor, " e"]:
+    """The numbers of some stretches, one stretch after the other.
+
+    Args:
+        start: the first number of each.
+        offsets: where each begins in the result.
 
     Example:
-        >>> positions_of(torch.tensor([7, 0]), torch.tensor([2, 3]))
-        (tensor([7, 8, 0, 1, 2]), tensor([0, 2, 5]))
+        >>> positions_of(torch.tensor([7, 0]), torch.tensor([0, 2, 5])).tolist()
+        [7, 8, 0, 1, 2]
     """
-    offsets = offsets_of(lengths)
     total = int(offsets[-1])
-    shift = (start - offsets[:-1]).repeat_interleave(lengths, output_size=total)
-    return shift.add_(torch.arange(total, device=start.device)), offsets
+    owner = torch.repeat_interleave(offsets.diff(), output_size=total)
+    shift = (start - offsets[:-1]).index_select(0, owner)
+    return shift.add_(torch.arange(total, device=start.device))
+
+
+def flagged(truth: Bool[Tensor, " n"]) -> Int[Tensor, " e"]:
+    """Where a vector is true; numpy finds it in a sixth of the time that torch takes on a CPU.
+
+    Example:
+        >>> flagged(torch.tensor([False, True, True])).tolist()
+        [1, 2]
+    """
+    if truth.is_cpu:
+        return torch.from_numpy(np.flatnonzero(truth.numpy()))
+    return truth.nonzero().squeeze(1)
 
 
 def _narrow(ids: Int[Tensor, " e"], bound: int) -> Int[Tensor, " e"]:

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from shoal.core.csr import Csr, offsets_of, positions_of
+from shoal.core.csr import Csr, flagged, offsets_of, positions_of
 from shoal.core.errors import expect, fail
 from shoal.core.kernels import current, usable
 from shoal.sample.counter import CounterRandom
@@ -106,7 +106,8 @@ def draw_spans(
         (tensor([4, 5]), tensor([0, 2, 2]))
     """
     if fanout is None:
-        return positions_of(start, degrees)
+        offsets = offsets_of(degrees)
+        return positions_of(start, offsets), offsets
     expect(fanout >= 0, "fanout", "at least 0, or None for all", fanout, "raise it")
     if generator is None:
         fail("generator", "a torch.Generator", None, "pass one: it is what makes draws repeatable")
@@ -195,10 +196,8 @@ def by_columns(
         fanout: entries per row.
         random: where randomness comes from; row i reads it from ``fanout·i``.
     """
-    counts = offsets.diff()
-    shift = (start - offsets[:-1]).repeat_interleave(counts, output_size=int(offsets[-1]))
-    positions = shift.add_(torch.arange(shift.numel(), device=shift.device))
-    long = (degrees > fanout).nonzero().squeeze(1)
+    positions = positions_of(start, offsets)
+    long = flagged(degrees > fanout)
     if long.numel() == 0:
         return positions
     slots = offsets[long] + torch.arange(fanout, device=long.device).unsqueeze(1)
@@ -225,12 +224,12 @@ def _weighted(
     replace: bool,
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
     """Both weighted laws, on the entries whose weight is not zero."""
-    positions, _ = positions_of(start, degrees)
+    positions = positions_of(start, offsets_of(degrees))
     weights = weights[positions].double()
     good = bool(((weights >= 0) & weights.isfinite()).all())
     expect(good, "values", "finite weights of at least 0", "others", "repair the weights")
-    owner = torch.arange(len(start), device=start.device).repeat_interleave(degrees)
-    some = weights > 0
+    owner = torch.repeat_interleave(degrees, output_size=len(positions))
+    some = flagged(weights > 0)
     owner, weights = owner[some], weights[some]
     ends = offsets_of(torch.bincount(owner, minlength=len(start)))
     law = _by_running_sum if replace else _by_waiting

@@ -231,10 +231,9 @@ def _read(
     rows, trees = readers.ids[front], None if readers.trees is None else readers.trees[front]
     then = None if moments is None or trees is None else moments[trees]
     edges, offsets = relation.draw(rows, then, fanout, generator, replace)
-    readers_of = torch.arange(len(rows), device=rows.device)
-    owner = readers_of.repeat_interleave(offsets.diff(), output_size=len(edges))
-    columns = relation.csr.indices.index_select(0, edges).long()
-    return columns, None if trees is None else trees[owner], owner + front.start, edges
+    owner = torch.repeat_interleave(offsets.diff(), output_size=len(edges))
+    trees = None if trees is None else trees[owner]
+    return relation.csr.indices.index_select(0, edges).long(), trees, owner + front.start, edges
 
 
 def _between(
