@@ -104,7 +104,8 @@ def measure(graph: Csr, batch: int, fanouts: list[int], repeats: int) -> dict[st
     return table(batch, fanouts, times, edges)
 
 
-Ask = Callable[[Tensor, torch.Generator], Subgraph]
+Ask = Callable[[Tensor, torch.Generator], Callable[[], Subgraph]]
+"""How seeds, ids of the one graph, become a question that is then timed."""
 
 
 def measure_typed(graph: Csr, batch: int, fanouts: list[int], repeats: int) -> dict[str, float]:
@@ -116,8 +117,9 @@ def measure_typed(graph: Csr, batch: int, fanouts: list[int], repeats: int) -> d
     for repeat in range(repeats + 2):
         seeds = torch.randperm(graph.n_rows, generator=generator)[:batch]
         for name, ask in systems.items():
+            question = ask(seeds, generator)
             start = time.process_time()
-            found = ask(seeds, generator)
+            found = question()
             spent = time.process_time() - start
             if repeat >= 2:
                 times[name].append(spent)
@@ -127,43 +129,37 @@ def measure_typed(graph: Csr, batch: int, fanouts: list[int], repeats: int) -> d
 
 
 def typed_systems(graph: Csr, fanouts: list[int]) -> dict[str, Ask]:
-    """By name, how seeds (ids of the one graph) become a subgraph of each."""
+    """By name, graphs of the same edges, asked for subgraphs."""
     n = graph.n_rows
     owner = graph.row_ids()
-    one = TypedGraph({None: n}, {None: Relation(graph)})
+    one = TypedGraph.of({None: n}, {None: Relation(graph)})
     time_of = torch.arange(graph.nnz) - graph.indptr[owner]  # an entry is as old as it stands
-    timed, last = (
-        TypedGraph({None: n}, {None: Relation(graph, times=time_of, last=x)}) for x in (False, True)
-    )
-    systems: dict[str, Ask] = {"one relation": plain(one, fanouts)}
+    timed = TypedGraph.of({None: n}, {None: Relation(graph, times=time_of)})
+    systems: dict[str, Ask] = {"one relation": asking(one, fanouts)}
     for k in (2, 4):  # nodes of one type, and edges of k relations among them
-        systems[f"1 type, {k} relations"] = plain(split_edges(graph, k), fanouts)
+        systems[f"1 type, {k} relations"] = asking(split_edges(graph, k), fanouts)
     for k in (2, 3):  # nodes of k types, and a relation between any two
         typed = split_nodes(graph, k)
-        systems[f"{k} types, {k * k} relations"] = partial(by_type, typed, k, fanouts)
-    systems["disjoint"] = plain(one, fanouts, disjoint=True)
-    for name, it in (("in time, uniform", timed), ("in time, last", last)):
-        systems[name] = lambda seeds, generator, it=it: subgraph(
-            it, {None: seeds}, {None: fanouts}, generator, times={None: torch.full_like(seeds, 20)}
-        )
+        systems[f"{k} types, {k * k} relations"] = asking(typed, fanouts)
+    systems["disjoint"] = asking(one, fanouts, disjoint=True)
+    for name, last in (("in time, uniform", False), ("in time, last", True)):
+        systems[name] = asking(timed, fanouts, moment=20, last=last)
     return systems
 
 
-def plain(graph: TypedGraph, fanouts: list[int], disjoint: bool = False) -> Ask:
-    """Seeds of the only type of nodes."""
-    named = dict.fromkeys(graph.relations, fanouts)
-    return lambda seeds, generator: subgraph(
-        graph, {None: seeds}, named, generator, disjoint=disjoint
-    )
-
-
-def by_type(
-    graph: TypedGraph, k: int, fanouts: list[int], seeds: Tensor, generator: torch.Generator
-) -> Subgraph:
+def asking(
+    graph: TypedGraph, fanouts: list[int], moment: int | None = None, **options: bool
+) -> Ask:
     """Seeds of all k types; node v is number v // k of type v % k."""
-    named = dict.fromkeys(graph.relations, fanouts)
-    typed = {kind: seeds[seeds % k == kind] // k for kind in range(k)}
-    return subgraph(graph, typed, named, generator)
+    named = dict.fromkeys(graph.parts, fanouts)
+
+    def ask(seeds: Tensor, generator: torch.Generator) -> Callable[[], Subgraph]:
+        k = len(graph.counts)
+        typed = {kind: seeds[seeds % k == i] // k for i, kind in enumerate(graph.counts)}
+        times = None if moment is None else {None: torch.full_like(seeds, moment)}
+        return partial(subgraph, graph, typed, named, generator, times=times, **options)
+
+    return ask
 
 
 def split_edges(graph: Csr, k: int) -> TypedGraph:
@@ -173,7 +169,7 @@ def split_edges(graph: Csr, k: int) -> TypedGraph:
     relations = {
         i: Relation(Csr.from_coo(row[which == i], col[which == i], graph.shape)) for i in range(k)
     }
-    return TypedGraph({None: graph.n_rows}, relations)
+    return TypedGraph.of({None: graph.n_rows}, relations)
 
 
 def split_nodes(graph: Csr, k: int) -> TypedGraph:
@@ -186,7 +182,7 @@ def split_nodes(graph: Csr, k: int) -> TypedGraph:
         shape = counts[dst], counts[src]
         csr = Csr.from_coo(row[here] // k, col[here] // k, shape)
         relations[src, dst] = Relation(csr, src, dst)
-    return TypedGraph(counts, relations)
+    return TypedGraph.of(counts, relations)
 
 
 def random_keys(graph: Csr, rows: Tensor, k: int, generator: torch.Generator) -> Tensor:

@@ -37,20 +37,20 @@ class Drawn:
     last: bool
     disjoint: bool
 
-    def question(self) -> dict[str, Any]:
-        """The arguments of ``subgraph`` that are not the draws' law."""
+    def question(self) -> tuple[dict[str, Any], dict[Any, Relation]]:
+        """The arguments of ``subgraph`` that are not the draws' law, and the relations."""
         relations: dict[Any, Relation] = {}
         for i, (src, dst, rows) in enumerate(self.relations):
             csr = Csr.from_lists([[u for u, _ in row] for row in rows], self.counts[src])
             times = torch.tensor([t for row in rows for _, t in row], dtype=torch.int64)
-            last = self.timed and self.last
-            relations[i] = Relation(csr, src, dst, times if self.timed else None, last)
+            relations[i] = Relation(csr, src, dst, times if self.timed else None)
         ids, times = (
             {k: torch.tensor([x[i] for x in xs], dtype=torch.int64) for k, xs in self.seeds.items()}
             for i in (0, 1)
         )
         more = {"times": times} if self.timed else {"disjoint": self.disjoint}
-        return {"graph": TypedGraph(dict(self.counts), relations), "seeds": ids, **more}
+        graph = TypedGraph.of(self.counts, relations)
+        return {"graph": graph, "seeds": ids, "last": self.last, **more}, relations
 
 
 @st.composite
@@ -74,7 +74,7 @@ def questions(draw: st.DrawFn) -> Drawn:
 
 
 def ask(question: dict[str, Any], fanouts: list[int | None], **options: Any) -> Subgraph:
-    named = dict.fromkeys(question["graph"].relations, fanouts)
+    named = dict.fromkeys(question["graph"].parts, fanouts)
     return subgraph(**question, fanouts=named, generator=seeded(), **options)
 
 
@@ -85,7 +85,7 @@ def moments_of(question: dict[str, Any]) -> list[float]:
     return torch.cat([question["times"][kind] for kind in question["seeds"]]).tolist()
 
 
-def brute(question: dict[str, Any], hops: int) -> tuple[dict, dict]:
+def brute(question: dict[str, Any], relations: dict[Any, Relation], hops: int) -> tuple[dict, dict]:
     """Nodes as (tree, id) by type, edges as (source, target, entry) by relation, by loops."""
     graph, moments = question["graph"], moments_of(question)
     disjoint = "times" in question or question["disjoint"]
@@ -95,11 +95,11 @@ def brute(question: dict[str, Any], hops: int) -> tuple[dict, dict]:
         for v in ids.tolist():
             found[kind].append((number if disjoint else 0, v))
             number += 1
-    edges: dict[Any, list[tuple[int, int, int]]] = {name: [] for name in graph.relations}
+    edges: dict[Any, list[tuple[int, int, int]]] = {name: [] for name in relations}
     begin = dict.fromkeys(found, 0)
     for _ in range(hops):
         end = {kind: len(nodes) for kind, nodes in found.items()}
-        for name, relation in graph.relations.items():
+        for name, relation in relations.items():
             for at in range(begin[relation.dst], end[relation.dst]):
                 tree, v = found[relation.dst][at]
                 for entry in range(int(relation.csr.indptr[v]), int(relation.csr.indptr[v + 1])):
@@ -127,9 +127,9 @@ def edges_of(found: Subgraph, name: Any) -> list[tuple[int, int, int]]:
 @given(questions(), st.integers(1, 3))
 def test_whole_neighborhoods_are_brute_forces(drawn: Drawn, hops: int) -> None:
     """Nodes, trees, edges and their order, of one relation or many, at all times or up to one."""
-    question = drawn.question()
+    question, relations = drawn.question()
     found = ask(question, [None] * hops)
-    nodes, edges = brute(question, hops)
+    nodes, edges = brute(question, relations, hops)
     for kind, expected in nodes.items():
         assert nodes_of(found, kind) == expected
         assert sum(found.node_counts[kind]) == len(expected)
@@ -141,7 +141,7 @@ def test_whole_neighborhoods_are_brute_forces(drawn: Drawn, hops: int) -> None:
 @given(questions(), st.lists(st.integers(0, 3), min_size=1, max_size=3), st.booleans())
 def test_draws_obey_fan_outs_and_time(drawn: Drawn, fanouts: list[int], replace: bool) -> None:
     """Every edge is an entry; each node is expanded at its hop, by min(k, what it has) entries."""
-    question = drawn.question()
+    question, relations = drawn.question()
     graph, moments = question["graph"], moments_of(question)
     found = ask(question, list(fanouts), replace=replace)
     hop_of = {
@@ -152,7 +152,7 @@ def test_draws_obey_fan_outs_and_time(drawn: Drawn, fanouts: list[int], replace:
         brought = nodes_of(found, kind)[found.node_counts[kind][0] :]
         assert len(set(brought)) == len(brought)
         assert not set(brought) & set(nodes_of(found, kind)[: found.node_counts[kind][0]])
-    for name, relation in graph.relations.items():
+    for name, relation in relations.items():
         sources, targets = nodes_of(found, relation.src), nodes_of(found, relation.dst)
         entries_of: list[list[int]] = [[] for _ in targets]
         for source, target, entry in edges_of(found, name):
@@ -166,7 +166,7 @@ def test_draws_obey_fan_outs_and_time(drawn: Drawn, fanouts: list[int], replace:
             known = range(*relation.csr.indptr[v : v + 2].tolist())
             if relation.times is not None:
                 known = [x for x in known if relation.times[x] <= moments[tree]]
-            if relation.last and k < len(known):
+            if question["last"] and relation.times is not None and k < len(known):
                 known = known[len(known) - k :]
             assert set(entries) <= set(known)
             if replace:
@@ -178,11 +178,11 @@ def test_draws_obey_fan_outs_and_time(drawn: Drawn, fanouts: list[int], replace:
 @given(questions(), st.integers(0, 2))
 def test_induced_edges_are_all_between_the_nodes(asked: Drawn, fanout: int) -> None:
     """The nodes are those of the draws, the edges every entry between two of them in a tree."""
-    question = asked.question()
-    graph, moments = question["graph"], moments_of(question)
+    question, relations = asked.question()
+    moments = moments_of(question)
     found = ask(question, [fanout, None], induced=True)
     drawn = ask(question, [fanout, None])
-    for name, relation in graph.relations.items():
+    for name, relation in relations.items():
         assert nodes_of(found, relation.src) == nodes_of(drawn, relation.src)
         sources, targets = nodes_of(found, relation.src), nodes_of(found, relation.dst)
         expected = []
@@ -197,7 +197,7 @@ def test_induced_edges_are_all_between_the_nodes(asked: Drawn, fanout: int) -> N
 
 def shares(relation: Relation, moment: int | None, k: int, trials: int = 4000) -> dict[int, float]:
     """How often each entry of row 0 is drawn."""
-    graph = TypedGraph({None: relation.csr.n_rows}, {None: relation})
+    graph = TypedGraph.of({None: relation.csr.n_rows}, {None: relation})
     seeds = {None: torch.zeros(trials, dtype=torch.int64)}
     times = None if moment is None else {None: torch.full((trials,), moment)}
     found = subgraph(graph, seeds, {None: [k]}, seeded(), times=times)
@@ -255,7 +255,7 @@ def test_a_subgraph_is_its_generators() -> None:
     n = 200
     rows = torch.randint(n, (4000,), generator=seeded())
     csr = Csr.from_coo(rows, rows.flip(0), (n, n))
-    graph = TypedGraph({None: n}, {None: Relation(csr)})
+    graph = TypedGraph.of({None: n}, {None: Relation(csr)})
     asked: dict[str, Any] = {"graph": graph, "seeds": {None: torch.arange(50)}}
     once, again, other = (
         subgraph(**asked, fanouts={None: [3, 2]}, generator=seeded(s)).edges[None].tolist()
@@ -268,8 +268,8 @@ def test_bad_graphs_are_refused() -> None:
     """Shapes that are not those of the types, ids out of range, times that are missing."""
     csr = Csr.from_lists([[0], [1]], n_cols=2)
     with pytest.raises(InputError, match=r"r: expected shape \(2, 3\), got \(2, 2\)"):
-        TypedGraph({"a": 2, "b": 3}, {"r": Relation(csr, "b", "a")})
-    graph = TypedGraph({"a": 2}, {"r": Relation(csr, "a", "a", torch.tensor([0, 1]))})
+        TypedGraph.of({"a": 2, "b": 3}, {"r": Relation(csr, "b", "a")})
+    graph = TypedGraph.of({"a": 2}, {"r": Relation(csr, "a", "a", torch.tensor([0, 1]))})
     zero: Tensor = torch.tensor([0])
     with pytest.raises(InputError, match="times: expected one a seed, got none"):
         subgraph(graph, {"a": zero}, {"r": [1]}, seeded())

@@ -271,7 +271,7 @@ def _sampler(data: Any, asked: dict[str, Any]) -> Any:
         edges = {name: edges_of(data, name) for name in relation_names(data)}
         sizes = node_counts(data, edges), {name: x.shape[1] for name, x in edges.items()}
         graph = ready.graph
-        own_sizes = graph.counts, {name: x.csr.nnz for name, x in graph.relations.items()}
+        own_sizes = graph.counts, {name: part.nnz for name, part in graph.parts.items()}
         nodes, entries = (sum(x.values()) for x in sizes)
         got = " and ".join(str(sum(x.values())) for x in own_sizes)
         want = f"one of {nodes} nodes and {entries} edges, by type as in data"

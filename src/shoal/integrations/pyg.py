@@ -25,7 +25,7 @@ from shoal.core.csr import Csr
 from shoal.core.distribution import require
 from shoal.core.errors import expect, expect_ids, fail
 from shoal.integrations.pyg_data import is_typed, read, times_of
-from shoal.sample.subgraph import subgraph
+from shoal.sample.subgraph import TypedGraph, subgraph
 
 if TYPE_CHECKING:
     from shoal.integrations._pyg import LinkNeighborLoader as LinkNeighborLoader
@@ -86,7 +86,7 @@ def graph_of(data: Any) -> tuple[Csr, Int[Tensor, " e"]]:
         remedy = "convert it, as HeteroData.to_homogeneous does"
         fail("data", "a homogeneous Data", type(data).__name__, remedy)
     found = read(data)
-    return found.graph.relations[None].csr, found.order[None]
+    return found.relations[None].csr, found.order[None]
 
 
 class PygSampler:
@@ -128,19 +128,21 @@ class PygSampler:
         disjoint: bool = False,
         subgraph_type: Any = "directional",
     ) -> None:
-        last = _choice("temporal_strategy", temporal_strategy, ("uniform", "last")) == "last"
+        strategies = ("uniform", "last")
+        self.temporal_strategy = _choice("temporal_strategy", temporal_strategy, strategies)
         kinds = ("directional", "bidirectional", "induced")
         self.subgraph_type = _choice("subgraph_type", subgraph_type, kinds)
         remedy = "name the times by time_attr, or leave it out"
-        expect(not last or time_attr is not None, "temporal_strategy", "times", "none", remedy)
-        found = read(data, weight_attr, time_attr, last)
+        strange = self.temporal_strategy == "last" and time_attr is None
+        expect(not strange, "temporal_strategy", "times", "none", remedy)
+        found = read(data, weight_attr, time_attr)
         self.typed = is_typed(data)
-        self.graph, self.node_times = found.graph, found.node_times
+        self.graph = TypedGraph.of(found.counts, found.relations)
+        self.node_times = found.node_times
         self.edge_permutation = found.order if self.typed else found.order[None]
         self.num_neighbors = num_neighbors
         self.replace, self.weight_attr = replace, weight_attr
-        self.time_attr, self.temporal_strategy = time_attr, temporal_strategy
-        self.disjoint = disjoint or time_attr is not None
+        self.time_attr, self.disjoint = time_attr, disjoint or time_attr is not None
         _import("torch_geometric.sampler").BaseSampler.register(PygSampler)
 
     @property
@@ -150,7 +152,7 @@ class PygSampler:
 
     @num_neighbors.setter
     def num_neighbors(self, counts: Any) -> None:
-        self._num_neighbors, by_name = _fanouts(counts, list(self.graph.relations))
+        self._num_neighbors, by_name = _fanouts(counts, list(self.graph.parts))
         self.fanouts = {
             name: [None if k < 0 else k for k in counts] for name, counts in by_name.items()
         }
@@ -225,6 +227,7 @@ class PygSampler:
             replace=self.replace,
             disjoint=self.disjoint,
             times=times,
+            last=self.temporal_strategy == "last",
             induced=self.subgraph_type == "induced",
         )
         hops = self.subgraph_type != "induced"  # the other edges are of no hop

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_ids, fail
-from shoal.sample.subgraph import Relation, TypedGraph
+from shoal.sample.subgraph import Relation
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,26 +24,25 @@ class Read:
     """A graph as samplers need it.
 
     Attributes:
-        graph: for each type of edges the in-neighbor lists of its targets.
+        counts: how many nodes of each type there are.
+        relations: for each type of edges the in-neighbor lists of its targets.
         order: entry i of a relation is edge ``order[name][i]`` of the data.
         node_times: by type, where times are those of nodes.
     """
 
-    graph: TypedGraph
+    counts: dict[Any, int]
+    relations: dict[Any, Relation]
     order: dict[Any, Int[Tensor, " e"]]
     node_times: dict[Any, Shaped[Tensor, " n"]]
 
 
-def read(
-    data: Any, weight_attr: str | None = None, time_attr: str | None = None, last: bool = False
-) -> Read:
+def read(data: Any, weight_attr: str | None = None, time_attr: str | None = None) -> Read:
     """Read a ``Data`` or ``HeteroData``.
 
     Args:
         data: nodes and edges.
         weight_attr: the name of the edges' weights; relations without any are drawn uniformly.
         time_attr: the name of the times of nodes, which types may lack, or of all edges.
-        last: draw the latest neighbors.
 
     Raises:
         InputError: if ids, weights or times cannot be those of the data.
@@ -69,8 +68,8 @@ def read(
         weight = weights.get(name)
         csr = csr.with_values(None if weight is None else weight[order[name]])
         times = None if times is None else times[order[name]]
-        relations[name] = Relation(csr, src, dst, times, last)
-    return Read(TypedGraph(counts, relations), order, node_times)
+        relations[name] = Relation(csr, src, dst, times)
+    return Read(counts, relations, order, node_times)
 
 
 def relation_names(data: Any) -> list[Any]:

@@ -1,9 +1,12 @@
 """The subgraph around some seeds, over one relation or many, at all times or up to the seeds' own.
 
 Each node is expanded once, at the hop at which it first appears, so that one subgraph serves all
-layers of a model (PyG's convention; :func:`~shoal.sample.expand.expand` draws anew at every hop). A
-graph of one type of nodes and edges is one :class:`Relation`. A hop draws entries of each relation
-(:mod:`shoal.sample.fanout`) and numbers the nodes that they bring (:mod:`shoal.sample.relabel`).
+layers of a model (PyG's convention; :func:`~shoal.sample.expand.expand` draws anew at every hop).
+
+*Typed graphs are one graph.* Nodes of all types share one numbering, and a :class:`TypedGraph` is
+one Csr: a row for each relation and each node that it leads to, columns for the nodes of all types.
+So a hop over many relations is one draw (:mod:`shoal.sample.fanout`) and one numbering of what it
+brings (:mod:`shoal.sample.relabel`), as over a single one, and is cut apart by type in the end.
 
 *In time*: an entry is read only if it is not later than the seed whose tree the node stands in, so
 every seed has a tree of its own. The rows of such a relation are sorted by time, and what may be
@@ -21,7 +24,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Generator, Tensor
 
-from shoal.core.csr import Csr
+from shoal.core.csr import Csr, flagged
 from shoal.core.errors import expect, expect_ids
 from shoal.sample.fanout import draw_spans
 from shoal.sample.relabel import Register, Scratch, TreeRegister
@@ -36,63 +39,89 @@ class Relation:
         src: the type of its columns.
         dst: the type of its rows.
         times: of each entry, never falling within a row; None for edges of all times.
-        last: draw from the latest entries that a fan-out admits: all of them without replacement.
     """
 
     csr: Csr
     src: Any = None
     dst: Any = None
     times: Shaped[Tensor, " e"] | None = None
-    last: bool = False
 
-    def draw(
-        self,
-        rows: Int[Tensor, " b"],
-        moments: Shaped[Tensor, " b"] | None,
-        fanout: int | None,
-        generator: Generator | None = None,
-        replace: bool = False,
-    ) -> tuple[Int[Tensor, " e"], Int[Tensor, " b_plus_1"]]:
-        """Entries of each row that are not later than its moment, as fanout's ``draw`` has them.
 
-        Example:
-            >>> csr, times = Csr.from_lists([[4, 7, 5]], n_cols=9), torch.tensor([1, 3, 8])
-            >>> relation = Relation(csr, times=times, last=True)
-            >>> relation.draw(torch.tensor([0, 0]), torch.tensor([3, 9]), None)
-            (tensor([0, 1, 0, 1, 2]), tensor([0, 2, 5]))
-            >>> relation.draw(torch.tensor([0, 0]), torch.tensor([3, 9]), 1, Generator())
-            (tensor([1, 2]), tensor([0, 1, 2]))
-        """
-        start, degrees = self.csr.spans(rows)
-        if self.times is not None and moments is not None:
-            degrees = until(self.times, start, start + degrees, moments) - start
-            if self.last and fanout is not None:
-                start, degrees = start + (degrees - fanout).clamp(min=0), degrees.clamp(max=fanout)
-        return draw_spans(start, degrees, fanout, generator, replace, self.csr.values)
+@dataclass(frozen=True)
+class Part:
+    """Where a relation lies in a typed graph.
+
+    Attributes:
+        src: the type of nodes that its edges come from.
+        dst: the type that they lead to.
+        row: its first row.
+        entry: its first entry.
+        nnz: how many entries it has.
+        law: whether it is drawn by weights, and whether in time.
+    """
+
+    src: Any
+    dst: Any
+    row: int
+    entry: int
+    nnz: int
+    law: tuple[bool, bool]
 
 
 @dataclass(frozen=True, eq=False)
 class TypedGraph:
-    """Nodes of several types, and relations among them.
+    """Nodes of several types, and relations among them, as one matrix.
 
     Attributes:
         counts: how many nodes of each type there are.
-        relations: by any name, such as PyG's triples.
-
-    Raises:
-        InputError: if the shape of a relation is not that of its types.
+        first: the number of each type's first node among all.
+        parts: the relations, by any name, such as PyG's triples.
+        csr: their rows one below the other; columns number the nodes of all types.
+        times: of all entries; None if no relation has any.
     """
 
     counts: Mapping[Any, int]
-    relations: Mapping[Any, Relation]
-    scratch: Mapping[Any, Scratch] = field(init=False, repr=False)  # to number nodes by
+    first: Mapping[Any, int]
+    parts: Mapping[Any, Part]
+    csr: Csr
+    times: Shaped[Tensor, " e"] | None
+    scratch: Scratch = field(default_factory=Scratch, repr=False)
 
-    def __post_init__(self) -> None:
-        """Check shapes."""
-        for name, one in self.relations.items():
-            shape = self.counts.get(one.dst), self.counts.get(one.src)
+    @staticmethod
+    def of(counts: Mapping[Any, int], relations: Mapping[Any, Relation]) -> TypedGraph:
+        """Join relations.
+
+        Raises:
+            InputError: if the shape of one is not that of its types.
+
+        Example:
+            >>> by = Csr.from_lists([[0, 1], [1]], n_cols=3)
+            >>> graph = TypedGraph.of({"paper": 2, "author": 3}, {
+            ...     "by": Relation(by, "author", "paper"),
+            ...     "wrote": Relation(by.transpose(), "paper", "author")})
+            >>> graph.csr.shape, graph.csr.indices.tolist(), graph.parts["wrote"].row
+            ((5, 5), [2, 3, 3, 0, 0, 1], 2)
+        """
+        first = dict(zip(counts, accumulate(counts.values(), initial=0), strict=False))
+        parts: dict[Any, Part] = {}
+        row = entry = 0
+        for name, one in relations.items():
+            shape = counts.get(one.dst), counts.get(one.src)
             expect(one.csr.shape == shape, str(name), f"shape {shape}", one.csr.shape, "align them")
-        object.__setattr__(self, "scratch", {kind: Scratch() for kind in self.counts})
+            law = one.csr.values is not None, one.times is not None
+            parts[name] = Part(one.src, one.dst, row, entry, one.csr.nnz, law)
+            row, entry = row + one.csr.n_rows, entry + one.csr.nnz
+        several, ones = list(relations.values()), list(parts.values())
+        starts = [x.csr.indptr[:-1] + part.entry for x, part in zip(several, ones, strict=True)]
+        columns = [x.csr.indices.long().add(first[x.src]) for x in several]
+        weights = [x.csr.values for x in several]
+        csr = Csr(
+            torch.cat([*starts, torch.tensor([entry])]),
+            torch.cat(columns) if columns else torch.empty(0, dtype=torch.int64),
+            sum(counts.values()),
+            _filled(weights, ones),
+        )
+        return TypedGraph(counts, first, parts, csr, _filled([x.times for x in several], ones))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +133,7 @@ class Subgraph:
         trees: the number of the seed in whose tree each node stands; None where they share nodes.
         sources: positions in `nodes` that edges come from.
         targets: positions that they lead to.
-        edges: their positions in the relation's Csr.
+        edges: their positions in the relation's own Csr.
         node_counts: how many nodes each hop brought, seeds first.
         edge_counts: how many edges each hop drew.
     """
@@ -127,6 +156,7 @@ def subgraph(
     replace: bool = False,
     disjoint: bool = False,
     times: Mapping[Any, Shaped[Tensor, " b"]] | None = None,
+    last: bool = False,
     induced: bool = False,
 ) -> Subgraph:
     """Sample around the seeds, hop after hop.
@@ -140,6 +170,8 @@ def subgraph(
         disjoint: give each seed, numbered through all types, a tree that shares no node.
         times: of the seeds, by type, where relations have times; trees are disjoint then, and no
             entry is later than its tree's seed.
+        last: where there are times, draw from the latest entries that a fan-out admits: without
+            replacement all of them.
         induced: once the nodes are found, return every entry between them, not only those drawn.
 
     Raises:
@@ -152,7 +184,7 @@ def subgraph(
         >>> by = Csr.from_lists([[0, 1], [1]], n_cols=2)
         >>> relations = {"by": Relation(by, "author", "paper"),
         ...              "wrote": Relation(by.transpose(), "paper", "author")}
-        >>> graph = TypedGraph({"paper": 2, "author": 2}, relations)
+        >>> graph = TypedGraph.of({"paper": 2, "author": 2}, relations)
         >>> all_twice = dict.fromkeys(relations, [None, None])
         >>> found = subgraph(graph, {"paper": torch.tensor([0])}, all_twice, torch.Generator())
         >>> found.nodes["author"].tolist(), found.nodes["paper"].tolist()
@@ -160,41 +192,19 @@ def subgraph(
         >>> found.node_counts["paper"], found.edge_counts["wrote"]
         ([1, 0, 1], [0, 3])
     """
-    timed = any(relation.times is not None for relation in graph.relations.values())
+    timed = any(part.law[1] for part in graph.parts.values())
     remedy = "pass times of the seeds, since relations have times"
     expect(times is not None or not timed, "times", "one a seed", "none", remedy)
     moments = None if times is None else torch.cat([times[kind] for kind in seeds])
-    registers = _registers(graph, seeds, disjoint or times is not None)
-    found: dict[Any, list[tuple[Tensor, ...]]] = {name: [] for name in graph.relations}
-    sizes = {kind: [0, len(nodes.ids)] for kind, nodes in registers.items()}
+    register = _seeded(graph, seeds, disjoint or times is not None)
+    found = _Found(graph, register, moments, last)
     for hop in range(max(map(len, fanouts.values()), default=0)):
-        for name, relation in graph.relations.items():
-            readers, law = registers[relation.dst], (fanouts[name][hop], generator, replace)
-            front = slice(*sizes[relation.dst][-2:])
-            columns, trees, *rest = _read(relation, readers, front, moments, *law)
-            found[name].append((registers[relation.src].number(columns, trees), *rest))
-        for kind, nodes in registers.items():
-            sizes[kind].append(len(nodes.ids))
-    edge_counts = {name: [len(edges) for *_, edges in hops] for name, hops in found.items()}
+        for names, fanout in _alike(graph, {name: x[hop] for name, x in fanouts.items()}):
+            found.draw(names, fanout, generator, replace)
+        found.advance()
     if induced:
-        found = {
-            name: [_between(relation, registers, moments)]
-            for name, relation in graph.relations.items()
-        }
-    sources, targets, edges = (
-        {name: torch.cat([hop[i] for hop in hops]) for name, hops in found.items()}
-        for i in range(3)
-    )
-    trees = {kind: x.trees for kind, x in registers.items() if x.trees is not None}
-    return Subgraph(
-        nodes={kind: x.ids for kind, x in registers.items()},
-        trees=trees or None,
-        sources=sources,
-        targets=targets,
-        edges=edges,
-        node_counts={kind: [b - a for a, b in pairwise(ends)] for kind, ends in sizes.items()},
-        edge_counts=edge_counts,
-    )
+        found.induce()
+    return found.subgraph()
 
 
 def until(
@@ -218,48 +228,195 @@ def until(
     return start
 
 
-def _read(
-    relation: Relation,
-    readers: Register | TreeRegister,
-    front: slice,
-    moments: Shaped[Tensor, " t"] | None,
-    fanout: int | None = None,
-    generator: Generator | None = None,
-    replace: bool = False,
-) -> tuple[Tensor, Any, Tensor, Tensor]:
-    """What the nodes of a stretch read: columns, their trees, who reads each, and the edges."""
-    rows, trees = readers.ids[front], None if readers.trees is None else readers.trees[front]
-    then = None if moments is None or trees is None else moments[trees]
-    edges, offsets = relation.draw(rows, then, fanout, generator, replace)
-    owner = torch.repeat_interleave(offsets.diff(), output_size=len(edges))
-    trees = None if trees is None else trees[owner]
-    return relation.csr.indices.index_select(0, edges).long(), trees, owner + front.start, edges
+@dataclass(frozen=True, eq=False)
+class _Nodes:
+    """Nodes of one type that came together.
+
+    Attributes:
+        ids: among the nodes of all types.
+        begin: the first one's place among the nodes of its type; the others follow.
+        trees: the tree of each; None where trees share nodes.
+    """
+
+    ids: Int[Tensor, " b"]
+    begin: int
+    trees: Any
+
+    def places(self) -> Int[Tensor, " b"]:
+        """Their places among the nodes of their type."""
+        return torch.arange(self.begin, self.begin + len(self.ids))
 
 
-def _between(
-    relation: Relation,
-    registers: Mapping[Any, Register | TreeRegister],
-    moments: Shaped[Tensor, " t"] | None,
-) -> tuple[Tensor, ...]:
-    """Every entry between the nodes that were found: sources, targets and edges."""
-    columns, trees, *rest = _read(relation, registers[relation.dst], slice(0, None), moments)
-    sources, inside = registers[relation.src].find(columns, trees)
-    return tuple(x[inside] for x in (sources, *rest))
+class _Found:
+    """What was found so far: nodes of all types in one register, edges by relation and hop."""
+
+    def __init__(
+        self,
+        graph: TypedGraph,
+        register: Register | TreeRegister,
+        moments: Shaped[Tensor, " t"] | None,
+        last: bool,
+    ) -> None:
+        self.graph, self.register, self.moments, self.last = graph, register, moments, last
+        self.draws: list[tuple[Sequence[Any], Sequence[int], Tensor, Tensor, Tensor]] = []
+        self.edge_counts: dict[Any, list[int]] = {name: [] for name in graph.parts}
+        self.places: dict[Any, list[Any]] = {kind: [] for kind in graph.counts}
+        self.node_counts: dict[Any, list[int]] = {kind: [] for kind in graph.counts}
+        self.front: dict[Any, _Nodes] = {}
+        self.seen = 0
+        self.advance()
+
+    def advance(self) -> None:
+        """Sort by type what came last; these nodes read at the next hop."""
+        register, new = self.register, slice(self.seen, len(self.register.ids))
+        places: dict[Any, Any] = dict.fromkeys(self.node_counts, new)
+        if len(places) > 1:
+            bounds = torch.tensor(list(self.graph.first.values())[1:])
+            kinds = torch.bucketize(register.ids[new], bounds, right=True)
+            places = {kind: flagged(kinds == i) + self.seen for i, kind in enumerate(places)}
+        for kind, at in places.items():
+            self.front[kind] = self._nodes(at, sum(self.node_counts[kind]))
+            self.places[kind].append(at)
+            self.node_counts[kind].append(len(self.front[kind].ids))
+        self.seen = new.stop
+
+    def draw(
+        self, names: Sequence[Any], fanout: int | None, generator: Generator, replace: bool
+    ) -> None:
+        """Add a hop over relations that are drawn alike."""
+        columns, trees, targets, edges, cuts = self._read(
+            names, self.front, fanout, generator, replace
+        )
+        sources = self.register.number(columns, trees)
+        self.draws.append((names, cuts, sources, targets, edges))
+        for name, (a, b) in zip(names, pairwise(cuts), strict=True):
+            self.edge_counts[name].append(b - a)
+
+    def induce(self) -> None:
+        """Put every edge between the nodes in place of those that were drawn."""
+        self.draws = []
+        every = {kind: self._nodes(at, 0) for kind, at in self._all().items()}
+        for names, _ in _alike(self.graph, dict.fromkeys(self.edge_counts)):
+            columns, trees, targets, edges, cuts = self._read(names, every, None)
+            sources, inside = self.register.find(columns, trees)
+            kept = flagged(inside)
+            cuts = torch.searchsorted(kept, torch.tensor(cuts)).tolist()
+            self.draws.append((names, cuts, sources[kept], targets[kept], edges[kept]))
+
+    def subgraph(self) -> Subgraph:
+        """Cut it apart by type."""
+        every = {kind: self._nodes(at, 0) for kind, at in self._all().items()}
+        number = None
+        if len(every) > 1:  # a type's nodes are numbered among themselves
+            number = torch.empty_like(self.register.ids)
+            for kind, at in self._all().items():
+                number.index_copy_(0, at, every[kind].places())
+        parts = self.graph.parts
+        pieces: dict[Any, list[tuple[Tensor, ...]]] = {name: [] for name in parts}
+        for names, cuts, sources, targets, edges in self.draws:
+            sources = sources if number is None else number.index_select(0, sources)
+            for name, (a, b) in zip(names, pairwise(cuts), strict=True):
+                entries = edges[a:b] - parts[name].entry
+                pieces[name].append((sources[a:b], targets[a:b], entries))
+        sources, targets, edges = (
+            {name: _joined([hop[i] for hop in hops]) for name, hops in pieces.items()}
+            for i in range(3)
+        )
+        disjoint = self.register.trees is not None
+        return Subgraph(
+            nodes={kind: x.ids - self.graph.first[kind] for kind, x in every.items()},
+            trees={kind: x.trees for kind, x in every.items()} if disjoint else None,
+            sources=sources,
+            targets=targets,
+            edges=edges,
+            node_counts=self.node_counts,
+            edge_counts=self.edge_counts,
+        )
+
+    def _nodes(self, at: Any, begin: int) -> _Nodes:
+        """Those at some places of the register."""
+        ids, trees = (
+            x if x is None else x[at] if isinstance(at, slice) else x.index_select(0, at)
+            for x in (self.register.ids, self.register.trees)
+        )
+        assert ids is not None
+        return _Nodes(ids, begin, trees)
+
+    def _all(self) -> dict[Any, Any]:
+        """Where the nodes of each type stand in the register."""
+        if len(self.places) == 1:
+            return dict.fromkeys(self.places, slice(None))
+        return {kind: _joined(hops) for kind, hops in self.places.items()}
+
+    def _read(
+        self,
+        names: Sequence[Any],
+        nodes: Mapping[Any, _Nodes],
+        fanout: int | None,
+        generator: Generator | None = None,
+        replace: bool = False,
+    ) -> tuple[Tensor, Any, Tensor, Tensor, list[int]]:
+        """What nodes read: columns, their trees, the readers, entries, and the relations' cuts."""
+        graph, parts = self.graph, [self.graph.parts[name] for name in names]
+        readers = [nodes[part.dst] for part in parts]
+        shifts = [part.row - graph.first[part.dst] for part in parts]
+        rows = torch.cat([x.ids + shift for x, shift in zip(readers, shifts, strict=True)])
+        trees = None if self.register.trees is None else torch.cat([x.trees for x in readers])
+        start, degrees = graph.csr.spans(rows)
+        weighted, timed = parts[0].law
+        if timed and graph.times is not None and self.moments is not None:
+            degrees = until(graph.times, start, start + degrees, self.moments[trees]) - start
+            if self.last and fanout is not None:
+                start, degrees = start + (degrees - fanout).clamp(min=0), degrees.clamp(max=fanout)
+        weights = graph.csr.values if weighted else None
+        edges, offsets = draw_spans(start, degrees, fanout, generator, replace, weights)
+        owner = torch.repeat_interleave(offsets.diff(), output_size=len(edges))
+        ends = torch.tensor([0, *accumulate(len(x.ids) for x in readers)])
+        return (
+            graph.csr.indices.index_select(0, edges),
+            None if trees is None else trees.index_select(0, owner),
+            torch.cat([x.places() for x in readers]).index_select(0, owner),
+            edges,
+            offsets[ends].tolist(),
+        )
 
 
-def _registers(
+def _alike(
+    graph: TypedGraph, fanouts: Mapping[Any, int | None]
+) -> list[tuple[list[Any], int | None]]:
+    """Relations that one draw serves: of the same fan-out, weighted or not, in time or not."""
+    groups: dict[tuple[int | None, tuple[bool, bool]], list[Any]] = {}
+    for name, part in graph.parts.items():
+        groups.setdefault((fanouts[name], part.law), []).append(name)
+    return [(names, fanout) for (fanout, _), names in groups.items()]
+
+
+def _seeded(
     graph: TypedGraph, seeds: Mapping[Any, Int[Tensor, " b"]], disjoint: bool
-) -> dict[Any, Register | TreeRegister]:
-    """The seeds of each type, numbered; a tree's number counts seeds through all types."""
-    none = torch.empty(0, dtype=torch.int64)
+) -> Register | TreeRegister:
+    """The seeds, numbered by type; a tree's number counts seeds in the order in which they came."""
     trees = dict(zip(seeds, accumulate(map(len, seeds.values()), initial=0), strict=False))
-    registers: dict[Any, Register | TreeRegister] = {}
+    ids, roots = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     for kind, n in graph.counts.items():
-        ids = seeds.get(kind, none)
-        expect_ids("seeds" if kind is None else f"seeds of {kind}", ids, n)
-        ids = ids.long()
-        if disjoint:
-            registers[kind] = TreeRegister(ids, torch.arange(len(ids)) + trees.get(kind, 0), n)
-        else:
-            registers[kind] = Register(ids, graph.scratch[kind].ids(n, ids.device))
-    return registers
+        if kind in seeds:
+            expect_ids("seeds" if kind is None else f"seeds of {kind}", seeds[kind], n)
+            ids.append(seeds[kind].long() + graph.first[kind])
+            roots.append(torch.arange(len(seeds[kind])) + trees[kind])
+    nodes, n = torch.cat(ids), graph.csr.n_cols
+    if disjoint:
+        return TreeRegister(nodes, torch.cat(roots), n)
+    return Register(nodes, graph.scratch.ids(n, nodes.device))
+
+
+def _filled(several: Sequence[Tensor | None], parts: Sequence[Part]) -> Tensor | None:
+    """Numbers of all entries, with ones for relations that have none; None if none has."""
+    given = [x for x in several if x is not None]
+    if not given:
+        return None
+    ones = (given[0].new_ones(part.nnz) for part in parts)
+    return _joined([one if x is None else x for x, one in zip(several, ones, strict=True)])
+
+
+def _joined(several: Sequence[Tensor]) -> Tensor:
+    """One after the other; the only one as it is."""
+    return several[0] if len(several) == 1 else torch.cat(list(several))
