@@ -16,6 +16,7 @@ import shoal
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data.formats import FORMATS
+from shoal.data.read import read_texts_to_predict
 from shoal.data.texts import Examples, LabelData, Texts, label_data, numbered_labels
 from shoal.rank.linear import ridge_regression
 from shoal.text.features import FeatureColumns
@@ -174,8 +175,8 @@ def test_numpy_scipy_and_torch_are_one(run: tuple[bool, Path]) -> None:
 
 def test_the_command_trains_evaluates_predicts_and_exports(tmp_path: Path) -> None:
     """From files to predictions; `shoal data` says the kind; serve refuses in one line."""
-    parts = [label_data(*planted(n, True, seed=n)).train for n in (100, 40)]
-    data = LabelData("planted", *parts, numbered_labels(LABELS))
+    train, test = (label_data(*planted(n, True, seed=n)).train for n in (100, 40))
+    data = LabelData("planted", train, test, numbered_labels(LABELS))
     FORMATS["bow"].write(data, tmp_path / "data")
     np.save(tmp_path / "x.npy", planted(3, True, seed=5)[0])
     about = json.loads(command("data", tmp_path / "data", "--json").out)
@@ -232,14 +233,14 @@ def test_numbers_that_are_none(tmp_path: Path, bad: float, form: str) -> None:
         if form == "array":
             label_data(x, y)
         else:
-            shoal.data.read.read_texts_to_predict(path)
+            read_texts_to_predict(path)
 
 
 def test_matrices_of_other_things(tmp_path: Path) -> None:
     """Three axes, words, and no number at all."""
     np.save(tmp_path / "x.npy", np.zeros((2, 2, 2)))
     with pytest.raises(InputError, match="expected a matrix of numbers"):
-        shoal.data.read.read_texts_to_predict(tmp_path / "x.npy")
+        read_texts_to_predict(tmp_path / "x.npy")
     with pytest.raises(InputError, match="expected some that are not 0, got none"):
         small().fit(np.zeros((4, 3)), ["a", "b"] * 2, valid=0)
     pairs = np.array([["red", "mug"], ["tea", "cup"]])

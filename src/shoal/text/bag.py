@@ -246,6 +246,7 @@ class Bag:
         words = self.vocabulary.words
         if words is None or words is self.vocabulary:
             return None
+        assert isinstance(self.vocabulary, FieldVocabulary)
         plain = Bag(words, self.rows[: len(words)], replace(self.spec, fields=False))
         return plain, self.vocabulary.without_fields(label_tokens)
 
@@ -291,7 +292,7 @@ class Bag:
         None of features, which that format does not read.
         """
         vocabulary, rows = self.vocabulary, self.rows.cpu()
-        if vocabulary.words is None:
+        if isinstance(vocabulary, FeatureColumns):
             return []
         if vocabulary.words is vocabulary:
             save_bag(folder / "encoder", vocabulary.words, token_vectors(vocabulary, rows, 0))

@@ -32,6 +32,8 @@ from shoal.text.vocabulary import Vocabulary
 class TextEncoder(Protocol):
     """Texts to token ids to unit vectors, trained through :attr:`module`, :attr:`table` or both.
 
+    One that reads features in place of texts also has ``columns``: how many an example has.
+
     Attributes:
         kind: the name under which its class is registered.
         dim: width of the vectors.
