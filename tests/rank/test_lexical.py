@@ -56,3 +56,38 @@ def test_another_vocabulary_is_refused() -> None:
         index.search(tf_idf(Csr.from_lists([[0]], n_cols=3), torch.ones(3)), 1)
     with pytest.raises(InputError, match="idf: expected one a token, 2, got 1"):
         tf_idf(Csr.from_lists([[0]], n_cols=2), torch.ones(1))
+
+
+@given(st.integers(1, 80), st.integers(0, 7), st.integers(0, 99))
+def test_products_with_keys_of_ones_own(n: int, width: int, seed: int) -> None:
+    """As the dense product has them, in both ways at once; -inf where nothing is shared."""
+    v, idf = 6, torch.ones(6)
+    keys = tf_idf(bags_of(9, v, seed), idf)
+    ways = [tf_idf(bags_of(n, v, seed + i), idf) for i in (1, 2)]
+    ids = torch.randint(-1, 9, (n, width), generator=torch.Generator().manual_seed(seed))
+    for way, found in zip(ways, LexicalIndex.of(keys).products(ways, ids), strict=True):
+        dense = (way.to_dense() @ keys.to_dense().T).gather(1, ids.clamp(min=0))
+        out = (dense <= 0) | (ids < 0)
+        torch.testing.assert_close(found, dense.masked_fill(out, -torch.inf))
+
+
+@given(st.integers(1, 80), st.integers(0, 99))
+def test_likely_keys_share_a_token_and_are_all_where_few_do(n: int, seed: int) -> None:
+    """Nine keys are fewer than are looked at, so that none that shares a token is missed."""
+    v, idf = 6, torch.ones(6)
+    keys, queries = tf_idf(bags_of(9, v, seed), idf), tf_idf(bags_of(n, v, seed + 1), idf)
+    found = LexicalIndex.of(keys).likely(queries, 20)
+    shared = queries.to_dense() @ keys.to_dense().T > 0
+    for row, want in zip(found.tolist(), shared, strict=True):
+        assert sorted(i for i in row if i >= 0) == want.nonzero().flatten().tolist()
+
+
+def test_common_tokens_are_not_looked_up_where_rare_ones_are_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Token 0, which all keys have, is passed over; token 1, which one has, is not."""
+    keys = tf_idf(Csr.from_lists([[0], [0, 1], [0]], n_cols=2), torch.ones(2))
+    monkeypatch.setattr("shoal.rank.lexical._POSTINGS", 2)
+    query = tf_idf(Csr.from_lists([[0, 1]], n_cols=2), torch.ones(2))
+    found = LexicalIndex.of(keys).likely(query, 3)
+    assert [i for i in found[0].tolist() if i >= 0] == [1]

@@ -103,6 +103,51 @@ def test_a_query_is_answered_alike_alone_and_among_others(
     assert ensemble.rank(Texts.of([]), 3)[1].shape == (0, 3)
 
 
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few labels and examples are searched as many are."""
+    for module in ("predictor", "rankers"):
+        monkeypatch.setattr(f"shoal.rank.{module}.SKETCHED", 1)
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_a_pool_of_all_labels_changes_nothing(
+    ensemble: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every label is in the pool, each ranking has the scores of a whole search."""
+    monkeypatch.setattr("shoal.rank.predictor._FOUND", 30)
+    monkeypatch.setattr("shoal.rank.rankers._LIKELY", 10**6)
+    texts, whole = DATA.test.texts, replace(ensemble, pooled=False)
+    pooled = replace(ensemble, pooled=True)
+    assert pooled.sketch is not None and whole.sketch is None
+    names = [name for ranker in ensemble.rankers for name in ranker.features]
+    one, two = (x.rankings(x._query(texts)) for x in (pooled, whole))
+    for name, mine, theirs in zip(names, one, two, strict=True):
+        torch.testing.assert_close(mine.scores, theirs.scores, msg=name)
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_rankers_of_a_pool_rank_no_other_label(
+    ensemble: Predictor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A pool of three labels and what neighbors and names bring; saved, it is the same model."""
+    for name in ("_LIKELY", "_FOUND"):
+        monkeypatch.setattr(f"shoal.rank.predictor.{name}", 3)
+    ensemble, texts = replace(ensemble), DATA.test.texts
+    names = [name for ranker in ensemble.rankers for name in ranker.features]
+    by = dict(zip(names, ensemble.rankings(ensemble._query(texts)), strict=True))
+    bring = [by[name].ids for name in names if name == "neighbors" or "named" in name]
+    for row in range(len(texts)):
+        pool = set(by["encoder"].ids[row].tolist())
+        assert len(pool - {-1}) <= 3 + 3 * 6
+        assert all(set(ids[row].tolist()) <= pool | {-1} for ids in bring)
+        assert all(set(ranking.ids[row].tolist()) <= pool | {-1} for ranking in by.values())
+    about, state = ensemble.save(tmp_path)
+    assert Predictor.open(tmp_path, about, state).sketch is not None
+    before = {name: value for name, value in about.items() if name != "pooled"}
+    assert Predictor.open(tmp_path, before, state).sketch is None
+
+
 def test_scores_are_probabilities_and_fall(ensemble: Predictor) -> None:
     """Each row falls within [0, 1], and ids are distinct."""
     scores, ids = ensemble.rank(DATA.test.texts, 5)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shoal.core.checkpoint import same_tensors
 from shoal.core.errors import InputError
+from shoal.data.texts import Texts
 from shoal.text.vocabulary import Vocabulary, inverse_document_frequency, learn, random_rows
 
 TEXTS = [
@@ -119,3 +120,15 @@ def test_bad_input_is_one_line() -> None:
     few = vocabulary.pieces.rows(torch.tensor([0])).state_dict()
     with pytest.raises(InputError, match="indptr: expected whole numbers"):
         Vocabulary.of_state(state | {"pieces": few})
+
+
+@given(st.lists(st.tuples(*[st.text("aB é-ß_ก日 ", max_size=9)] * 2), max_size=5))
+def test_a_text_is_its_title_and_its_content(pairs: list[tuple[str, str]]) -> None:
+    """Read apart and put together, tokens are those of the whole text, accents and scripts too."""
+    vocabulary = learn([*TEXTS, "ab é ß", "กก 日日 日日"], n_pieces=60)
+    titles, contents = ([pair[i] for pair in pairs] for i in (0, 1))
+    texts = Texts([str(i) for i in range(len(pairs))], titles, contents)
+    title, content = vocabulary.parts(texts)
+    whole = vocabulary.tokens(texts.all())
+    assert torch.equal(title.beside(content).indices, whole.indices)
+    assert torch.equal(vocabulary.documents(texts).indices, vocabulary.bags(texts.all()).indices)

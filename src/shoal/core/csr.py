@@ -348,6 +348,24 @@ class Csr:
         dense = torch.zeros(self.shape, dtype=values.dtype, device=self.device)
         return dense.index_put_((self.row_ids(), self.indices.long()), values, accumulate=True)
 
+    def padded(self) -> tuple[Shaped[Tensor, "n w"], Int[Tensor, "n w"]]:
+        """Values and columns of each row, -inf and -1 behind the last; w is the longest row.
+
+        Example:
+            >>> Csr.from_lists([[0, 2], [1]], n_cols=3).padded()
+            (tensor([[1., 1.],
+                    [1., -inf]]), tensor([[ 0,  2],
+                    [ 1, -1]]))
+        """
+        values = torch.ones(self.nnz, device=self.device) if self.values is None else self.values
+        degrees = self.degrees()
+        row, width = self.row_ids(), int(degrees.max()) if self.n_rows else 0
+        at = torch.arange(self.nnz, device=self.device) + (row * width - self.indptr[row])
+        scores = values.new_full((self.n_rows * width,), -torch.inf)
+        ids = torch.full_like(scores, -1, dtype=torch.int64)
+        scores[at], ids[at] = values, self.indices.long()
+        return scores.view(self.n_rows, width), ids.view(self.n_rows, width)
+
     def to_scipy(self) -> Any:
         """A ``scipy.sparse.csr_matrix`` that shares this one's memory where it can."""
         from scipy.sparse import csr_matrix

@@ -125,7 +125,9 @@ def open_label_run(run: Run, **objects: Any) -> LabelModel:
         encoder = _encoder(run, state, model.device)
         labels = read_texts(folder / "labels.json.gz")
         tokens = Csr.of_state(part(state, "label_bags"), len(labels), encoder.n_tokens)
-        predictor = Predictor(encoder, labels, tokens, (EncoderRanker(),), search=model.search)
+        predictor = Predictor(
+            encoder, labels, tokens, (EncoderRanker(),), search=model.search, pooled=False
+        )
         fused, head = run.folder / "fused.safetensors", _classifiers(run)
         if fused.exists():
             predictor = _combined(predictor, checkpoint.load(fused))

@@ -11,23 +11,28 @@ and bags are scaled to length one, so that their inner product is the cosine (Sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from shoal.core.csr import Csr
+from shoal.core.csr import Csr, offsets_of
 from shoal.core.errors import expect, expect_positive
 from shoal.core.progress import progress
+from shoal.core.sparse import matmul
 from shoal.core.state import floats
 from shoal.rank.ranking import Ranking
 
+# texts whose weights stand in a table at a time: some megabytes
+_DENSE = 32
+# keys that a query looks at, by its rarest tokens
+_POSTINGS = 2000
 # queries multiplied at a time: their products with 100,000 keys are some tens of megabytes
 _QUERIES = 128
 
@@ -102,6 +107,68 @@ class LexicalIndex:
     def _matrix(self) -> Any:
         # scipy checks each number of a matrix that it makes
         return self.by_token.to_scipy()
+
+    @cached_property
+    def _keys(self) -> Csr:
+        return self.by_token.transpose()
+
+    def products(
+        self, queries: Sequence[Csr], ids: Int[Tensor, "n c"]
+    ) -> list[Float[Tensor, "n c"]]:
+        """Inner products of n texts with keys of their own; -inf where they share no token.
+
+        Args:
+            queries: vectors of each text, in several ways: each ``[n, v]`` with values.
+            ids: keys of each text, -1 for none.
+        """
+        v, ways = self.by_token.n_rows, len(queries)
+        found = ids.new_empty(ways, *ids.shape, dtype=torch.float32)
+        # the weight of each token in each text of a chunk, in every way
+        table = torch.zeros(min(_DENSE, len(ids)) * v, ways)
+        for start in range(0, len(ids), _DENSE):
+            some = ids[start : start + _DENSE]
+            parts = [query.span(start, start + len(some)) for query in queries]
+            at = [part.row_ids() * v + part.indices for part in parts]
+            for way, part in enumerate(parts):
+                assert part.values is not None
+                table[at[way], way] = part.values
+            keys = self._keys.rows(some.clamp(min=0).flatten())
+            text = torch.arange(len(some)).unsqueeze(1).expand_as(some).flatten()
+            cells = keys.indices + text.repeat_interleave(keys.degrees()) * v
+            with torch.no_grad():
+                sums = matmul(Csr(keys.indptr, cells, len(table), keys.values), table)
+            found[:, start : start + len(some)] = sums.T.view(ways, *some.shape)
+            for way in range(ways):
+                table[at[way], way] = 0
+        return list(found.masked_fill_((found <= 0) | (ids < 0), -torch.inf))
+
+    def likely(self, queries: Csr, k: int) -> Int[Tensor, "n c"]:
+        """Up to k keys of high inner product with each query by its rarest tokens, -1 behind them.
+
+        As many tokens count as some 2,000 keys have, however many keys have the others: of a
+        product, rare tokens make the most and common ones cost the most.
+        """
+        degrees = self.by_token.degrees()[queries.indices.long()]
+        row = queries.row_ids()
+        order = torch.argsort(degrees, stable=True)
+        order = order[torch.argsort(row[order], stable=True)]
+        # rows are in place again: keys that each token and the rarer ones of its row have
+        seen = degrees[order].cumsum(0)
+        seen -= pad(seen, (1, 0))[queries.indptr[row]]
+        assert queries.values is not None
+        values = queries.values.clone()
+        values[order[seen > _POSTINGS]] = 0
+        kept = values > 0
+        indptr = offsets_of(kept)[queries.indptr]
+        rare = Csr(indptr, queries.indices[kept], queries.n_cols, values[kept])
+        met = rare.to_scipy() @ self._matrix
+        scores, ids = Csr(
+            torch.from_numpy(met.indptr).long(),
+            torch.from_numpy(met.indices),
+            met.shape[1],
+            torch.from_numpy(met.data),
+        ).padded()
+        return Ranking.among(scores, ids, k).ids
 
     def search(self, queries: Csr, k: int) -> Ranking:
         """Find the k keys of highest inner product with each query, among those that share a token.

@@ -331,10 +331,17 @@ def _sides(
 ) -> tuple[Phrases, Phrases, Phrases]:
     """Whole names of texts, and the runs within their titles and contents."""
 
-    def tokens(part: Sequence[str]) -> Csr:
-        found = vocabulary.tokens(part)
+    def singular_(found: Csr) -> Csr:
         return Csr(found.indptr, singulars[found.indices.long()], found.n_cols)
 
+    titles, contents = map(singular_, vocabulary.parts(texts))
     each, owners = names(texts.titles)
-    whole = Phrases.whole(tokens(each), owners, len(texts))
-    return whole, Phrases.within(tokens(texts.titles)), Phrases.within(tokens(texts.contents))
+    # most titles are one name, whose tokens are there already
+    differ = [name != texts.titles[i] for name, i in zip(each, owners.tolist(), strict=True)]
+    new = torch.tensor(differ, dtype=torch.bool)
+    more = singular_(
+        vocabulary.tokens([name for name, differs in zip(each, differ, strict=True) if differs])
+    )
+    at = (titles.n_rows + new.cumsum(0) - 1).where(new, owners)
+    whole = Phrases.whole(titles.stack(more).rows(at), owners, len(texts))
+    return whole, Phrases.within(titles), Phrases.within(contents)

@@ -24,6 +24,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive, fail, naming
 from shoal.core.progress import progress
 from shoal.core.search import Search, top_k
+from shoal.core.sketch import SKETCHED, Sketch
 from shoal.core.state import part
 from shoal.data.formats.xc import read_texts, write_texts
 from shoal.data.lines import writer
@@ -32,11 +33,14 @@ from shoal.rank import ensemble
 from shoal.rank.calibration import Rule, Thresholds, kept
 from shoal.rank.ensemble import Candidates, TrainedCombiner, join
 from shoal.rank.ranker import RANKER_KINDS, Known, Query, Ranker
+from shoal.rank.ranking import Ranking, united
 from shoal.text.encoder import TextEncoder, open_encoder
 from shoal.text.vocabulary import Vocabulary
 
 # candidates that a ranking brings: measured in docs/LOG.md
 _DEPTH = 100
+# labels that a sketch brings into a pool, and that each ranking does: measured there, too
+_LIKELY, _FOUND = 64, 32
 # texts ranked at a time: features of their candidates take up to 80 kB per text
 _TEXTS = 2048
 # characters of a known example that an explanation quotes
@@ -77,6 +81,8 @@ class Predictor:
         own_words: the vocabulary of rankers that match words; None where there are none of them.
         quotes: the beginnings of the known examples, for explanations; empty where not kept.
         search: finds nearest keys, by default exactly.
+        pooled: whether rankers say of a pool of likely labels how good each is, as the combiner was
+            taught; False in models of before, whose rankers each search all labels.
     """
 
     encoder: TextEncoder
@@ -88,6 +94,7 @@ class Predictor:
     own_words: Vocabulary | None = None
     quotes: Sequence[str] = ()
     search: Search = top_k
+    pooled: bool = True
 
     def __post_init__(self) -> None:
         """Check that the parts agree.
@@ -188,9 +195,42 @@ class Predictor:
 
     def candidates(self, texts: Texts, drop: Csr | None = None) -> Candidates:
         """What a combiner chooses from: the best labels by each ranking, with their features."""
-        query, depth = Query(self, texts, drop), min(_DEPTH, len(self.labels))
-        found = [ranking for ranker in self.rankers for ranking in ranker.rank(query, depth)]
-        return join(found, self.frequency)
+        return join(self.rankings(self._query(texts, drop)), self.frequency)
+
+    def rankings(self, query: Query) -> list[Ranking]:
+        """All rankings of all rankers, one a name of :attr:`Ranker.features`.
+
+        Where there are many labels, each text has a pool of some hundred that may be true: those
+        that a sketch of the labels finds, and those that rankers find which look at no label one
+        by one. The other rankers say how good each label of the pool is.
+        """
+        depth = min(_DEPTH, len(self.labels))
+        if query.exact:
+            return [ranking for ranker in self.rankers for ranking in ranker.rank(query, depth)]
+        assert self.sketch is not None
+        asked = [ranker for ranker in self.rankers if getattr(ranker, "pooled", False)]
+        found = {r.kind: r.rank(query, _FOUND) for r in self.rankers if r not in asked}
+        ids = [ranking.ids for each in found.values() for ranking in each]
+        likely = self.sketch.search(query.embedded, min(_LIKELY, len(self.labels)))
+        query = query.within(united(torch.cat([likely, *ids], dim=1)))
+        found |= {ranker.kind: ranker.rank(query, depth) for ranker in asked}
+        return [ranking for ranker in self.rankers for ranking in found[ranker.kind]]
+
+    def _query(self, texts: Texts, drop: Csr | None = None) -> Query:
+        return Query(self, texts, drop, exact=self.sketch is None)
+
+    @cached_property
+    def sketch(self) -> Sketch | None:
+        """Finds labels for pools; None where rankers look at all labels."""
+        if not self.pooled or self.search is not top_k or len(self.labels) < SKETCHED:
+            return None
+        keys = [ranker.keys(self) for ranker in self.rankers if hasattr(ranker, "keys")]
+        if not keys:
+            return None
+        # the longer a ranker's keys, the more its products differ: each counts alike
+        lengths = (torch.linalg.vector_norm(x, dim=1).mean().clamp(min=1e-12) for x in keys)
+        scaled = [x / length for x, length in zip(keys, lengths, strict=True)]
+        return Sketch.of(torch.stack(scaled).sum(0))
 
     def predict(
         self, texts: Texts, k: int, threshold: float | Rule | None = None, explain: bool = False
@@ -248,9 +288,9 @@ class Predictor:
             rankers say besides (:meth:`~shoal.rank.rankers.Ranker.reasons`): ``words`` that text
             and label share, ``examples`` nearby that carry it.
         """
-        query, depth = Query(self, texts), min(_DEPTH, len(self.labels))
+        query = Query(self, texts) if self.combiner is None else self._query(texts)
         names = [name for ranker in self.rankers for name in ranker.features]
-        found = [ranking for ranker in self.rankers for ranking in ranker.rank(query, depth)]
+        found = self.rankings(query)
         said = {k: x for ranker in self.rankers for k, x in ranker.reasons(query, ids).items()}
         return [
             [
@@ -323,6 +363,7 @@ class Predictor:
         about: dict[str, Any] = {"encoder": self.encoder.save(folder)}
         about["rankers"] = [ranker.kind for ranker in self.rankers]
         about["combiner"] = None if self.combiner is None else self.combiner.kind
+        about["pooled"] = self.pooled
         write_texts(self.labels, folder / "labels.json.gz")
         with writer(folder / "examples.json.gz") as file:
             json.dump(list(self.quotes), file, ensure_ascii=False)
@@ -368,7 +409,9 @@ class Predictor:
             kind = _kind(ensemble.KINDS, about["combiner"], folder)
             combiner = kind.of_state(part(state, "combiner"))
         quotes = _read_quotes(folder / "examples.json.gz")
-        return replace(base, rankers=found, combiner=combiner, quotes=quotes).agreed()
+        pooled = about.get("pooled") is True
+        opened = replace(base, rankers=found, combiner=combiner, quotes=quotes, pooled=pooled)
+        return opened.agreed()
 
     def agreed(self) -> Predictor:
         """This predictor, after a look at whether parts that were read one by one agree.

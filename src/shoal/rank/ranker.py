@@ -7,17 +7,19 @@ the methods of :class:`Ranker`, registered by :func:`ranker_kind`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from shoal.core.csr import Csr
 from shoal.core.kinds import Kind, register_kind
+from shoal.core.sketch import products
 from shoal.data.texts import Texts
-from shoal.rank.ranking import Ranking
+from shoal.rank.ranking import Ranking, member
 
 if TYPE_CHECKING:
     from shoal.rank.predictor import Predictor
@@ -31,28 +33,44 @@ class Query:
         model: encoder, labels and known examples.
         texts: n of them.
         drop: ``[n, l]``, pairs that need not be found; None for none.
+        pool: labels of each text that are ranked, rising, -1 behind them; None for all labels.
+        exact: whether all known examples are looked at; else those that a sketch finds.
     """
 
     model: Predictor
     texts: Texts
     drop: Csr | None = None
+    pool: Int[Tensor, "n c"] | None = None
+    exact: bool = True
 
     @cached_property
     def embedded(self) -> Float[Tensor, "n d"]:
         """Unit vectors of the texts."""
         return self.model.encode(self.texts)
 
-    def nearest(self, keys: Float[Tensor, "m d"], k: int, drop: bool = False) -> Ranking:
-        """The k keys of largest inner product with each text's vector.
+    def within(self, pool: Int[Tensor, "n c"]) -> Query:
+        """The same texts, of whose labels those of a pool are ranked."""
+        narrower = replace(self, pool=pool)
+        narrower.__dict__["embedded"] = self.embedded
+        return narrower
+
+    def labels_nearest(
+        self, vectors: Float[Tensor, "n d"], keys: Float[Tensor, "l d"], k: int
+    ) -> Ranking:
+        """The k labels of largest inner product with each text's vector, of the pool or of all.
 
         Args:
-            keys: to be searched.
+            vectors: of the texts.
+            keys: one a label.
             k: how many; all where there are fewer.
-            drop: whether keys are labels, of which :attr:`drop` is left out.
         """
-        left_out = self.drop.to(self.embedded.device) if drop and self.drop is not None else None
-        found = self.model.search(self.embedded, keys, min(k, len(keys)), left_out)
-        return Ranking(*found)
+        drop = None if self.drop is None else self.drop.to(vectors.device)
+        if self.pool is not None:
+            scores = products(vectors, keys, self.pool)
+            if drop is not None:
+                scores.masked_fill_(member(self.pool, drop), -torch.inf)
+            return Ranking.among(scores, self.pool, k)
+        return Ranking(*self.model.search(vectors, keys, min(k, len(keys)), drop))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +101,11 @@ class Ranker(Protocol):
         kind: the name under which its class is registered.
         features: a name per ranking that :meth:`rank` returns.
         lexical: whether it matches words, and so needs the model's.
+
+    One that says how good each label is may rank those of :attr:`Query.pool` alone, where there is
+    one; it then says so by ``pooled = True``. Others are asked before there is a pool, and bring
+    their best labels into it. One that ranks by inner products with the text's vector may give the
+    labels' rows as ``keys(model)``: they count where likely labels are looked for.
     """
 
     kind: str

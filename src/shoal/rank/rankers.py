@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from torch import Tensor
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
 from shoal.core.search import top_k
+from shoal.core.sketch import SKETCHED, Sketch, products
 from shoal.core.sparse import matmul
 from shoal.core.state import count, floats, number, part
 from shoal.data.texts import Texts
@@ -47,6 +49,8 @@ from shoal.text.vocabulary import Vocabulary, inverse_document_frequency
 
 # neighbors that vote: measured in docs/LOG.md
 NEAR = 50
+# so many times as many are looked at closely, of those that a sketch finds
+_LIKELY = 4
 # Tokens of more than this share of the texts say nothing about any of them, and most of the time of
 # a lexical search goes to them (docs/LOG.md).
 _COMMON = 0.1
@@ -60,7 +64,7 @@ _LIKE = 10
 class Scores:
     """What rankers have in common that say nothing beside their scores."""
 
-    lexical = False
+    lexical, pooled = False, False
 
     def reasons(self, query: Query, ids: Int[Tensor, "n k"]) -> dict[str, list[list[Any]]]:
         """Nothing."""
@@ -92,12 +96,17 @@ class Stateless(Scores):
 class EncoderRanker(Stateless):
     """Cosine of the embeddings of text and label."""
 
+    pooled = True
     kind = "encoder"
     features = ("encoder",)
 
+    def keys(self, model: Predictor) -> Float[Tensor, "l d"]:
+        """Rows whose inner products with a text's vector rank the labels."""
+        return model.label_embeddings
+
     def rank(self, query: Query, k: int) -> list[Ranking]:
         """The k labels whose embeddings are nearest."""
-        return [query.nearest(query.model.label_embeddings, k, drop=True)]
+        return [query.labels_nearest(query.embedded, query.model.label_embeddings, k)]
 
     @staticmethod
     def of_state(state: Mapping[str, Any], model: Predictor) -> EncoderRanker:
@@ -118,6 +127,7 @@ class PlainRanker(Stateless):
     encoder: TextEncoder | None = None
     labels: Float[Tensor, "l d"] | None = None
 
+    pooled = True
     kind = "plain"
     features = ("encoder without fields",)
 
@@ -133,8 +143,7 @@ class PlainRanker(Stateless):
         """The k labels whose embeddings without fields are nearest."""
         assert self.encoder is not None and self.labels is not None
         embedded = self.encoder.embed(self.encoder.documents(query.texts))
-        drop = None if query.drop is None else query.drop.to(embedded.device)
-        return [Ranking(*query.model.search(embedded, self.labels, min(k, len(self.labels)), drop))]
+        return [query.labels_nearest(embedded, self.labels, k)]
 
     def with_labels(self, old: Predictor, new: Predictor, texts: Texts) -> PlainRanker:
         """The same for all labels of `new`."""
@@ -167,8 +176,14 @@ class ClassifierRanker(Scores):
 
     weights: Float[Tensor, "l d"] | None = None
 
+    pooled = True
     kind = "classifiers"
     features = ("classifiers",)
+
+    def keys(self, model: Predictor) -> Float[Tensor, "l d"]:
+        """Rows whose inner products with a text's vector rank the labels."""
+        assert self.weights is not None
+        return self.weights
 
     def fitted(self, model: Predictor, known: Known) -> ClassifierRanker | None:
         """None where no classifiers were trained."""
@@ -177,7 +192,8 @@ class ClassifierRanker(Scores):
     def rank(self, query: Query, k: int) -> list[Ranking]:
         """The k labels whose classifiers score highest."""
         assert self.weights is not None
-        return [query.nearest(self.weights.to(query.embedded.device), k, drop=True)]
+        weights = self.weights.to(query.embedded.device)
+        return [query.labels_nearest(query.embedded, weights, k)]
 
     def with_labels(self, old: Predictor, new: Predictor, texts: Texts) -> ClassifierRanker:
         """A new label's classifier is its embedding, as long as those of the labels nearest to it.
@@ -219,7 +235,7 @@ class NeighborRanker:
     power: float = 4.0
     rows: Float[Tensor, "n d"] | None = None
 
-    lexical = False
+    lexical, pooled = False, False
     kind = "neighbors"
     features = ("neighbors",)
 
@@ -230,7 +246,17 @@ class NeighborRanker:
     def nearest(self, query: Query) -> Ranking:
         """The nearest known examples of each text."""
         assert self.rows is not None
-        return query.nearest(self.rows, self.near)
+        vectors, near = query.embedded, min(self.near, len(self.rows))
+        if query.exact or len(self.rows) < SKETCHED:
+            return Ranking(*query.model.search(vectors, self.rows, near))
+        likely = self.sketch.search(vectors, min(_LIKELY * near, len(self.rows)))
+        return Ranking.among(products(vectors, self.rows, likely), likely, near)
+
+    @cached_property
+    def sketch(self) -> Sketch:
+        """What finds rows that are likely near."""
+        assert self.rows is not None
+        return Sketch.of(self.rows)
 
     def rank(self, query: Query, k: int) -> list[Ranking]:
         """The k labels that most neighbors carry."""
@@ -295,7 +321,7 @@ class WordRanker:
     titles: LexicalIndex | None = None
     examples: LexicalIndex | None = None
 
-    lexical = True
+    lexical, pooled = True, True
     kind = "words"
     features = (
         "words of text and label",
@@ -323,15 +349,25 @@ class WordRanker:
         """Rank by shared words, in four ways."""
         assert self.labels is not None and self.titles is not None and self.examples is not None
         words = query.model.words
-        whole = self.vectors(words, query.texts.all())
-        title = self.vectors(words, query.texts.titles)
-        near = self.examples.search(whole, NEAR)
-        return [
-            self.labels.search(whole, k),
-            self.titles.search(whole, k),
-            self.labels.search(title, k),
-            votes(near, query.model.truth, k, power=2.0),
-        ]
+        assert self.idf is not None
+        whole = tf_idf(words.documents(query.texts), self.idf)
+        title = tf_idf(words.bags_of(words.parts(query.texts)[0]), self.idf)
+        pool = query.pool
+        if pool is None:
+            near = self.examples.search(whole, NEAR)
+            return [
+                self.labels.search(whole, k),
+                self.titles.search(whole, k),
+                self.labels.search(title, k),
+                votes(near, query.model.truth, k, power=2.0),
+            ]
+        by_text, by_title = self.labels.products([whole, title], pool)
+        (title_by_text,) = self.titles.products([whole], pool)
+        likely = self.examples.likely(whole, _LIKELY * NEAR)
+        near = Ranking.among(*self.examples.products([whole], likely), likely, NEAR)
+        cast = votes(near, query.model.truth, k, power=2.0)
+        scores = by_text, title_by_text, by_title
+        return [*(Ranking.among(x, pool, k) for x in scores), cast.within(pool)]
 
     def reasons(self, query: Query, ids: Int[Tensor, "n k"]) -> dict[str, list[list[Any]]]:
         """``words``: up to five tokens that text and label share, by their product of tf-idf."""

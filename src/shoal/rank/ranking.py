@@ -40,6 +40,22 @@ class Ranking:
         expect(good, "scores, ids", "two matrices [n, k]", shapes, "pass one score an id")
 
     @staticmethod
+    def among(scores: Float[Tensor, "n c"], ids: Int[Tensor, "n c"], k: int) -> Ranking:
+        """The k best of some ids of each query.
+
+        Args:
+            scores: of the ids; -inf for one that is not ranked.
+            ids: distinct along each row, but for -1.
+            k: how many; all where there are fewer.
+
+        Example:
+            >>> Ranking.among(torch.tensor([[0.5, 2.0, -torch.inf]]), torch.tensor([[4, 7, 1]]), 3)
+            Ranking(scores=tensor([[2.0000, 0.5000,   -inf]]), ids=tensor([[ 7,  4, -1]]))
+        """
+        best, at = scores.topk(min(k, scores.shape[1]), dim=1)
+        return Ranking(best, ids.gather(1, at).masked_fill(best == -torch.inf, -1))
+
+    @staticmethod
     def of(matrix: Csr, k: int) -> Ranking:
         """Return the k largest entries of each row, equal ones by rising column.
 
@@ -71,11 +87,40 @@ class Ranking:
         scores[at], ids[at] = values[order][kept], matrix.indices[order][kept].long()
         return Ranking(scores, ids)
 
+    def within(self, pool: Int[Tensor, "n c"]) -> Ranking:
+        """The same without ids that are not in the pool of their query.
+
+        Args:
+            pool: ids of each query, rising, -1 behind them.
+        """
+        last = torch.iinfo(torch.int64).max
+        rising = pool.masked_fill(pool < 0, last)
+        at = torch.searchsorted(rising, self.ids).clamp(max=pool.shape[1] - 1)
+        out = (rising.gather(1, at) != self.ids) | (self.ids < 0)
+        scores = self.scores.masked_fill(out, -torch.inf)
+        return Ranking.among(scores, self.ids, self.ids.shape[1])
+
     def matrix(self, n_cols: int) -> Csr:
         """The scores as a sparse matrix ``[n, n_cols]``, entries in the order of the ranking."""
         found = self.ids >= 0
         indptr = pad(found.sum(1).cumsum(0), (1, 0))
         return Csr(indptr, self.ids[found], n_cols, self.scores[found])
+
+
+def united(ids: Int[Tensor, "n k"]) -> Int[Tensor, "n c"]:
+    """The distinct ids of each row, rising, -1 behind them.
+
+    Example:
+        >>> united(torch.tensor([[3, 1, 3, -1], [2, -1, -1, 0]]))
+        tensor([[1, 3],
+                [0, 2]])
+    """
+    last = torch.iinfo(torch.int64).max
+    listed, _ = ids.masked_fill(ids < 0, last).sort(dim=1)
+    listed[:, 1:].masked_fill_(listed[:, 1:] == listed[:, :-1], last)
+    listed, _ = listed.sort(dim=1)
+    listed = listed[:, : max(int((listed < last).sum(1).max()), 1) if len(ids) else 1]
+    return listed.masked_fill(listed == last, -1)
 
 
 def member(ids: Int[Tensor, "n c"], pairs: Csr) -> Bool[Tensor, "n c"]:

@@ -179,7 +179,7 @@ class FieldVocabulary:
     def _bags(self, texts: Texts, first: int) -> Csr:
         pairs = _pairs(self.words, texts, first)
         fields = _renumbered(pairs, self._row[pairs.indices.long()], len(self))
-        words = self.words.bags(texts.all())
+        words = self.words.documents(texts)
         return Csr(words.indptr, words.indices, len(self)).beside(fields)
 
     def without_fields(self, bags: Csr) -> Csr:
@@ -235,7 +235,7 @@ def _renumbered(csr: Csr, columns: Int[Tensor, " e"], n_cols: int) -> Csr:
 
 def _pairs(words: Vocabulary, texts: Texts, first: int) -> Csr:
     """(field, token) pairs of texts whose titles have field `first` and contents the next two."""
-    titles, contents = words.tokens(texts.titles), words.tokens(texts.contents)
+    titles, contents = words.parts(texts)
     place = torch.arange(contents.nnz) - contents.indptr[contents.row_ids()]
 
     def of_field(tokens: Csr, field: int | Int[Tensor, " e"]) -> Csr:

@@ -29,6 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import torch
 from jaxtyping import Float
@@ -103,19 +104,38 @@ class Vocabulary:
         indices = torch.tensor(flat, dtype=torch.int32)
         return Csr(torch.tensor(ends), indices, len(self))
 
+    def parts(self, texts: Texts) -> tuple[Csr, Csr]:
+        """Tokens of titles and of contents; those of the texts that were last asked for are kept.
+
+        One after the other they are the tokens of :meth:`~shoal.data.texts.Texts.all`, since a
+        space, which stands between title and content, ends every token.
+        """
+        last: tuple[Any, tuple[Csr, Csr]] | None = self.__dict__.get("_last")
+        if last is not None and last[0]() is texts:
+            return last[1]
+        both, n = self.tokens([*texts.titles, *texts.contents]), len(texts)
+        found = both.span(0, n), both.span(n, 2 * n)
+        # by a weak reference, so that nothing outlives its texts but the tokens of one batch
+        self.__dict__["_last"] = ref(texts), found
+        return found
+
     def bags(self, texts: Sequence[str]) -> Csr:
         """Rows of each text, as often as they occur: ``[n, V]``, the product tokens x pieces."""
-        tokens = self.tokens(texts)
+        return self.bags_of(self.tokens(texts))
+
+    def bags_of(self, tokens: Csr) -> Csr:
+        """Rows of texts whose tokens these are."""
         indices, offsets = self.pieces.take(tokens.indices)
         return Csr(offsets[tokens.indptr], indices.int(), len(self))
 
     def documents(self, texts: Texts) -> Csr:
         """Bags of documents: of title and content together."""
-        return self.bags(texts.all())
+        titles, contents = self.parts(texts)
+        return self.bags_of(titles.beside(contents))
 
     def labels(self, texts: Texts) -> Csr:
         """Bags of labels, which are made like those of documents."""
-        return self.bags(texts.all())
+        return self.documents(texts)
 
     def read(self, texts: Sequence[str]) -> Texts:
         """Plain texts as documents: titles without contents."""
