@@ -6,8 +6,7 @@ warmed state, by bisection. A rate trains if after the run the mean loss of the 
 steps is at most halfway between the losses of the network as it began and as it was warmed.
 
 absolute    measured rate over what `learning_rate` calls safe, over where the law is unstable, and
-            over the largest that branch runs of 50 steps let pass (`trial_runs`); less than 1 would
-            be unsafe
+            over the edge that trial runs of 50 steps find (`find_lr`); less than 1 would be unsafe
 calibrated  from the rate measured at 64 to the other batch sizes, by every rule: the worst ratio of
             predicted to measured, either way up
 
@@ -38,9 +37,9 @@ from torch import nn
 
 from shoal.curvature.measure import spectrum
 from shoal.curvature.spectrum import Spectrum
+from shoal.step.find_lr import find_lr
 from shoal.step.rules import rates
 from shoal.step.size import EDGE, learning_rate
-from shoal.step.trial_runs import trial_runs
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda params: torch.optim.SGD(params, lr=0.1),
@@ -118,13 +117,10 @@ def measure(
     plans = [
         learning_rate(found, b, optimizer, after_warmup=True, initial_loss=began) for b in sizes
     ]
-    tried = [
-        trial_runs(
-            model, net.loss_fn, net.loader(b, seed), optimizer, plan,
-            forward=net.forward,
-        ).largest
-        for b, plan in zip(sizes, plans, strict=True)
-    ]  # fmt: skip
+    found_rates = find_lr(
+        model, net.loss_fn, lambda b: net.loader(b, seed), optimizer, sizes, forward=net.forward
+    )  # fmt: skip
+    tried = [found_rates.edge[b] for b in sizes]
     measured: list[float | None] = []
     for i, b in enumerate(sizes):
 

@@ -1,8 +1,8 @@
-"""How far to step: measure curvature, ask for a rate, try it, and change the batch size on the way.
+"""How far to step: find a rate by trial, measure curvature, change the batch size on the way.
 
 Read it cell by cell (``# %%``) in an editor that runs them, or run it whole: half a minute on one
-core, nothing downloaded. ``shoal spectrum examples/steps.py:objects`` measures the same network by
-the command.
+core, nothing downloaded. ``shoal find-lr examples/steps.py:objects`` and ``shoal spectrum
+examples/steps.py:objects`` do the same by the command.
 """
 
 # %% A network of two layers that learns what another one says, in ten classes.
@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from shoal import BatchSizeLR, learning_rate, rates, rescale, spectrum, trial_runs
+from shoal import BatchSizeLR, find_lr, learning_rate, rates, rescale, spectrum
 
 
 def data(n: int = 4096) -> TensorDataset:
@@ -40,7 +40,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: DataLoade
 
 
 def objects() -> dict[str, object]:
-    """What ``shoal spectrum`` needs, after an epoch of warm-up."""
+    """What ``shoal find-lr`` and ``shoal spectrum`` need, after an epoch of warm-up."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -54,19 +54,19 @@ def objects() -> dict[str, object]:
 
 
 def main() -> None:
-    # %% Curvature after warm-up, by products with it alone; nothing of the model changes.
+    # %% Which rate trains best at 64 and at 512? Short trial runs tell; nothing is left of them.
     made = objects()
     model, optimizer = made["model"], made["optimizer"]
     assert isinstance(model, nn.Module) and isinstance(optimizer, torch.optim.Optimizer)
+    print(find_lr(model, cross_entropy, loader(64), optimizer, [64, 512]).explain())
+
+    # %% Why? Curvature, by products with it alone.
     measured = spectrum(model, cross_entropy, loader(64))
     print(f"greatest eigenvalue {measured.lam_max:.3g}, trace {measured.trace:.3g}")
 
     # %% How far may a batch of 64 step, and where does a larger batch stop to help?
     plan = learning_rate(measured, 64, optimizer)
     print(plan.explain())
-
-    # %% Do not believe it: trial runs at 0.5, 1, 2 and 4 times the advice, then all is put back.
-    print(trial_runs(model, cross_entropy, loader(64), optimizer, plan, steps=60).explain())
 
     # %% A rate that trains at 64, carried to 512 by every rule. The last is the most accurate.
     print(rates(measured, 0.1, 64, 512, optimizer))

@@ -58,7 +58,7 @@ def api_pages() -> dict[str, str]:
 def command_page() -> str:
     """The help of the command and of each subcommand, 88 columns wide and without color."""
     overview = _help()
-    verbs = re.findall(r"^  (\w+)  ", overview, re.MULTILINE)
+    verbs = re.findall(r"^  ([\w-]+)  ", overview, re.MULTILINE)
     tasks = [f"train {task}" for task in ("labels", "nodes", "links")]
     every = [x for verb in verbs for x in (tasks if verb == "train" else [verb])]
     helps = [f"## shoal {verb}\n\n```text\n{_help(*verb.split())}\n```\n" for verb in every]

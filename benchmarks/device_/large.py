@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,11 +17,10 @@ from torch.nn import functional
 
 from device_.here import GIB, Here, Row
 from shoal.curvature.measure import spectrum
+from shoal.step.find_lr import find_lr
 from shoal.step.rules import rates
 from shoal.step.size import EDGE, learning_rate
-from shoal.step.trial_runs import trial_runs
 
-_FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _REFERENCE = 64
 
 
@@ -103,11 +103,11 @@ def _cost(here: Here, model: nn.Module, loss: Callable[..., Tensor], loader: lis
 
 
 def advice(here: Here) -> Iterator[Row]:
-    """Rates by batch size after a warm-up, as figures 1 and 2 of the paper, and branches there.
+    """Rates by batch size after a warm-up, as figures 1 and 2 of the paper, and trial runs there.
 
-    `safe` and `stable` are the measured noise's, `additive` is the paper's; `held` is the largest
-    of 0.5 to 16 times the safe rate whose branch of 25 steps held. From the rate that held at 64
-    the last three go to the other sizes.
+    `safe` and `stable` are the measured noise's, `additive` is the paper's; `found` and `edge` are
+    of trial runs of 25 steps. From the rate that was found at 64 the last three go to the other
+    sizes.
     """
     for name, make in nets(here).items():
         torch.manual_seed(0)
@@ -132,20 +132,24 @@ def _advice(here: Here, name: str, net: Large, model: nn.Module) -> Iterator[Row
     plans = {
         b: learning_rate(found, b, optimizer, after_warmup=True, initial_loss=began) for b in sizes
     }
-    held: dict[int, float] = {}
-    for b in (b for b in sizes if b <= net.most):
-        loader, steps = net.loader(b, 2), 2 if quick else 25
-        held[b] = trial_runs(
-            model, net.loss_fn, loader, optimizer, plans[b], factors=_FACTORS, steps=steps
-        ).largest
-    known = held[_REFERENCE] or plans[_REFERENCE].safe
+    optimizer.param_groups[0]["lr"] = plans[sizes[0]].safe
+    fitting = [b for b in sizes if b <= net.most]
+    tried = find_lr(
+        model,
+        net.loss_fn,
+        lambda b: net.loader(b, 2),
+        optimizer,
+        fitting,
+        steps=2 if quick else 25,
+    )
+    known = tried.lr[_REFERENCE]
     for b in sizes:
         carried = rates(found, known, _REFERENCE, b, optimizer, initial_loss=began)
         numbers = {"safe": plans[b].safe, "stable": plans[b].edge / EDGE}
         if plain:
             paper = learning_rate(found, b, optimizer, model="additive", after_warmup=True)
             numbers["additive"] = paper.safe
-        numbers |= {"held": held.get(b, float("nan"))}
+        numbers |= {"found": tried.lr.get(b, math.nan), "edge": tried.edge.get(b) or math.nan}
         numbers |= {rule: getattr(carried, rule) for rule in ("linear", "sqrt", "spectral")}
         yield {"model": name, "batch": b} | {k: float(f"{x:.3g}") for k, x in numbers.items()}
 

@@ -26,6 +26,7 @@ class Net:
         samples: N.
         sampling: how a batch's samples are drawn.
         accuracy: of a model on the first or second half of what is held out, in per cent.
+        held: of a model, its mean loss on what is held out; None where nothing is.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Net:
     samples: int
     sampling: Any = "independent"
     accuracy: Callable[[nn.Module, int], float] | None = None
+    held: Callable[[nn.Module], float] | None = None
 
 
 def forever(loader: Any) -> Iterator[Any]:
@@ -85,6 +87,8 @@ def _tensors(
     def loss_fn(outputs: Tensor, batch: Any) -> Tensor:
         if loss == "ce":
             return functional.cross_entropy(outputs, batch[1])
+        if loss == "regression":
+            return functional.mse_loss(outputs, batch[1])
         wanted = functional.one_hot(batch[1], outputs.shape[1]).float()
         return (outputs - wanted).square().sum(1).mean() / 2
 
@@ -96,7 +100,18 @@ def _tensors(
         loss_fn,
         len(x),
         accuracy=lambda model, half: _accuracy(model, *(part.chunk(2)[half] for part in held)),
+        held=lambda model: _held_loss(model, loss_fn, *held),
     )
+
+
+@torch.no_grad()
+def _held_loss(model: nn.Module, loss_fn: Callable[..., Tensor], x: Tensor, y: Tensor) -> float:
+    model.eval()
+    parts = [
+        len(a) * float(loss_fn(model(a), (a, b)))
+        for a, b in zip(x.split(512), y.split(512), strict=True)
+    ]
+    return sum(parts) / len(x)
 
 
 @torch.no_grad()
@@ -212,6 +227,104 @@ def transformer(data: Path | None, quick: bool) -> list[Net]:
     return [_tensors("transformer", _Transformer, ids[:n], target[:n], held)]
 
 
+def regression(data: Path | None, quick: bool) -> list[Net]:
+    """An MLP of 16-64-64-1 on a smooth function of 16 numbers, with noise."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(5120, 16, generator=generator)
+    inner = x @ torch.randn(16, 6, generator=generator) / 4
+    y = inner.sin().sum(1, keepdim=True) + 0.1 * torch.randn(5120, 1, generator=generator)
+
+    def build() -> nn.Module:
+        layers = [nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)]
+        return nn.Sequential(*layers)
+
+    held = x[4096:], y[4096:]
+    return [_tensors("regression", build, x[:4096], y[:4096], held, loss="regression")]
+
+
+class _Factors(nn.Module):
+    """A row of 16 numbers for each user and item; a rating is their product."""
+
+    def __init__(self, users: int, items: int) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(users, 16), nn.Embedding(items, 16)
+        for table in (self.users, self.items):
+            nn.init.normal_(table.weight, std=0.3)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return (self.users(pairs[:, 0]) * self.items(pairs[:, 1])).sum(1, keepdim=True)
+
+
+def factors(data: Path | None, quick: bool) -> list[Net]:
+    """Matrix factorization: 9,216 ratings of 200 users and 150 items, of rank 4, with noise."""
+    generator, n = torch.Generator().manual_seed(6), 10_240
+    users = torch.randn(200, 4, generator=generator)
+    items = torch.randn(150, 4, generator=generator)
+    drawn = [torch.randint(most, (n,), generator=generator) for most in (200, 150)]
+    pairs = torch.stack(drawn, 1)
+    ratings = (users[pairs[:, 0]] * items[pairs[:, 1]]).sum(1, keepdim=True) / 2
+    ratings += 0.2 * torch.randn(n, 1, generator=generator)
+    held = pairs[9216:], ratings[9216:]
+    build = lambda: _Factors(200, 150)  # noqa: E731
+    return [_tensors("factors", build, pairs[:9216], ratings[:9216], held, loss="regression")]
+
+
+class _Letters(nn.Module):
+    """The next letter: a GRU of 64, or a causal transformer of two layers, 48 wide."""
+
+    def __init__(self, kind: str, letters: int, length: int) -> None:
+        super().__init__()
+        d = 64 if kind == "gru" else 48
+        self.letters, self.kind = nn.Embedding(letters, d), kind
+        if kind == "gru":
+            self.inner: nn.Module = nn.GRU(d, d, batch_first=True)
+        else:
+            self.places = nn.Parameter(torch.randn(length, d) / 8)
+            layer = nn.TransformerEncoderLayer(
+                d, 4, 2 * d, dropout=0.0, batch_first=True, norm_first=True
+            )
+            self.inner = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length))
+        self.out = nn.Linear(d, letters)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.letters(ids)
+        if self.kind == "gru":
+            return self.out(self.inner(x)[0]).flatten(0, 1)
+        return self.out(self.inner(x + self.places, mask=self.mask)).flatten(0, 1)
+
+
+def letters(kind: str) -> Callable[[Path | None, bool], list[Net]]:
+    """The next letter of WordNet's definitions, in pieces of 24."""
+
+    def nets(data: Path | None, quick: bool) -> list[Net]:
+        from shoal.data import load_labels
+
+        texts = load_labels("wordnet").train.texts.all()
+        whole = " ".join(texts[:6000:2]).lower()
+        known = sorted({*whole})
+        number = {letter: i for i, letter in enumerate(known)}
+        ids = torch.tensor([number[x] for x in whole[: 25 * 5120]]).view(5120, 25)
+        x, y = ids[:, :-1], ids[:, 1:]
+
+        def loss_fn(outputs: Tensor, batch: Any) -> Tensor:
+            return functional.cross_entropy(outputs, batch[1].flatten())
+
+        return [
+            Net(
+                kind,
+                lambda: _Letters(kind, len(known), 24),
+                lambda b, seed: Shuffled(x[:4096], y[:4096], b, seed),
+                lambda model, batch: model(batch[0]),
+                loss_fn,
+                4096,
+                held=lambda model: _held_loss(model, loss_fn, x[4096:], y[4096:]),
+            )
+        ]
+
+    return nets
+
+
 class _Rows(nn.Module):
     """A bag encoder whose token rows are one dense parameter."""
 
@@ -313,6 +426,10 @@ SECTIONS: dict[str, Callable[[Path | None, bool], list[Net]]] = {
     "cnn-batch": cifar("cnn-batch", lambda: _cnn("batch")),
     "pre-resnet": cifar("pre-resnet", _pre_resnet, 100),
     "transformer": transformer,
+    "regression": regression,
+    "factors": factors,
+    "gru": letters("gru"),
+    "gpt": letters("gpt"),
     "labels": labels,
     "nodes": nodes,
 }

@@ -141,7 +141,7 @@ from shoal.curvature.spectrum import Spectrum as Spectrum
 from shoal.step.size import learning_rate as learning_rate
 from shoal.step.rules import rescale as rescale
 from shoal.step.rules import rates as rates
-from shoal.step.trial_runs import trial_runs as trial_runs
+from shoal.step.find_lr import find_lr as find_lr
 from shoal.step.schedule import BatchSizeLR as BatchSizeLR
 from shoal.step.job import spectral_step as spectral_step
 from shoal.step.loop import spectral_learner as spectral_learner

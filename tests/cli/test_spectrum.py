@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cli.spectrum import job_of
+from shoal.cli.objects import job_of
 from shoal.curvature.spectrum import Spectrum as Measured
 from shoal.data.formats import xc
 from tests.command import result, shoal
@@ -82,23 +82,41 @@ def test_a_run_on_links_is_measured(tmp_path: Path) -> None:
     assert float(ritz.min()) > -1e-5 * found["lam_max"]
 
 
-def test_own_objects_are_measured_and_tried(tmp_path: Path) -> None:
-    """A linear softmax by ``file.py:function``, with trial runs."""
+def test_own_objects_are_measured(tmp_path: Path) -> None:
+    """A linear softmax by ``file.py:function``, also with the loss that it began at."""
     (tmp_path / "own.py").write_text(OWN)
-    words = ["spectrum", f"{tmp_path}/own.py:objects", "--batch-sizes", 8, 16]
-    found = result(*words, "--trial-steps", 8)
+    words = ["spectrum", f"{tmp_path}/own.py:objects", "--batch-sizes", 8, 16, *QUICK]
+    found = result(*words)
     assert [row["batch"] for row in found["rates"]] == [8, 16]
-    assert len(found["trial_runs"]) == 10 and "at batch size 16" in found["trial_runs"][-1]
-    tried = [float(x.split(",")[1].split(":")[0]) for x in found["trial_runs"] if "x advice" in x]
-    assert all(
-        any(row["take"] == pytest.approx(x, rel=0.01) for x in tried) for row in found["rates"]
-    )
     assert (tmp_path / "spectrum" / "spectrum.png").exists()
     little = result(*words, "--initial-loss", found["loss"] + 0.01)
     assert little["rates"][0]["safe"] < found["rates"][0]["safe"] / 2
     assert "initial_loss: expected a loss above" in json.dumps(
         result(*words, "--initial-loss", 0.1)
     )
+
+
+def test_rates_of_own_objects_and_of_a_run_are_found(tmp_path: Path) -> None:
+    """``shoal find-lr``: a row a batch size, a picture; a remedy where rows are trained."""
+    (tmp_path / "own.py").write_text(OWN)
+    words = ["find-lr", f"{tmp_path}/own.py:objects", "--batch-sizes", 8, 16, "--steps", 4]
+    found = result(*words)
+    assert [row["batch"] for row in found["rates"]] == [8, 16]
+    assert all(row["loss_after"] < row["loss_before"] for row in found["rates"])
+    assert found["now"] == {"batch": 8, "lr": 0.1}
+    assert Path(found["picture"]) == tmp_path / "rates.png"
+    assert Path(found["picture"]).stat().st_size > 10_000
+    assert "take" in shoal(*words).out
+    path = write_graph(planted_graph(n=90, classes=3, dim=6), tmp_path / "g.npz")
+    sizes = ["--batch-size", 16, "--fanouts", 2, "--hidden", 8, "--steps", 2, "--keep-resume"]
+    result("train", "nodes", path, *sizes, "--out", tmp_path / "run")
+    found = result("find-lr", tmp_path / "run", "--steps", 2)
+    assert found["now"]["batch"] == 16 and len(found["rates"]) == 1
+    xc.write(planted_labels(n=60, n_labels=16), tmp_path / "planted")
+    sizes = ["--dim", 8, "--steps", 1, "--valid", 0, "--batch-size", 12, "--cluster-size", 4]
+    result("train", "labels", tmp_path / "planted", *sizes, "--out", tmp_path / "labels")
+    refused = shoal("find-lr", tmp_path / "labels")
+    assert refused.refused and "expected a run with frozen rows" in refused.err
 
 
 def test_objects_by_name_and_in_order_are_the_same(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ VERBS: dict[str, tuple[Any, Any]] = {
     "serve": (use.Serve, use.serve),
     "export": (use.Export, use.export),
     "add": (use.Add, use.add),
+    "find-lr": (parts.FindLr, parts.find_lr),
     "spectrum": (parts.Spectrum, parts.spectrum),
     "plan": (parts.Plan, parts.plan),
     "gather": (parts.Gather, parts.gather),

@@ -1,4 +1,4 @@
-"""``shoal plan``, ``gather``, ``spectrum``: where rows lie, how fast they come, how far to step."""
+"""``shoal plan``, ``gather``, ``spectrum``, ``find-lr``: where rows lie, how far to step."""
 
 from __future__ import annotations
 
@@ -98,8 +98,24 @@ class Spectrum(Common):
     """Random vectors for trace and noise."""
     max_batches: int = 32
     """Batches of the loader that are measured."""
-    trial_steps: int = 0
-    """Steps of each trial run at 0.5, 1, 2 and 4 times the advice; none by default."""
+    seed: int = 0
+    """Seed of all random numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindLr(Common):
+    """Find the learning rate that trains best, by short trial runs: table and picture."""
+
+    source: Source
+    """Folder of a run, or file.py:function, which returns model, loss_fn, loader, optimizer."""
+    batch_sizes: Annotated[tuple[int, ...], tyro.conf.arg(help_behavior_hint="")] = ()
+    """Samples that a step averages over, multiples of the loader's; the loader's own by default."""
+    steps: int = 25
+    """Steps of the shortest trial runs; those that decide are four times as long."""
+    out: File = None
+    """Folder for rates.png; beside the source by default."""
+    device: str = "auto"
+    """Where a run's model trains: auto (the strongest that works), cpu, cuda, cuda:1, mps."""
     seed: int = 0
     """Seed of all random numbers."""
 
@@ -127,3 +143,10 @@ def spectrum(asked: Spectrum) -> dict[str, Any]:
     from shoal.cli.spectrum import measure
 
     return measure(asked)
+
+
+def find_lr(asked: FindLr) -> dict[str, Any]:
+    """Run ``shoal find-lr``."""
+    from shoal.cli.find_lr import search
+
+    return search(asked)

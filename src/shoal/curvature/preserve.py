@@ -41,9 +41,7 @@ def preserve_state(model: nn.Module, loader: Any, mode: Mode, seed: int) -> Iter
     """
     expect(mode in ("eval", "train"), "mode", '"eval" or "train"', mode, "choose one")
     with ExitStack() as stack:
-        stack.enter_context(_random_kept())
-        stack.enter_context(_stream_kept(loader))
-        stack.enter_context(_modes_kept(model))
+        stack.enter_context(nothing_drawn(model, loader))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast("cpu", enabled=False))
@@ -51,6 +49,16 @@ def preserve_state(model: nn.Module, loader: Any, mode: Mode, seed: int) -> Iter
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         reseed(seed)
         model.train(mode == "train")
+        yield
+
+
+@contextmanager
+def nothing_drawn(model: nn.Module, loader: Any) -> Iterator[None]:
+    """Random states, the stream's position and modules' modes come back at the end.
+
+    Within, batch normalization keeps no running statistics.
+    """
+    with _random_kept(), _stream_kept(loader), _modes_kept(model):
         yield
 
 

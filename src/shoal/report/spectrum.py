@@ -1,4 +1,4 @@
-"""The picture of a spectrum: density with outliers, batch against full, step sizes, trial runs.
+"""The picture of a spectrum: density with outliers, batch against full, step sizes.
 
 Needs matplotlib, the extra ``plot``. Nothing is computed here but by the functions of
 :mod:`shoal.curvature` and :mod:`shoal.step`.
@@ -16,11 +16,10 @@ from shoal.core.distribution import require
 from shoal.core.errors import fail
 from shoal.curvature.batch_spectra import additive, batch_factor
 from shoal.curvature.spectrum import Spectrum, smoothed
+from shoal.step.picture import BLUE, GREEN, GREY, ORANGE, RED
 from shoal.step.rules import Rates
 from shoal.step.size import StepSize
-from shoal.step.trial_runs import TrialRuns
 
-BLUE, ORANGE, GREEN, RED, GREY = "#1f6fb4", "#d9730d", "#2c8a4b", "#c23b3b", "#777777"
 # residuals of this share of λ₁ and less: a Ritz value that stands for an eigenvalue
 _SETTLED = 0.01
 # and of this share of λ₁ and more: one that is drawn
@@ -32,16 +31,14 @@ def picture(
     spectrum: Spectrum,
     plans: Sequence[StepSize] = (),
     known: Sequence[tuple[int, Rates]] = (),
-    found: TrialRuns | None = None,
 ) -> Path:
-    """Draw what is there, in up to four panels.
+    """Draw what is there, in up to three panels.
 
     Args:
         path: .png, .svg or .pdf.
         spectrum: density and outliers; batch against full, where noise was measured.
         plans: absolute advice by growing batch size.
         known: rates by every rule from a known one, by growing batch size.
-        found: trial runs.
 
     Raises:
         InputError: if matplotlib is not installed or the file cannot be written.
@@ -50,12 +47,11 @@ def picture(
     panels = [_density]
     panels += [_batches] if spectrum.noise.batches > 1 else []
     panels += [_rates] if plans or known else []
-    panels += [_trial_runs] if found is not None else []
     across, down = min(len(panels), 2), -(-len(panels) // 2)
     figure = library.Figure(figsize=(5.2 * across, 3.9 * down), dpi=130)
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(down, across, i + 1)
-        panel(axes, spectrum, plans, known, found)
+        panel(axes, spectrum, plans, known)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=7)
         axes.tick_params(labelsize=8)
@@ -116,7 +112,6 @@ def _rates(
     spectrum: Spectrum,
     plans: Sequence[StepSize],
     known: Sequence[tuple[int, Rates]],
-    _: Any,
 ) -> None:
     """Step sizes over batch sizes, the regimes shaded."""
     sizes = [plan.batch_size for plan in plans] or [b for b, _ in known]
@@ -149,22 +144,6 @@ def _rates(
     axes.set_xlabel("batch size", fontsize=8)
     axes.set_ylabel("learning rate", fontsize=8)
     axes.set_title("noise limits left of the critical batch, curvature right", fontsize=9)
-
-
-def _trial_runs(axes: Any, spectrum: Spectrum, plans: Any, known: Any, found: Any) -> None:
-    """Loss after a trial run over its rate, beside what was predicted."""
-    plan = found.plan
-    axes.axvspan(plan.safe, plan.edge, color=BLUE, alpha=0.15, lw=0, label="safe to edge")
-    before = found.runs[0].before
-    for run in found.runs:
-        color, mark = (GREEN, "o") if run.held else (RED, "x")
-        axes.plot([run.lr], [min(run.after, 4 * before)], mark, color=color)
-    axes.axhline(before, color=GREY, ls="--", lw=0.8, label="loss before")
-    axes.set_xscale("log", base=2)
-    axes.set_xlabel(f"learning rate at batch size {plan.batch_size}", fontsize=8)
-    axes.set_ylabel("loss after the run, at most 4 times before", fontsize=8)
-    word = "confirmed" if found.confirmed else "not confirmed"
-    axes.set_title(f"trial runs: advice of {plan.safe:.3g} {word}", fontsize=9)
 
 
 def _name(spectrum: Spectrum) -> str:

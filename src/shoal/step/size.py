@@ -9,7 +9,7 @@ c + tr Σ/min(L, L₀ − L) (:func:`~shoal.curvature.stability.with_gradient_no
 shall not lengthen the step: λ₁/2 in place of λ₁/(2(1 + B)), since no net that was measured held a
 longer one with momentum than without (docs/results/steps.md). The edge is twice the stable rate,
 where a net without noise still catapults into a flatter place (4/λ₁; Lewkowycz et al., 2003.02218).
-Where training really ends depends on the net: :func:`~shoal.step.trial_runs.trial_runs` tries.
+Where training really ends depends on the net: :func:`~shoal.step.find_lr.find_lr` tries.
 """
 
 from __future__ import annotations
