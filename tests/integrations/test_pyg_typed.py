@@ -374,7 +374,8 @@ def test_pygs_own_loaders_and_counts_take_the_sampler() -> None:
     from torch_geometric.sampler import NumNeighbors
 
     data = shop()
-    sampler = PygSampler(data, NumNeighbors({BUYS: [1, 0]}, default=[0, 2]))
+    # PyG learns that it is one of its samplers where it is made
+    sampler: Any = PygSampler(data, NumNeighbors({BUYS: [1, 0]}, default=[0, 2]))
     for batch in NodeLoader(data, sampler, ("item", None), batch_size=10):
         check(batch, data)
         assert batch[BUYS].edge_index[1].bincount().max() == 1
@@ -383,12 +384,13 @@ def test_pygs_own_loaders_and_counts_take_the_sampler() -> None:
 
 def test_both_ways_on_one_type() -> None:
     """Sampled edges and their reverses, each once, with the ids of those that were drawn."""
-    data = Data(edge_index=torch.randint(50, (2, 300), generator=seeded()), num_nodes=50)
+    edge_index = torch.randint(50, (2, 300), generator=seeded())
+    data = Data(edge_index=edge_index, num_nodes=50)
     for batch in NeighborLoader(data, [3, 2], batch_size=20, subgraph_type="bidirectional"):
         pairs = batch.edge_index.unique(dim=1)
         assert pairs.shape == batch.edge_index.shape
         assert torch.equal(pairs, batch.edge_index.flip(0).unique(dim=1))
-        drawn = data.edge_index[:, batch.e_id]
+        drawn = edge_index[:, batch.e_id]
         ends = batch.n_id[batch.edge_index]
         assert ((ends == drawn) | (ends.flip(0) == drawn)).all()
 
