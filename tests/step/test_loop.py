@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim import lr_scheduler
 
+from shoal.step.find_lr import find_lr
 from shoal.step.learner import StepLearner
 from shoal.step.loop import LoopLearner, spectral_learner
 
@@ -154,7 +155,12 @@ def _replica(rank: int, folder: str) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     learner = spectral_learner(model, cross_entropy, optimizer, warmup=10)
     rates = train(model, optimizer, learner, 60, rank)
-    torch.save((net.state_dict(), rates, learner.range_test.step), Path(folder, f"{rank}.pt"))
+    state = copy.deepcopy(net.state_dict())
+    loader = [batch_of(step, rank) for step in range(8)]
+    found = find_lr(model, cross_entropy, loader, optimizer, steps=3)
+    assert all(torch.equal(x, state[name]) for name, x in net.state_dict().items())
+    kept = (state, rates, learner.range_test.step, found.lr | {0: found.found[0].best.after})
+    torch.save(kept, Path(folder, f"{rank}.pt"))
     torch.distributed.destroy_process_group()
 
 
@@ -166,7 +172,10 @@ def test_replicas_stay_equal_bit_for_bit(tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         (tmp_path / "port").write_text(str(probe.getsockname()[1]))
     torch.multiprocessing.spawn(_replica, (str(tmp_path),), nprocs=2)
-    (a, rates, test), (b, others, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    (a, rates, test, one), (b, others, _, two) = (
+        torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)
+    )
+    assert one == two and one[128] > 0
     assert rates == others and len(set(rates)) > 20 and test > 20
     assert all(torch.equal(a[name], b[name]) for name in a)
 
