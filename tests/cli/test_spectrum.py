@@ -61,7 +61,7 @@ def test_a_run_is_measured_and_left_alone(tmp_path: Path) -> None:
 def test_a_run_on_labels_is_measured(tmp_path: Path) -> None:
     """The encoder's rows, in the batches that the run was trained with."""
     xc.write(planted_labels(n=60, n_labels=16), tmp_path / "planted")
-    sizes = ["--batch-size", 12, "--cluster-size", 4, "--dim", 8, "--steps", 4]
+    sizes = ["--batch-size", 12, "--cluster-size", 4, "--dim", 8, "--steps", 4, "--valid", 0.5]
     words = [tmp_path / "planted", *sizes, "--out", tmp_path / "run", "--keep-resume"]
     result("train", "labels", *words)
     found = result("spectrum", tmp_path / "run", *QUICK)

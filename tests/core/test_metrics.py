@@ -169,6 +169,8 @@ def test_bad_input_is_named() -> None:
         evaluate(torch.tensor([[0, 1], [2, 2]]), truth, weight, (1,))
     with pytest.raises(InputError, match=r"top: expected ids in \[-1, 3\), got 3"):
         evaluate(torch.tensor([[0, 1], [3, 2]]), truth, weight, (1,))
+    with pytest.raises(InputError, match=r"top: expected ids in \[-1, 3\), got -2"):
+        evaluate(torch.tensor([[0, 1], [-2, 2]]), truth, weight, (1,))
     with pytest.raises(InputError, match="top: expected label ids"):
         evaluate(good.float(), truth, weight, (1,))
     with pytest.raises(InputError, match="ks: expected at most 2 predictions, got 3"):

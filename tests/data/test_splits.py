@@ -37,6 +37,15 @@ def test_rows_may_come_go_and_move(old, new, random, seed) -> None:
     assert all(held == before[text] for text, held in sides(left, seed).items())
 
 
+def test_a_digest_at_a_bound_is_of_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts share no digest and leave none out, the lowest and the highest of all included."""
+    bounds = [-(2**63), -(2**62), 0, 2**62, 2**63 - 1]
+    found = torch.tensor([*bounds, *(x - 1 for x in bounds[1:])])
+    monkeypatch.setattr("shoal.data.splits.digests", lambda texts, key="": found)
+    parts = [held_out(Texts.of(["a"]), 0.25, seed=0, part=i).int() for i in range(4)]
+    assert sum(parts).tolist() == [1] * 9 and parts[1].tolist() == [0, 1, 0, 0, 0, 0, 1, 0, 0]
+
+
 @given(many, st.integers(0, 3))
 def test_labels_and_names_do_not_matter(texts, seed) -> None:
     """Correcting labels, uids or where a title ends moves nothing: the text alone decides."""

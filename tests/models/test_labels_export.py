@@ -70,7 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, parts in KINDS.items():
         given = {"batches": shoal.Clustered(60, 6), "device": "cpu"} | parts(bert)
         model = shoal.LabelModel(**given)
-        valid = 0.5 if name == "ensemble" else 0.0
+        valid = DATA.test if name == "ensemble" else 0.0
         model.fit(DATA, valid=valid, steps=8, out=folder / "runs" / name)
         model.export(folder / f"{name}-out", documents=DATA.test.texts)
     return folder

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shoal.core.decisions import calibration_error, macro_f1
 from shoal.core.errors import InputError
-from shoal.rank.calibration import Calibration, Thresholds, kept
+from shoal.rank.calibration import _RIDGE, Calibration, Thresholds, _logistic, kept
 from shoal.rank.ensemble import Candidates, TrainedNetwork, Weights
 from shoal.rank.evaluate import calibration
 
@@ -56,6 +56,18 @@ def test_probabilities_rise_with_logits(n: int, seed: int) -> None:
     p = Calibration.fit(z.masked_fill(~real, -torch.inf), true, real).probabilities(z)
     assert bool((p.gather(1, z.argsort(1)).diff(dim=1) >= 0).all())
     assert bool(((p >= 0) & (p <= 1)).all())
+
+
+@given(st.integers(1, 30), st.integers(0, 99))
+def test_little_data_lean_to_where_they_begin(n: int, seed: int) -> None:
+    """What comes out has no gradient: of the logistic loss, and of the pull to the beginning."""
+    g = torch.Generator().manual_seed(seed)
+    x, start = torch.randn(n, 2, generator=g).double(), torch.tensor([3.0, -3.0]).double()
+    true = torch.rand(n, generator=g) < 0.5
+    scale = x.abs().mean(0)
+    x, weight = x / scale, _logistic(x, true, start) * scale
+    pull = _RIDGE * (weight - start * scale)
+    assert (x.T @ ((x @ weight).sigmoid() - true.double()) + pull).abs().max() < 1e-6
 
 
 def test_a_query_without_candidates_states_nothing() -> None:

@@ -282,6 +282,9 @@ def test_bad_input_is_refused() -> None:
         ShortlistSampler(labels, positives=0)
     with pytest.raises(InputError, match="extra: expected at least 0, got -1"):
         ShortlistSampler(labels, extra=-1)
+    with pytest.raises(InputError, match="labels: expected some columns"):
+        ShortlistSampler(Csr.from_lists([[]], 0))
+    assert ShortlistSampler(Csr.from_lists([[0]], 1))(torch.tensor([0]), gen)[0].src.tolist() == [0]
 
 
 @pytest.mark.slow

@@ -162,6 +162,16 @@ def test_bank_holds_the_latest_directions() -> None:
     assert not bank.rows.requires_grad
 
 
+def test_clusters_of_two_are_twins_and_of_one_are_examples() -> None:
+    """The smallest sizes: equal examples stand together; alone all are as they were."""
+    sampler = ClusterBatchSampler(4, 4, 2, seed=0)
+    sampler.refresh(torch.eye(2).repeat(2, 1))
+    assert sorted(map(sorted, sampler.order.view(2, 2).tolist())) == [[0, 2], [1, 3]]
+    sampler = ClusterBatchSampler(8, 4, 1, seed=0)
+    sampler.refresh(torch.eye(8))
+    assert sampler.order.tolist() == list(range(8))
+
+
 def test_bank_state_round_trip() -> None:
     """A bank that loads another's state refreshes a sampler to the same clusters."""
     bank, other = EmbeddingBank(40, 6), EmbeddingBank(40, 6)

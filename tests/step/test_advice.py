@@ -44,6 +44,13 @@ def test_the_law_by_hand() -> None:
     assert "critical batch 15" in plan.explain() and "safe" in plan.explain()
 
 
+def test_a_loss_in_smaller_units_allows_a_larger_rate() -> None:
+    """A thousandth of the curvature, its trace and its noise: a thousand times the rate."""
+    small = known_spectrum(lam=2e-3, trace=4e-3, c=10e-3)
+    one, two = (learning_rate(x, 10, "sgd") for x in (known_spectrum(), small))
+    assert two.safe == pytest.approx(1e3 * one.safe) and two.edge == pytest.approx(1e3 * one.edge)
+
+
 def test_gradient_noise_lowers_what_is_safe_alone() -> None:
     """tr Σ/L = 20/2 doubles c = 10 for the safe rate; edge and critical batch keep to stability."""
     plan = learning_rate(with_gradient_noise(20.0, loss=2.0), 10, "sgd")
