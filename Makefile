@@ -26,7 +26,7 @@ test: setup ## the suite, on the CPU; outside data is used where SHOAL_DATA name
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
 test-slow: setup ## checks that need outside data or minutes
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --hypothesis-profile thorough
 
 test-gpu: setup ## checks that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
@@ -42,7 +42,7 @@ test-extras: ## the suite with every optional package, and the tests that need t
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/pip install --quiet $(INDEX) --editable '.[all,dev]' --constraint constraints/cpu.txt
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-extras/bin/python -m pytest -q -n auto --maxprocesses 8 \
-	  -m 'not slow and not gpu and not browser'
+	  -m 'not slow and not gpu and not browser' --hypothesis-profile thorough
 
 test-lowest: ## the suite at every lower bound of pyproject.toml, in an environment of its own
 	$(PYTHON) -m venv .venv-lowest

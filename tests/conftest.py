@@ -14,8 +14,10 @@ from hypothesis import settings
 
 WHOLE = {"tests", "cli", "integrations", "models", "serve"}
 
-settings.register_profile("shoal", deadline=None, derandomize=True, max_examples=50)
-settings.load_profile("shoal")
+# make test tries the first of those examples that --hypothesis-profile thorough tries
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=15)
+settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("quick")
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels run on the CPU

@@ -164,6 +164,7 @@ def test_names_of_verbs_and_flags_are_the_commands_own() -> None:
         "plan",
         "gather",
         "spectrum",
+        "find-lr",
         "info",
         "completion",
     }

@@ -97,7 +97,8 @@ def test_a_killed_export_leaves_the_old_one_or_the_new(
     assert told["left"] == ["out"]
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=SLOW)])
+@pytest.mark.slow  # each write is file_aside or folder_aside, which the exports' kills try
+@pytest.mark.parametrize("kills", [1, 8])
 def test_a_killed_command_leaves_what_was_there_or_all_of_its_own(
     world: Path, tmp_path: Path, kills: int
 ) -> None:

@@ -465,6 +465,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow  # tests/test_faults.py kills training, too
 def test_killed_process_resumes_to_the_same_numbers(world: Path, tmp_path: Path) -> None:
     """Killed in step 7, a run goes on from step 6's checkpoint and ends as if nothing had been.
 

@@ -73,6 +73,7 @@ def test_training_beats_the_random_transformer(bert: str) -> None:
     assert result.test["P@1"] > untrained["P@1"] + 8
 
 
+@pytest.mark.slow
 def test_a_fresh_process_opens_every_kind(trained: dict[str, Path], tmp_path: Path) -> None:
     """Elsewhere, the encoder's own folder not needed, a tree as well: the same bits."""
     combined: dict[str, Any] = {

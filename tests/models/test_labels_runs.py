@@ -75,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("step", [1, 6])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_stopped_in_the_encoder_and_resumed(whole: Path, tmp_path: Path, step: int) -> None:
     """In the first epoch and after a refresh: the same model in the end, bit for bit."""
     out = tmp_path / "run"

@@ -113,6 +113,7 @@ def asked_slowly(child: subprocess.Popen[str], url: str) -> tuple[threading.Thre
     return thread, answers
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_answers_the_same(run: Path, labeler: LabelModel) -> None:
     """After kill -9 in a request the same port serves the same bytes; SIGTERM ends it with 0.
 

@@ -136,6 +136,7 @@ def command(source: Path, *more: str) -> list[str]:
     return ["-m", "shoal", "train", "labels", str(source), "--batch-size", "64", *more]
 
 
+@pytest.mark.slow
 def test_the_command_trains_in_two_processes(tmp_path: Path) -> None:
     """One of them writes and speaks; what it writes opens like any model, at the same metrics."""
     source = write_table(tmp_path)

@@ -179,7 +179,7 @@ def find_lr(
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         >>> half_square = lambda outputs, targets: (outputs - targets).square().mean() / 2
         >>> found = find_lr(model, half_square, loader, optimizer)
-        >>> 0.5 < found.lr[4] < found.edge[4] < 5
+        >>> 0.5 < found.lr[4] <= found.edge[4] < 5
         True
     """
     expect_positive("steps", steps)
