@@ -48,7 +48,17 @@ def test_spaces_join_where_words_are_labels_themselves() -> None:
     """Nine of ten words must be labels, or one label another in another order."""
     single = [f"w{i}" for i in range(9)]
     pairs = ["w0 w1", "w2 w3", "w4 w5", "w6 w7", "w8 x0"]
-    assert joined_by([*single, *pairs]) == (" ", 5)
-    assert joined_by([*single, *pairs, "w0 x1"]) is None
-    assert joined_by(["red blue", "blue red", "old"]) == (" ", 2)
-    assert joined_by(["red blue", "old hat"]) is None
+    assert joined_by([*single, *pairs], 99) == (" ", 5)
+    assert joined_by([*single, *pairs, "w0 x1"], 99) is None
+    assert joined_by(["red blue", "blue red", "old"], 99) == (" ", 2)
+    assert joined_by(["red blue", "old hat"], 99) is None
+
+
+@pytest.mark.parametrize("between", [";", ", ", "::", "\n"])
+def test_lists_of_labels_that_hardly_recur_are_noticed(between: str) -> None:
+    """In a small table with many labels no part of a list occurs twice."""
+    cells = [between.join(f"a long label {i}{k}" for k in "ab") for i in range(30)]
+    assert joined_by(cells, len(cells)) == (between.strip(" "), 30)
+    many = joined_by(cells, 20 * len(cells))
+    assert many is None if between == ", " else many == (between, 30)
+    assert joined_by([*cells[:3], *(f"x {i}" for i in range(30))], 33) is None

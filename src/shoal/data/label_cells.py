@@ -31,8 +31,9 @@ _ITEM = re.compile(rf"{_STRING}|[^\s,'\"][^,'\"]*", re.DOTALL)
 _FORMS = {"[": (_STRINGS, _WORDS), "{": (_STRINGS, _EITHER), "(": (_STRINGS,)}
 _NOTHING = {"", "None", "nan", "NaN", "null"}
 _TAGS = re.compile(r"(?:<[^<>]+>)+")
-# what is found between labels where it does not belong to one
-_BETWEEN = (";", ",", " / ", " & ", " + ", "\n", "\t", "::", "#", "/", "\\")
+# what is found between labels where it does not belong to one; the first ones hardly ever do
+_HARDLY = (";", "\n", "\t", "::")
+_BETWEEN = (*_HARDLY, ",", " / ", " & ", " + ", "#", "/", "\\")
 
 
 def split_cells(cells: Sequence[str], separator: str | None) -> dict[str, list[str]]:
@@ -112,24 +113,31 @@ def _unquoted(word: str) -> str:
         return word[1:-1]
 
 
-def joined_by(labels: Sequence[str]) -> tuple[str, int] | None:
+def joined_by(labels: Sequence[str], cells: int) -> tuple[str, int] | None:
     """What seems to join several labels into one, and how many of `labels` have it.
 
-    It does where most of what stands between occurs in several of them.
+    A semicolon, a line's end, a tab or ``::`` does. Anything else does where most of what stands
+    between occurs in several labels, and a comma where nearly every cell has a label of its own,
+    so that nothing could recur.
 
     Args:
         labels: all different.
+        cells: that these labels were found in.
 
     Example:
-        >>> joined_by(["ships;cats", "dogs;ships", "cats;dogs", "birds"])
-        (';', 3)
-        >>> joined_by(["Clothing, Shoes & Jewelry", "Home, Garden & Pets", "Toys"]) is None
-        True
+        >>> joined_by(["ships, cats", "dogs, ships", "cats, dogs", "birds"], cells=40)
+        (',', 3)
+        >>> joined_by(["Clothing, Shoes & Jewelry", "Home, Garden & Pets", "Toys"], cells=40)
+        >>> joined_by(["old ships; fishing", "dogs; wages of women", "painting"], cells=3)
+        (';', 2)
     """
+    apart = 10 * len(labels) > 9 * cells
     for between in _BETWEEN:
         joined = [label for label in labels if between in label.strip(between)]
         if len(joined) < 2 or 10 * len(joined) < len(labels):
             continue
+        if between in _HARDLY or (apart and between == "," and 4 * len(joined) > len(labels)):
+            return between, len(joined)
         times = Counter(part for label in labels for part in _parts(label, between))
         parts = [part for label in joined for part in _parts(label, between)]
         if 2 * sum(times[part] > 1 for part in parts) > len(parts):

@@ -463,15 +463,15 @@ def label_data(
     expect(rows_found == n, "labels", f"{n}, one per text", rows_found, "pass as many as texts")
     expect(len(names) > 0, "labels", "at least one label", "none", "name the labels of some text")
     if label_names is None and matrix.nnz == n:
-        _say_joined(names)
+        _say_joined(names, n)
     if documents.features is None:
         _say_repeated(documents, matrix)
     return LabelData.unsplit(name, Examples.of(documents, matrix), Texts.of(names, names))
 
 
-def _say_joined(names: list[str]) -> None:
+def _say_joined(names: list[str], texts: int) -> None:
     """Log labels, one a text, that look like several."""
-    joined, lists = joined_by(names), sum(map(is_list, names))
+    joined, lists = joined_by(names, texts), sum(map(is_list, names))
     count, how = (lists, "are lists as text") if lists else (joined[1] if joined else 0, "hold")
     how += "" if lists or joined is None else f" {joined[0]!r}, as if they were several"
     if count:

@@ -308,7 +308,7 @@ def _split_labels(
             _fail_labels(table, number, cell)
     if strings and table.columns.separator is None:
         alone = all(len(row) == 1 for row in rows)
-        joined = joined_by(sorted({label for row in rows for label in row}))
+        joined = joined_by(sorted({label for row in rows for label in row}), len(rows))
         if joined is not None and (alone or joined[0] == ";"):
             said = "%s: %d labels hold %r, as if they were several; pass --separator %s where it "
             said += 'separates labels, or --separator "" where it does not'
