@@ -54,6 +54,10 @@ class Result:
         test: metrics of the test examples, in per cent; empty after an interrupt.
         size: bytes of the run's folder; 0 where there is none.
         details: what else the task has to say, such as what each tier of a table served.
+
+    Example:
+        >>> print(Result(None, "steps", 30, 6.2, 0.125, {"valid_P@1": 50.0}))
+        30 steps in 6 s, loss 0.125; valid_P@1 50.00
     """
 
     folder: Path | None
@@ -65,6 +69,13 @@ class Result:
     test: dict[str, float] = field(default_factory=dict)
     size: int = 0
     details: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [f"{self.steps} steps in {self.seconds:.0f} s, loss {self.loss:.3g}"]
+        for metrics in (self.valid, self.test):
+            if metrics:
+                parts.append(", ".join(f"{name} {x:.2f}" for name, x in metrics.items()))
+        return "; ".join([*parts, *([str(self.folder)] if self.folder else [])])
 
 
 # -- devices and precision -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How models and predictions look in a notebook: small tables, whatever they hold escaped."""
+"""How models and predictions look: printed, and as small tables in a notebook, all escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TEXT, _ROWS = 80, 50  # characters of a text, and texts, that are shown
 
 
 class Answers(list[Any]):
-    """Predictions as :meth:`predict` returns them: a list, which a notebook shows as a table.
+    """Predictions as :meth:`predict` returns them: a list, printed and shown as a table.
 
     Args:
         found: the predictions of one text, or a list of them per text.
@@ -23,6 +23,8 @@ class Answers(list[Any]):
         >>> found = Answers([Prediction("n1", "a <mug>", 0.25, 0)], None, True)
         >>> found[0].label, "a &lt;mug&gt;" in found._repr_html_(), "25.0 %" in found._repr_html_()
         ('n1', True, True)
+        >>> print(found)
+         25.0 %  a <mug>
     """
 
     def __init__(
@@ -31,16 +33,23 @@ class Answers(list[Any]):
         super().__init__(found)
         self._texts, self._probabilities = texts, probabilities
 
+    def __str__(self) -> str:
+        if self._texts is None:
+            return "\n".join(f"{self._score(x):>7}  {x.title}" for x in self)
+        return "\n".join(": ".join(filter(None, row)) for row in self._rows())
+
     def _repr_html_(self) -> str:
         if self._texts is None:
             return html_table(["label", "score"], [[x.title, self._score(x)] for x in self])
+        return html_table(["text", "labels, best first"], self._rows())
+
+    def _rows(self) -> list[list[str]]:
         rows = [
             [text[:_TEXT], "; ".join(f"{x.title} ({self._score(x)})" for x in found)]
-            for text, found in zip(self._texts[:_ROWS], self, strict=False)
+            for text, found in zip(self._texts[:_ROWS] if self._texts else (), self, strict=False)
         ]
         left_out = len(self) - len(rows)
-        rows += [[f"and {left_out:,} more", ""]] if left_out else []
-        return html_table(["text", "labels, best first"], rows)
+        return [*rows, [f"and {left_out:,} more", ""]] if left_out else rows
 
     def _score(self, prediction: Any) -> str:
         score = prediction.score
