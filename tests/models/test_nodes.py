@@ -180,7 +180,8 @@ def test_simple_models_are_shown_and_pooled(tmp_path: Path, wide: bool) -> None:
     model = NodeModel(device="cpu", hidden=16)
     result = model.fit(data, steps=20, out=tmp_path / "run")
     lines = {line["model"]: line for line in result.details["compared"]}
-    assert list(lines) == ["network", "linear", "perceptron", "deep", "spread", "pool"]
+    names = ["network", "linear", "perceptron", "smoothed", "deep", "spread", "pool"]
+    assert list(lines) == names
     assert lines["pool"]["test_accuracy"] == pytest.approx(result.test["accuracy"], abs=0.006)
     assert min(line["weight"] for line in lines.values()) >= 0
     best = max(line["valid_accuracy"] for line in lines.values())

@@ -1,7 +1,8 @@
 """Strong and simple models of nodes: what a network must beat, and what an ensemble gains by.
 
 ``linear`` and ``perceptron`` read a node's features and what its neighbors show on average
-(:mod:`shoal.graph.propagate`); ``spread`` reads classes alone. Each gives log-probabilities
+(:mod:`shoal.graph.propagate`), ``smoothed`` features averaged far and wide, and ``spread`` classes
+alone. Each gives log-probabilities
 ``log p_m``; their pool is
 
     log p = Σ_m w_m log p_m + constant,    w ≥ 0 by least validation loss
@@ -20,9 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shoal.core.csr import Csr
+from shoal.core.sparse import unit
 from shoal.graph.features import words_of
 from shoal.graph.layers import Layered
-from shoal.graph.propagate import averaging, class_means, neighbor_means, spread_classes, word_means
+from shoal.graph.propagate import (
+    averaging,
+    class_means,
+    neighbor_means,
+    smoothed,
+    spread_classes,
+    word_means,
+)
 from shoal.graph.residual import Standardize
 
 FLOATS = 2**27
@@ -50,6 +59,42 @@ class LinearModel(Layered):
     def leave(self, rows: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         """Logits."""
         return self.weight(rows if self.scale is None else self.scale(rows)) + self.bias
+
+
+class SmoothedModel(Layered):
+    """A perceptron with dropout of its inputs, for rows that are averaged over many nodes.
+
+    Args:
+        in_dim: width of the rows.
+        out_dim: classes.
+        hidden: width between; that of the network on whole graphs.
+        dropout: share of inputs, and of hidden entries, that is dropped while training.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, hidden: int = 64, dropout: float = 0.5) -> None:
+        super().__init__([], nn.Identity())
+        self.scale = Standardize(in_dim)
+        first, last = nn.Linear(in_dim, hidden), nn.Linear(hidden, out_dim)
+        drop = nn.Dropout(dropout)
+        self.perceptron = nn.Sequential(drop, first, nn.ReLU(), drop, last)
+
+    def leave(self, rows: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
+        """Logits."""
+        return self.perceptron(self.scale(rows))
+
+
+def smoothed_rows(graph: Csr, features: Csr | Tensor) -> Float[Tensor, "n f"]:
+    """What the smoothed model reads: features smoothed, those of words at length one.
+
+    Args:
+        graph: row v lists the nodes that v reads.
+        features: one row per node.
+    """
+    words = words_of(features, graph.n_rows)
+    if words is not None:
+        return unit(smoothed(graph, words.to_dense().float()))
+    rows = features if isinstance(features, Tensor) else features.to_dense()
+    return smoothed(graph, rows.float())
 
 
 def inputs_of(
@@ -129,6 +174,8 @@ def pool_weights(
 ) -> Float[Tensor, " m"]:
     """The weights of least loss on some nodes, at least 0; convex, so there is one least loss.
 
+    Weights are those of scores at deviation one: one that is sure of itself is no better for that.
+
     Args:
         scores: of each model, of nodes that none of them was trained on.
         target: of these nodes.
@@ -141,7 +188,8 @@ def pool_weights(
         >>> bool(weights[0] > 1), float(weights[1])
         (True, 0.0)
     """
-    stacked = torch.stack([x.double() for x in scores])
+    deviation = torch.stack([x.double().std() for x in scores]).clamp(min=_LEAST)
+    stacked = torch.stack([x.double() for x in scores]) / deviation[:, None, None]
     weights = torch.full((len(scores),), 1 / len(scores), dtype=torch.float64)
     step = 1.0
     loss, slope = _loss(stacked, weights, target)
@@ -156,7 +204,7 @@ def pool_weights(
                 break
         else:
             step /= 2
-    return weights.float()
+    return (weights / deviation).float()
 
 
 def _loss(stacked: Tensor, weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from shoal.graph.features import WordRows
 from shoal.graph.layers import Layered, full_graph
 from shoal.models.base import Fitting
 from shoal.models.graphs import GraphModel, flat_if, one_or_many
-from shoal.models.pool import Pool, restored, trained_pool, view_of
+from shoal.models.pool import Pool, View, restored, trained_pool
 from shoal.tasks import nodes
 from shoal.training.job import Job
 from shoal.training.run import Run
@@ -63,8 +63,9 @@ class NodeModel(GraphModel):
             well; turn it off where the classes of neighbors will never be known.
         both_ways: read edges in both directions. Otherwise a node reads along stored edges, as a
             citation is of the paper that it cites; a warning says so where most have no reverse.
-        baselines: also train a linear model and a perceptron on features and neighbor means, on a
-            whole graph a deeper network, and let classes spread along the edges. Their results
+        baselines: also train a linear model and a perceptron on features and neighbor means, one on
+            features averaged far and wide where few classes are known, on a whole graph a deeper
+            network, and let classes spread along the edges. Their results
             stand in the fit's details; predictions are the pool of all, weighed on the nodes for
             validation.
 
@@ -164,14 +165,14 @@ class NodeModel(GraphModel):
         logits = full_graph(network, graph, rows, ids)
         if self._pool is None:
             return logits
-        view = view_of(graph, features, rows, network.known)
+        view = View(graph, features, rows, network.known)
         return self._pool(logits, view, ids, self._about["several"])
 
     def _compare(self, rows: Any, fitting: Fitting, run: Run) -> dict[str, Any]:
         network, data = self._body(), self._data
         if not self.baselines or not isinstance(rows, Tensor | WordRows):  # in a file
             return {}
-        view = view_of(data.graph, data.features, rows, network.known)
+        view = View(data.graph, data.features, rows, network.known)
         whole = None in self._network_sizes()["fanouts"] and self.fanouts is None
 
         def logits(ids: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Models of nodes beside the network: trained, printed, and pooled with it where that helps.
 
 ``linear`` and ``perceptron`` read what :func:`shoal.graph.baselines.inputs_of` makes of features
-and known classes, ``deep`` is the network with twice the hops on a graph that is read as a whole,
-and ``spread`` needs no training. A network that does not beat the first two is not worth its time,
-so their results stand beside its own.
+and known classes, ``smoothed`` reads features averaged far and wide, where few classes are known;
+``deep`` is the network with twice the hops on a graph that is read as a whole, and ``spread`` needs
+no training. A network that does not beat the first two is not worth its time, so their results
+stand beside its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -26,7 +27,17 @@ from shoal.core.state import expect_weights, floats, part
 from shoal.data.nodes import NodeData
 from shoal.fetch.unified import unified
 from shoal.fetch.update import RowAdam
-from shoal.graph.baselines import LinearModel, inputs_of, log_scores, pool, pool_weights, spread
+from shoal.graph.baselines import (
+    FLOATS,
+    LinearModel,
+    SmoothedModel,
+    inputs_of,
+    log_scores,
+    pool,
+    pool_weights,
+    smoothed_rows,
+    spread,
+)
 from shoal.graph.features import WordRows, word_rows
 from shoal.graph.layers import Layered, full_graph
 from shoal.graph.residual import ResidualNetwork
@@ -36,6 +47,10 @@ from shoal.training.run import Run
 
 _HIDDEN = 128  # of the perceptron
 _LR = 0.01
+_DECAY = 5e-4  # of the weights of the smoothed model, as in its paper (docs/LOG.md)
+_FEW = 2**21  # numbers that training nodes have up to which it is trained, whatever it reads: it
+# is for few known classes, and its features are dense
+_READS = {"deep": "own", "smoothed": "smoothed"}  # rows of the view; else "inputs"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +60,12 @@ class Member:
     Attributes:
         network: without hops, or the deep one.
         table: rows of its words; None where its rows are dense.
-        deep: whether it reads the network's rows, not those of the baselines.
+        reads: which rows of a :class:`View`.
     """
 
     network: Any
     table: Tensor | None
-    deep: bool = False
+    reads: str
 
     def state(self) -> dict[str, Any]:
         """What :func:`restored` needs."""
@@ -87,7 +102,7 @@ class Pool:
         """
         found = [network]
         for member in self.members.values():
-            rows: Any = view.own if member.deep else view.inputs
+            rows: Any = getattr(view, member.reads)
             if member.table is not None:
                 words = rows.words if isinstance(rows, WordRows) else rows
                 member.network.read_words(words)
@@ -113,27 +128,32 @@ class View:
 
     Attributes:
         graph: row v lists the nodes that v reads.
+        features: of its nodes; None where they have none.
         own: rows that the network reads.
-        inputs: rows that the baselines read, dense or sparse.
         known: classes that are known; None where none are read.
     """
 
     graph: Csr
+    features: Any
     own: Any
-    inputs: Any
     known: Csr | None
 
+    @cached_property
+    def inputs(self) -> Any:
+        """Rows that the linear model and the perceptron read, dense or sparse; None for none."""
+        return inputs_of(self.graph, self.features, self.known)
 
-def view_of(graph: Csr, features: Any, rows: Any, known: Csr | None) -> View:
-    """The view of a graph.
+    @cached_property
+    def smoothed(self) -> Any:
+        """Rows that the smoothed model reads."""
+        return smoothed_rows(self.graph, self.features)
 
-    Args:
-        graph: row v lists the nodes that v reads.
-        features: of its nodes.
-        rows: that the network reads.
-        known: as in :class:`View`.
-    """
-    return View(graph, rows, inputs_of(graph, features, known), known)
+    def few(self, nodes: int) -> bool:
+        """Whether a smoothed model of so many training nodes is trained."""
+        if self.features is None:
+            return False
+        n, width = self.features.shape
+        return n * width <= FLOATS and nodes * width <= _FEW
 
 
 def trained_pool(
@@ -161,6 +181,7 @@ def trained_pool(
     """
     members, seconds = {}, {}
     makes: dict[str, Any] = {} if view.inputs is None else {"linear": None, "perceptron": None}
+    makes |= {"smoothed": None} if view.few(len(data.train)) else {}
     makes |= {} if deep is None else {"deep": deep}
     for name, make in makes.items():
         begin = time.process_time()
@@ -192,7 +213,8 @@ def _trained(
 ) -> Member:
     """One member, its best weights."""
     classes = len(data.class_names)
-    rows: Any = view.inputs if make is None else view.own
+    reads = _READS.get(name, "inputs")
+    rows: Any = getattr(view, reads)
     words = rows if isinstance(rows, Csr) else getattr(rows, "words", None)
     width = None if words is not None else rows.shape[1]
     with torch.random.fork_rng():
@@ -207,7 +229,7 @@ def _trained(
         )
         rows = WordRows(words, unified(first, RowAdam(lr=_LR)))
         network.read_words(words)
-    elif network.scale is not None:
+    elif not (reads == "smoothed" and isinstance(view.own, WordRows)):  # of length one as they are
         network.scale.measure(rows.as_subclass(Tensor))  # pyright: ignore[reportAttributeAccessIssue]
     if make is not None:
         network.read_classes(view.known)
@@ -221,6 +243,7 @@ def _trained(
         batch_size=size,
         fanouts=[None] * len(network.layers),
         lr=_LR,
+        optimizer=partial(torch.optim.Adam, weight_decay=_DECAY if name == "smoothed" else 0.0),
         seed=seed,
         valid_every=max(1, 10 * size // len(data.train)),
     )
@@ -231,12 +254,15 @@ def _trained(
     state = own.load_model()
     network.load_state_dict(state["model"])
     shutil.rmtree(folder.parent)
-    return Member(network, state.get("rows"), make is not None)
+    return Member(network, state.get("rows"), reads)
 
 
 def _baseline(name: str, width: int | None, classes: int) -> Layered:
     if name == "linear":
         return LinearModel(width, classes)
+    if name == "smoothed":
+        assert width is not None  # its rows are dense
+        return SmoothedModel(width, classes)
     return ResidualNetwork(nn.Linear, width, _HIDDEN, classes, layers=0)
 
 
@@ -267,7 +293,7 @@ def restored(state: Mapping[str, Any], deep: Callable[[], Layered], classes: int
         network: Any = make()
         network.load_state_dict(weights)
         table = None if table is None else floats(saved, "rows", None, None)
-        members[name] = Member(network, table, name == "deep")
+        members[name] = Member(network, table, _READS.get(name, "inputs"))
     found = floats(state, "weights", None)
     enough = len(found) > len(members)
     expect(enough, "weights", f"more than {len(members)}", len(found), "train the model again")

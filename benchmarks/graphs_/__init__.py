@@ -1,0 +1,1 @@
+"""What benchmarks/graphs.py measures on, and with."""
