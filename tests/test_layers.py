@@ -34,11 +34,12 @@ MAY_IMPORT = {
     "rank": ["core", "data", "fetch", "sample", "training", "text"],
     "sklearn": ("core", "data", "text", "rank", "tasks", "models"),
     "integrations": PARTS,
+    "plan": ["core", "sample", "curvature", "step"],
     "tasks": PARTS,
     "models": [*PARTS, "tasks"],
     "report": PARTS,
     "serve": [*PARTS, "models"],
-    "cli": [*PARTS, "tasks", "models", "serve", "report"],
+    "cli": [*PARTS, "tasks", "models", "serve", "report", "plan"],
 }
 # modules that are imported only by functions that need their package
 OPTIONAL = {"_triton.py": "triton", "_pyg.py": "torch_geometric"}

@@ -228,6 +228,7 @@ def verbs() -> dict[str, set[str]]:
 
     of = {name: settings for name, (settings, _) in main.VERBS.items() if name != "train"}
     of |= {f"train {name}": task.settings for name, task in train.tasks().items()}
+    of |= {f"plan {name}": settings for name, (settings, _) in main.PLANS.items()}
     return {name: set(flags(settings)) for name, settings in of.items()}
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from device_.here import GIB, Here, Row, host_rows, random_ids
-from shoal.cli.plan import link_rate
 from shoal.fetch import register
 from shoal.fetch.gather import gather_rows
 from shoal.fetch.staged import Staged
 from shoal.fetch.tiered import TieredTable
+from shoal.plan.rows import link_rate
 
 _READ_BYTES = 128 << 20  # of one measured read
 _MOST_ROWS = 2_000_000

@@ -13,13 +13,14 @@ import torch
 from shoal.cli import bandwidth
 from shoal.cli.bandwidth import gather
 from shoal.cli.parts import Gather, Plan
-from shoal.cli.plan import plan, zipf_sum
+from shoal.cli.plan import plan
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import InputError
 from shoal.data import graphs
 from shoal.data.graphs import load_nodes
 from shoal.fetch.tiered import TieredTable
+from shoal.plan.rows import zipf_sum
 from shoal.sample.expand import NeighborSampler
 from shoal.sample.touch import touch_probability
 from tests.graphs import dense, write_graph

@@ -48,6 +48,13 @@ VERBS: dict[str, tuple[Any, Any]] = {
     "completion": (info.Completion, info.completion),
 }
 
+# what `shoal plan` answers of a model; without one of these words, of a table's rows
+PLANS: dict[str, tuple[Any, Any]] = {
+    "labels": (parts.PlanLabels, parts.plan_labels),
+    "nodes": (parts.PlanNodes, parts.plan_nodes),
+    "links": (parts.PlanLinks, parts.plan_links),
+}
+
 
 def main() -> None:
     """Run the command line and exit with its status."""
@@ -136,6 +143,9 @@ def parse(name: str, words: list[str]) -> tuple[Any, Callable[[Any], dict[str, A
     if name == "train":
         return train.parse(words)
     settings, function = VERBS[name]
+    if name == "plan" and words and words[0] in PLANS:
+        (settings, function), name = PLANS[words[0]], f"plan {words[0]}"
+        words = words[1:]
     return config.parsed(settings, f"shoal {name}", words), function
 
 

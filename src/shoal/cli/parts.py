@@ -12,7 +12,7 @@ from shoal.tasks.settings import Common, File, Float, Int, Source, Text
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Common):
-    """Propose which rows of a table lie on the device, in host memory and on disk."""
+    """Say what training takes (shoal plan labels|nodes|links), or where a table's rows lie best."""
 
     source: Annotated[Text, tyro.conf.Positional, tyro.conf.arg(metavar="GRAPH")] = None
     """A graph whose batches read the rows: as in train, a saved Csr, or edges, two nodes a line."""
@@ -48,6 +48,98 @@ class Plan(Common):
     """GB/s that the processor gathers where there is no device; one core's, measured."""
     disk_iops: float = 100_000.0
     """Pages of 4 KiB per second that the disk reads, sixteen requested at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanJob(Common):
+    """What a planned job runs on, and how far it may step."""
+
+    device: Literal["h200", "h100", "a100", "rtx4090", "cpu", "measured"] = "cpu"
+    """What computes: a named profile, or this machine, measured."""
+    ranks: int = 1
+    """Processes that train together, a device each."""
+    ranks_a_host: int = 8
+    """How many of them share a host's memory."""
+    host_gib: Int = None
+    """Host memory, GiB; by default anything fits."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of products."""
+    price: Float = None
+    """Price of a device for an hour."""
+    spectrum: File = None
+    """A spectrum.json of the loss, for the largest batch that is useful."""
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
+    """Optimizer that the spectrum was measured for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanLabels(PlanJob):
+    """Say what training on texts with labels takes: memory, time, and the nearest that fits."""
+
+    examples: int
+    """Training examples."""
+    labels: int
+    """Labels that there are."""
+    tokens: float = 30.0
+    """Rows of a bag, or word pieces, per text of an example."""
+    label_tokens: Float = None
+    """Those of a label's text; as many as an example's by default."""
+    labels_an_example: float = 2.0
+    """Known labels per example."""
+    batch_size: int = 1024
+    """Examples per batch, of all processes."""
+    dim: Int = None
+    """Width of the vectors; 256 of a bag, 384 of a transformer by default."""
+    vocabulary: Int = None
+    """Rows of a bag, 90000 by default, or word pieces of a transformer, 30522."""
+    zipf: float = 1.0
+    """A bag's r-th most frequent row stands in texts in proportion to 1 / r^zipf."""
+    layers: Int = None
+    """Layers of a transformer; without it the encoder is a bag."""
+    heads: Int = None
+    """Heads of its attention; one per 64 of its width by default."""
+    inner: Int = None
+    """Width inside its layers; four times its width by default."""
+    chunk: Int = None
+    """Texts whose activations it holds at a time, by gradient caching; all by default."""
+    classifiers: bool = True
+    """Train classifiers after the encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanGraph(PlanJob):
+    """Sizes of a graph and of GraphSAGE on it."""
+
+    nodes: int
+    """Nodes of the graph."""
+    edges: int
+    """Stored entries."""
+    width: int
+    """Numbers per feature row."""
+    hidden: int = 256
+    """Width of hidden layers."""
+    fanouts: tuple[int, ...] = (15, 10)
+    """Neighbors drawn per node, one number per layer, the seeds' own first."""
+    batch_size: int = 512
+    """Seeds per batch, of all processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanNodes(PlanGraph):
+    """Say what training a classifier of nodes takes: memory, time, and the nearest that fits."""
+
+    classes: int
+    """Classes of the nodes."""
+    train: Int = None
+    """Nodes that are learned; all by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanLinks(PlanGraph):
+    """Say what training an encoder for links takes: memory, time, and the nearest that fits."""
+
+    links_a_node: Float = None
+    """Links that are learned, per node; all entries by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +219,27 @@ def plan(asked: Plan) -> dict[str, Any]:
 
     expect_device(asked.device)
     return propose(asked)
+
+
+def plan_labels(asked: PlanLabels) -> dict[str, Any]:
+    """Run ``shoal plan labels``."""
+    from shoal.cli import plan
+
+    return plan.plan_labels(asked)
+
+
+def plan_nodes(asked: PlanNodes) -> dict[str, Any]:
+    """Run ``shoal plan nodes``."""
+    from shoal.cli import plan
+
+    return plan.plan_nodes(asked)
+
+
+def plan_links(asked: PlanLinks) -> dict[str, Any]:
+    """Run ``shoal plan links``."""
+    from shoal.cli import plan
+
+    return plan.plan_links(asked)
 
 
 def gather(asked: Gather) -> dict[str, Any]:

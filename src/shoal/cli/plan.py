@@ -1,64 +1,31 @@
-"""Where a table's rows should lie, by arithmetic: what fits, what it serves, what a batch takes.
-
-Rows are sorted by how often batches read them: by the fan-out model of a graph
-(:mod:`shoal.sample.touch`), or by a Zipf law, where the r-th of n rows is read in proportion to
-``r^-s``. The hottest fill the device, the next host memory, and a file has the rest. A batch then
-takes, one tier after the other,
-
-    Σ_t  rows per batch · share_t · row bytes / rate_t
-
-with these rates: device memory and the processor's own gather are numbers to be given (``shoal
-gather`` measures them). The link's is :func:`link_rate` of rows that begin on lines, of which
-published measurements on an A100 reach 0.82 to 0.88 (4-, 188- and 256-byte rows: dmlc/dgl #6635 and
-#6645; 0.85 here). A disk gives pages of 4 KiB, ``⌈w/4096⌉`` of them a row. Assumption: nothing
-overlaps, and what is on disk is in no page cache.
-"""
+"""``shoal plan``: asks the library for a plan and prints it; :mod:`shoal.plan` computes it."""
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
-from shoal.cli.parts import Plan
+import shoal.plan
+from shoal.cli.parts import Plan, PlanGraph, PlanLabels, PlanLinks, PlanNodes
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive, fail
 from shoal.core.memory import available_bytes
+from shoal.curvature.spectrum import Spectrum
 from shoal.data.graphs import read
 from shoal.data.nodes import node_data
 from shoal.graph.features import row_width
 from shoal.models.graphs import BATCH_SIZE
-from shoal.sample.touch import touch_probability
+from shoal.plan.rows import Placement, Rates, place, reads_of_graph, zipf_reads
 
 WIDTH, TRAIN = 256, 0.1  # where nothing is known
 _GIB = 2**30
-_LINK_REACHED = 0.85
 _RATES = ("device_gbs", "link_gbs", "host_gbs", "disk_iops")
-RAW = {"gen4": 31.5e9, "gen5": 63e9}  # bytes per second of sixteen lanes of PCIe, one way
-_SECTOR, _BUS_LINE, _HEADER = 32, 128, 24  # bytes of a request on the bus
-_EXACT = 1000  # terms of a Zipf law's sum that are added up, the rest is an integral
-
-
-@dataclass(frozen=True)
-class Reads:
-    """What batches read.
-
-    Attributes:
-        n: rows of the table.
-        batch: distinct rows per batch.
-        share: the share of reads that the so many hottest rows serve, in [0, 1].
-    """
-
-    n: int
-    batch: float
-    share: Callable[[int], float]
 
 
 def plan(asked: Plan) -> dict[str, Any]:
@@ -72,36 +39,23 @@ def plan(asked: Plan) -> dict[str, Any]:
         InputError: if a number is out of range or the graph cannot be read.
     """
     _expect_numbers(asked)
+    task = None
     if asked.source:
         task, asked, graph, seeds = _known(asked.source, asked)
-        reads = reads_of_graph(graph, seeds, asked)
+        n, size = graph.n_rows, asked.batch_size or BATCH_SIZE
+        same = asked.rows in (None, n)
+        expect(same, "rows", f"the graph's {n} nodes", asked.rows, "leave it out")
+        reads = reads_of_graph(graph, seeds, asked.fanouts, size)
     else:
-        task, reads = None, zipf_reads(asked)
+        known = asked.rows is not None
+        expect(known, "source", "a graph, or --rows", "neither", "name one of them")
+        reads = zipf_reads(asked.rows or 0, asked.batch_rows, asked.zipf)
     width = WIDTH if asked.width is None else asked.width
     row = width * getattr(torch, asked.dtype).itemsize
-    device, host = _room(asked)
-    hot = min(reads.n, device // row)
-    in_memory = reads.n * row <= host
-    warm = reads.n - hot if in_memory else min(reads.n - hot, host // row)
-    counts = {"device": hot, "host": warm, "disk": reads.n - hot - warm}
-    # what is in memory has all rows, those on the device as well
-    held = counts | ({"host": reads.n} if in_memory else {})
-    seconds = {name: row_seconds(name, row, asked, with_device=device > 0) for name in counts}
-    tiers, done = Columns(), 0
-    for name, count in counts.items():
-        share = reads.share(done + count) - reads.share(done)
-        done += count
-        tiers.append(
-            {
-                "tier": name,
-                "rows": count,
-                "GiB": round(held[name] * row / _GIB, 3),
-                "reads_percent": round(100 * share, 2),
-                "ms": round(1e3 * reads.batch * share * seconds[name], 3),
-            }
-        )
-    last = "host" if in_memory else "disk"
-    command = None if task is None else _command(task, asked, counts, in_memory)
+    rates = Rates(**{name: getattr(asked, name) for name in _RATES})
+    found = place(reads, row, *_room(asked), rates)
+    tiers = _tiers(found)
+    command = None if task is None else _command(task, asked, found)
     return {
         "rows": reads.n,
         "row_bytes": row,
@@ -109,11 +63,25 @@ def plan(asked: Plan) -> dict[str, Any]:
         "rows_a_batch": round(reads.batch),
         "tiers": tiers,
         "ms_a_batch": round(sum(tier["ms"] for tier in tiers), 3),
-        f"ms_all_from_{last}": round(1e3 * reads.batch * seconds[last], 3),
+        f"ms_all_from_{found.last}": round(1e3 * reads.batch * found.seconds[found.last], 3),
         "assumed": _assumed(asked),
-        "code": _code(asked, counts, in_memory),
+        "code": _code(asked, found),
         **({} if command is None else {"command": command}),
     }
+
+
+def _tiers(found: Placement) -> Columns:
+    shares = found.shares()
+    return Columns(
+        {
+            "tier": name,
+            "rows": count,
+            "GiB": round(found.held(name) * found.row / _GIB, 3),
+            "reads_percent": round(100 * shares[name], 2),
+            "ms": round(1e3 * found.reads.batch * shares[name] * found.seconds[name], 3),
+        }
+        for name, count in found.counts.items()
+    )
 
 
 def _known(source: str, asked: Plan) -> tuple[str, Plan, Csr, Tensor]:
@@ -136,101 +104,6 @@ def _known(source: str, asked: Plan) -> tuple[str, Plan, Csr, Tensor]:
     share = round(len(seeds) / max(n, 1), 4)
     task = "nodes" if classes else "links"
     return task, replace(asked, train=share, batch_size=size, width=width), graph, seeds
-
-
-def reads_of_graph(graph: Csr, seeds: Int[Tensor, " m"], asked: Plan) -> Reads:
-    """What a neighbor sampler reads, by the fan-out model.
-
-    Raises:
-        InputError: if the batch is larger than the seeds, or `rows` is not the number of nodes.
-    """
-    n, size = graph.n_rows, asked.batch_size or BATCH_SIZE
-    same = asked.rows in (None, n)
-    expect(same, "rows", f"the graph's {n} nodes", asked.rows, "leave it out")
-    touched = touch_probability(graph, seeds, asked.fanouts, size)
-    total = float(touched.sum())
-    served = torch.cat([touched.new_zeros(1), touched.sort(descending=True).values.cumsum(0)])
-    return Reads(n, total, lambda count: float(served[count]) / total)
-
-
-def zipf_reads(asked: Plan) -> Reads:
-    """What batches read by a Zipf law.
-
-    Raises:
-        InputError: if there are no rows, or a batch has more than the table.
-    """
-    n = asked.rows
-    known = n is not None
-    expect(known, "source", "a graph, or --rows", "neither", "name one of them")
-    n = n or 0
-    expect_positive("rows", n)
-    fits = 1 <= asked.batch_rows <= n
-    expect(fits, "batch_rows", f"1 … {n}, the table's rows", asked.batch_rows, "set it")
-    total = zipf_sum(n, asked.zipf)
-    return Reads(n, float(asked.batch_rows), lambda count: zipf_sum(count, asked.zipf) / total)
-
-
-def zipf_sum(count: int, s: float) -> float:
-    """``Σ_{r=1}^{count} r^-s``: a thousand terms, and behind them the integral by the midpoints.
-
-    Example:
-        >>> zipf_sum(3, 1.0) == 1 + 1 / 2 + 1 / 3, zipf_sum(5000, 0.0)
-        (True, 5000.0)
-    """
-    exact = sum((r**-s for r in range(1, min(count, _EXACT) + 1)), 0.0)
-    if count <= _EXACT:
-        return exact
-    low, high = _EXACT + 0.5, count + 0.5
-    rest = math.log(high / low) if s == 1 else (high ** (1 - s) - low ** (1 - s)) / (1 - s)
-    return exact + rest
-
-
-def link_rate(row_bytes: int, align: int = 128, raw: float = RAW["gen5"]) -> float:
-    """Useful bytes per second at which a device reads host rows that begin at multiples of `align`.
-
-    A request on the bus carries up to a line of 128 bytes in sectors of 32, and 24 bytes of header,
-    so a row of w bytes that touches so many of each takes ``32·sectors + 24·lines`` bytes of the
-    raw rate. The model has no limit to requests in flight, which may bind below 128 bytes.
-
-    Args:
-        row_bytes: bytes per row, at least 1.
-        align: a power of two from 1 to 128: the largest that divides all rows' addresses.
-        raw: bytes per second that the bus carries, headers included.
-
-    Raises:
-        InputError: if the width or the alignment is out of range.
-
-    Example:
-        One line of four sectors and a header: 128 / (128 + 24) of the raw rate.
-
-        >>> round(link_rate(128) / 63e9, 4) == round(128 / 152, 4)
-        True
-        >>> link_rate(128, align=4) < link_rate(128)
-        True
-    """
-    expect_positive("row_bytes", row_bytes)
-    power = align in [2**i for i in range(8)]
-    expect(power, "align", "a power of two from 1 to 128", align, "pass 128 for whole lines")
-    carried = _SECTOR * _touched(row_bytes, _SECTOR, align)
-    carried += _HEADER * _touched(row_bytes, _BUS_LINE, align)
-    return raw * row_bytes / carried
-
-
-def _touched(row_bytes: int, unit: int, align: int) -> float:
-    """Mean number of units that a row touches."""
-    starts = range(0, unit, min(align, unit))
-    return sum(math.ceil((start + row_bytes) / unit) for start in starts) / len(starts)
-
-
-def row_seconds(tier: str, row: int, asked: Plan, with_device: bool) -> float:
-    """Seconds that one row of `row` bytes takes from a tier."""
-    if tier == "device":
-        return row / (1e9 * asked.device_gbs)
-    if tier == "disk":
-        return math.ceil(row / 4096) / asked.disk_iops
-    if not with_device:
-        return row / (1e9 * asked.host_gbs)
-    return row / (link_rate(row, raw=1e9 * asked.link_gbs) * _LINK_REACHED)
 
 
 def _room(asked: Plan) -> tuple[int, int]:
@@ -266,33 +139,127 @@ def _assumed(asked: Plan) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in (*names, *_RATES)}
 
 
-def _command(task: str, asked: Plan, counts: dict[str, int], in_memory: bool) -> str:
+def _command(task: str, asked: Plan, found: Placement) -> str:
     """``shoal train`` with rows where they are planned."""
     fanouts = " ".join(map(str, asked.fanouts))
     words = [f"shoal train {task}", shlex.quote(str(asked.source))]
     words.append(f"--batch-size {asked.batch_size} --fanouts {fanouts}")
-    if counts["device"]:
-        words.append(f"--device {_device(asked)} --device-rows {counts['device']}")
-    if not in_memory:
-        words.append(f"--host-rows {counts['host']}")
+    if found.counts["device"]:
+        words.append(f"--device {_device(asked)} --device-rows {found.counts['device']}")
+    if not found.in_memory:
+        words.append(f"--host-rows {found.counts['host']}")
     return " ".join(words)
 
 
-def _code(asked: Plan, counts: dict[str, int], in_memory: bool) -> list[str]:
+def _code(asked: Plan, found: Placement) -> list[str]:
     """The lines that make such a table; `rows`, `graph` and `train` are the user's."""
-    if in_memory and counts["device"] == 0:
+    if found.in_memory and found.counts["device"] == 0:
         return ["table = shoal.unified(rows)"]
-    parts, lines = ["rows" if in_memory else '"rows.npy"'], []
+    parts, lines = ["rows" if found.in_memory else '"rows.npy"'], []
     if asked.source:
         sizes = f"{list(asked.fanouts)}, {asked.batch_size}"
         lines.append(f"scores = shoal.touch_probability(graph, train, {sizes})")
         parts.append("scores")
-    if counts["device"]:
-        parts.append(f'device_rows={counts["device"]}, device="{_device(asked)}"')
-    if counts["host"] and not in_memory:
-        parts.append(f"host_rows={counts['host']}")
+    if found.counts["device"]:
+        parts.append(f'device_rows={found.counts["device"]}, device="{_device(asked)}"')
+    if found.counts["host"] and not found.in_memory:
+        parts.append(f"host_rows={found.counts['host']}")
     return [*lines, f"table = shoal.TieredTable({', '.join(parts)})"]
 
 
 def _device(asked: Plan) -> str:
     return asked.device if asked.device != "cpu" else "cuda"
+
+
+# -- a model -------------------------------------------------------------------------------------
+
+
+def plan_labels(asked: PlanLabels) -> dict[str, Any]:
+    """Run ``shoal plan labels``.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    bag = asked.layers is None
+    for name in ("heads", "inner", "chunk") if bag else ():
+        given = getattr(asked, name)
+        expect(given is None, name, "--layers, as it is a transformer's", "none", "pass both")
+    dim = asked.dim or (256 if bag else 384)
+    if bag:
+        encoder = shoal.plan.Bag(asked.vocabulary or 3 * 30_000, dim, asked.zipf)
+    else:
+        sizes = {name: getattr(asked, name) for name in ("inner", "vocabulary", "chunk")}
+        given = {name: value for name, value in sizes.items() if value is not None}
+        heads = asked.heads or max(dim // 64, 1)
+        encoder = shoal.plan.Transformer(asked.layers or 1, dim, heads, **given)
+    return shoal.plan.labels(
+        asked.examples,
+        asked.labels,
+        encoder=encoder,
+        tokens=asked.tokens,
+        label_tokens=asked.label_tokens,
+        labels_an_example=asked.labels_an_example,
+        batch_size=asked.batch_size,
+        classifiers=asked.classifiers,
+        machine=_machine(asked),
+        spectrum=_spectrum(asked),
+        optimizer=asked.optimizer,
+    ).facts()
+
+
+def plan_nodes(asked: PlanNodes) -> dict[str, Any]:
+    """Run ``shoal plan nodes``.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    more = {"train": asked.train, **_of_graphs(asked)}
+    return shoal.plan.nodes(_graph(asked), asked.classes, **more).facts()
+
+
+def plan_links(asked: PlanLinks) -> dict[str, Any]:
+    """Run ``shoal plan links``.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    more = {"links_a_node": asked.links_a_node, **_of_graphs(asked)}
+    return shoal.plan.links(_graph(asked), **more).facts()
+
+
+def _graph(asked: PlanGraph) -> shoal.plan.Graph:
+    return shoal.plan.Graph(asked.nodes, asked.edges, asked.width)
+
+
+def _of_graphs(asked: PlanGraph) -> dict[str, Any]:
+    return {
+        "network": shoal.plan.Network(asked.hidden, asked.fanouts),
+        "batch_size": asked.batch_size,
+        "machine": _machine(asked),
+        "spectrum": _spectrum(asked),
+        "optimizer": asked.optimizer,
+    }
+
+
+def _machine(asked: PlanLabels | PlanGraph) -> shoal.plan.Machine:
+    machine = shoal.plan.Machine(
+        asked.device, asked.ranks, asked.ranks_a_host, asked.precision, asked.price
+    )
+    if asked.host_gib is None:
+        return machine
+    expect_positive("host_gib", asked.host_gib)
+    return replace(machine, device=replace(machine.device, host=asked.host_gib * _GIB))
+
+
+def _spectrum(asked: PlanLabels | PlanGraph) -> Spectrum | None:
+    """The spectrum of a file that ``shoal spectrum`` wrote.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if asked.spectrum is None:
+        return None
+    is_file = asked.spectrum.is_file()
+    remedy = "name the spectrum.json that shoal spectrum wrote"
+    expect(is_file, "spectrum", "a file", str(asked.spectrum), remedy)
+    return Spectrum.from_json(asked.spectrum.read_text(), str(asked.spectrum))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.cli.plan import RAW, link_rate
 from shoal.core.errors import InputError
+from shoal.plan.rows import RAW, link_rate
 
 WIDTHS = [4, 32, 64, 128, 256, 400, 512, 1024, 4096]
 ALIGNED = [4.5, 36, 46, 53, 53, 49, 53, 53, 53]  # GB/s of a Gen5 bus, rows on lines
