@@ -12,6 +12,7 @@ ASKED were listed in docs/results/plan.md before anything was fitted.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -153,7 +154,7 @@ def label_job(at: dict[str, Any], generator: torch.Generator) -> shoal.Job:
     if at["task"] == "bag":
         spec: Any = shoal.BagEncoder(dim=at["dim"])
         rows = torch.randn(v, at["dim"], generator=generator)
-        encoder: Any = Bag(None, rows, spec).trainable(tokens, "cpu")  # type: ignore[arg-type]
+        encoder: Any = Bag(range(v), rows, spec).trainable(tokens, "cpu")  # type: ignore[arg-type]
     else:
         from transformers import BertConfig, BertModel
 
@@ -178,13 +179,16 @@ def graph_job(at: dict[str, Any], generator: torch.Generator) -> shoal.Job:
     sizes = {"batch_size": at["batch"], "fanouts": fanouts}
     if at["task"] == "nodes":
         target = torch.randint(at["classes"], (n,), generator=generator)
-        every, none = torch.arange(n), torch.arange(0)
+        every = torch.arange(n)
         names = tuple(str(i) for i in range(at["classes"]))
-        data = shoal.NodeData("planted", graph, rows, target, every, none, none, names)
+        data = shoal.NodeData(
+            "planted", graph, rows, target, every[2:], every[:1], every[1:2], names
+        )
         network = shoal.Sage(at["width"], hidden, at["classes"], layers=len(fanouts))
         return nodes.build(data, network, rows, **sizes)
     pairs = torch.zeros(2, 1, dtype=torch.int64)
-    data = shoal.LinkData("planted", graph, rows, graph, pairs, pairs, graph)
+    learned, known = copy.deepcopy(graph), copy.deepcopy(graph)
+    data = shoal.LinkData("planted", graph, rows, learned, pairs, pairs, known)
     sage = shoal.Sage(at["width"], hidden, hidden, layers=len(fanouts), dropout=0.0)
     return links.build(data, shoal.LinkEncoder(sage), rows, **sizes)
 

@@ -5,7 +5,7 @@ bytes that are read and written one after the other, bytes of scattered rows, en
 samplers draw and sort on the host, and operations that are started. Two more belong to the links:
 bytes between host and device, and bytes between ranks. Nothing overlaps:
 
-    seconds = flops / F + streamed / S + gathered / G + entries / E + calls · c + linked / L + sent / N
+    flops / F + streamed / S + gathered / G + entries / E + calls · c + linked / L + sent / N
 """
 
 from __future__ import annotations

@@ -193,7 +193,8 @@ class _Job:
         kept, compute = self._layers(hops, widths)
         # rows in flight lie in host memory until they are handed over
         flight = Part("batches in flight", host=FLIGHT * (read * (row + 16) + 32 * entries))
-        of_links = 8 * graph.nodes + wide * self.links * graph.nodes if self.links else 0
+        # learned links, and those that are known, which validation leaves out
+        of_links = 2 * graph.nodes * (8 + wide * self.links) if self.links else 0
         parts = (
             Part("feature rows", host=graph.nodes * row),
             Part("graph", host=8 * graph.nodes + wide * graph.edges + of_links),
@@ -229,8 +230,8 @@ class _Job:
         backward, but that of the first layer's rows, which are not trained.
         """
         kept, flops, gathered, streamed = 0.0, 0.0, 0.0, 0.0
-        # the first layer makes the outermost hop but one
-        for k, ((made, drawn), (m, n)) in enumerate(zip(self._layer_sizes(hops), pairwise(widths))):
+        sizes = zip(self._layer_sizes(hops), pairwise(widths), strict=True)
+        for k, ((made, drawn), (m, n)) in enumerate(sizes):
             passes = 2 if k == 0 else 3
             flops += passes * 2 * 2 * made * m * n
             gathered += NUMBER * drawn * m * (1 if k == 0 else 2)
