@@ -200,6 +200,8 @@ def wrong_subcommand(words: list[str], flags: set[str]) -> str | None:
         task = words[1] if len(words) > 1 else ""
         of_file = not task or task.startswith("-") or ":" in task  # --config names the task
         verb = "train labels" if of_file else f"train {task}"
+    elif " ".join(words[:2]) in verbs():  # of a model: plan labels
+        verb = " ".join(words[:2])
     if verb in ("help", "version") or (verb in verbs() and not flags - verbs()[verb]):
         return None
     if verb not in verbs():

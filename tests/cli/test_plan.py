@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from shoal.cli import bandwidth
+from shoal import plan as library
+from shoal.cli import bandwidth, main
 from shoal.cli.bandwidth import gather
 from shoal.cli.parts import Gather, Plan
 from shoal.cli.plan import plan
@@ -176,6 +177,49 @@ def test_the_fan_out_model_is_near_the_oracle(outside_data: Path) -> None:
             table.gather(ids)
         rates.append(table.use()["device"].measured or 0)
     assert rates[0] > 0.85 * rates[1] and rates[0] > 1.2 * rates[2]
+
+
+# -- a model ------------------------------------------------------------------------------------
+
+SIZES = {
+    "labels": "--examples 1000 --labels 500",
+    "nodes": "--nodes 1000 --edges 9000 --width 16 --classes 3",
+    "links": "--nodes 1000 --edges 9000 --width 16",
+}
+
+
+def answer(words: str) -> dict[str, Any]:
+    settings, function = main.parse("plan", words.split())
+    return function(settings)
+
+
+@pytest.mark.parametrize("task", SIZES)
+def test_the_command_prints_the_librarys_plan(task: str) -> None:
+    """Its numbers are those of the library, asked for the same."""
+    found = answer(f"{task} {SIZES[task]} --device h200 --ranks 2 --price 4 --batch-size 64")
+    machine = library.Machine("h200", ranks=2, price=4.0)
+    shape = {"batch_size": 64, "machine": machine}
+    graph = library.Graph(1000, 9000, 16)
+    same = {
+        "labels": lambda: library.labels(1000, 500, encoder=library.Bag(90_000), **shape),
+        "nodes": lambda: library.nodes(graph, 3, **shape),
+        "links": lambda: library.links(graph, **shape),
+    }[task]()
+    assert found == same.facts() and found["task"] == task and found["ranks"] == 2
+
+
+def test_flags_of_a_transformer_make_one(tmp_path: Path) -> None:
+    """Layers, heads and pieces; without layers they are refused; host memory is a limit."""
+    encoder = library.Transformer(2, 128, 2, 256, vocabulary=99, chunk=8)
+    words = SIZES["labels"] + " --layers 2 --dim 128 --inner 256 --vocabulary 99 --chunk 8"
+    want = library.labels(1000, 500, encoder=encoder, classifiers=False).facts()
+    assert answer(f"labels {words} --no-classifiers") == want
+    with pytest.raises(InputError, match="chunk: expected --layers, as it is a transformer's"):
+        answer(f"labels {SIZES['labels']} --chunk 8")
+    with pytest.raises(InputError, match="spectrum: expected a file"):
+        answer(f"nodes {SIZES['nodes']} --spectrum {tmp_path / 'absent.json'}")
+    tight = answer("links --nodes 100000000 --edges 900000000 --width 16 --host-gib 1")
+    assert tight["too_small"] == "host" and not tight["fits"]
 
 
 # -- shoal gather --------------------------------------------------------------------------------

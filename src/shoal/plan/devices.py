@@ -21,6 +21,7 @@ import torch
 from shoal.core.errors import expect, expect_positive
 from shoal.core.memory import available_bytes
 
+Real = float | int
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -28,13 +29,13 @@ Precision = Literal["float32", "bfloat16"]
 class Work:
     """What a stage of a step has to do on one rank; see the module for the currencies."""
 
-    flops: float = 0.0
-    streamed: float = 0.0
-    gathered: float = 0.0
-    entries: float = 0.0
-    calls: float = 0.0
-    linked: float = 0.0
-    sent: float = 0.0
+    flops: Real = 0.0
+    streamed: Real = 0.0
+    gathered: Real = 0.0
+    entries: Real = 0.0
+    calls: Real = 0.0
+    linked: Real = 0.0
+    sent: Real = 0.0
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,18 @@ class Device:
     """
 
     name: str
-    memory: float | None
-    host: float | None
-    flops: float
-    flops_bf16: float
-    streamed: float
-    gathered: float
-    entries: float
-    call: float
-    linked: float
-    sent: float
+    memory: Real | None
+    host: Real | None
+    flops: Real
+    flops_bf16: Real
+    streamed: Real
+    gathered: Real
+    entries: Real
+    call: Real
+    linked: Real
+    sent: Real
 
-    def seconds(self, work: Work, precision: Precision = "float32") -> float:
+    def seconds(self, work: Work, precision: Precision = "float32") -> Real:
         """How long it works, one thing after the other.
 
         Example:
@@ -83,7 +84,7 @@ class Device:
 
 
 def _accelerator(
-    name: str, memory: float, flops: float, bf16: float, stream: float, link: float, sent: float
+    name: str, memory: Real, flops: Real, bf16: Real, stream: Real, link: Real, sent: Real
 ) -> Device:
     """A profile of data-sheet rates.
 
@@ -149,7 +150,7 @@ def measured(device: str | None = None) -> Device:
     ids = torch.randint(len(rows), (2**16,), device=where)
     drawn, one = torch.randint(2**20, (2**18,)), torch.ones(1, device=where)
 
-    def rate(amount: float, work: Callable[[], object]) -> float:
+    def rate(amount: Real, work: Callable[[], object]) -> Real:
         return amount / _seconds(work, where)
 
     return replace(
@@ -158,7 +159,7 @@ def measured(device: str | None = None) -> Device:
         memory=float(torch.cuda.mem_get_info(where)[0]) if cuda else None,
         host=None if (left := available_bytes()) is None else float(left),
         flops=rate(2.0 * size**3, lambda: x @ x),
-        flops_bf16=rate(2.0 * size**3, lambda: half @ half),
+        flops_bf16=rate(2.0 * size**3, lambda: half @ half if cuda else x @ x),
         streamed=rate(2.0 * rows.nbytes, lambda: other.copy_(rows)),
         gathered=rate(2.0 * ids.numel() * 1024, lambda: rows.index_select(0, ids)),
         entries=rate(drawn.numel(), drawn.sort),
@@ -190,7 +191,7 @@ class Machine:
     ranks: int = 1
     ranks_a_host: int = 8
     precision: Precision = "float32"
-    price: float | None = None
+    price: Real | None = None
 
     def __post_init__(self) -> None:
         expect_positive("ranks", self.ranks)
@@ -206,12 +207,12 @@ class Machine:
         """Whether the host itself computes."""
         return self.device.memory is None
 
-    def seconds(self, work: Work) -> float:
+    def seconds(self, work: Work) -> Real:
         """How long one rank works."""
         return self.device.seconds(work, self.precision)
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
+def _seconds(work: Callable[[], object], device: torch.device) -> Real:
     """The least of five timings: what others do at the same time only adds."""
     times = []
     for _ in range(5):

@@ -8,11 +8,13 @@ its share: what lies in memory (:meth:`parts`), what a forward and backward pass
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 from shoal.core.errors import expect, expect_positive
-from shoal.plan.devices import Work
+from shoal.plan.devices import Real, Work
+from shoal.plan.nearest import halves
 from shoal.plan.noun import Part, Stage
 from shoal.plan.rows import zipf_sum
 
@@ -20,10 +22,14 @@ NUMBER = 4  # bytes of a float32
 # Floats that a layer of a post-norm encoder keeps for its backward pass, per token: queries, keys,
 # values, context, what its two norms and its dense layers read and what dropout drew; of the inner
 # width before and after the activation; of a head and token, scores, softmax and what dropout left.
-# Counted by saved_tensors_hooks on BertModel (tests/plan/test_encoders.py).
+# Counted by saved_tensors_hooks on BertModel (tests/plan/test_plan.py).
 KEPT_WIDTH, KEPT_INNER, KEPT_SCORES, KEPT_EMBEDDED = 10.5, 2.0, 3.0, 2.0
+# On a host a third more: gaps between blocks of memory that its allocator keeps, as measured on the
+# setting "transformer 0" of docs/results/plan.md.
+GAPS = 4 / 3
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """An encoder of a planned label job."""
 
@@ -32,20 +38,24 @@ class Encoder(Protocol):
         """Width of the vectors."""
         ...
 
-    def parts(self, texts: float, tokens: float, ranks: int, on_host: bool) -> tuple[Part, ...]:
+    def parts(self, texts: Real, tokens: Real, ranks: int, on_host: bool) -> tuple[Part, ...]:
         """What lies in memory for a batch."""
         ...
 
-    def stages(self, texts: float, tokens: float, ranks: int, on_host: bool) -> tuple[Stage, ...]:
+    def stages(self, texts: Real, tokens: Real, ranks: int, on_host: bool) -> tuple[Stage, ...]:
         """What a step does beside the loss."""
         ...
 
-    def embedding(self, texts: float, tokens: float, on_host: bool) -> Work:
+    def embedding(self, texts: Real, tokens: Real, on_host: bool) -> Work:
         """A forward pass without a graph."""
         ...
 
+    def nearer(self, batch_size: int) -> Iterator[tuple[str, Encoder]]:
+        """Settings of its own, by name, that hold less of the same batch, the nearest first."""
+        ...
 
-def distinct(n: float, draws: float, zipf: float = 0.0) -> float:
+
+def distinct(n: Real, draws: Real, zipf: Real = 0.0) -> Real:
     """Expected number of different rows among so many draws from n, the r-th drawn as ``r^-zipf``.
 
     ``Σ_r 1 − exp(−draws · p_r)``: a thousand terms, behind them the integral over log r.
@@ -61,7 +71,7 @@ def distinct(n: float, draws: float, zipf: float = 0.0) -> float:
         return -count * math.expm1(-draws / count)
     total = zipf_sum(count, zipf)
 
-    def read(rank: float) -> float:
+    def read(rank: Real) -> Real:
         return -math.expm1(-draws * rank**-zipf / total)
 
     exact = sum(read(r) for r in range(1, min(count, 1000) + 1))
@@ -90,19 +100,19 @@ class Bag:
 
     vocabulary: int
     dim: int = 256
-    zipf: float = 1.0
-    state: float = 2.0
+    zipf: Real = 1.0
+    state: Real = 2.0
 
     def __post_init__(self) -> None:
         expect_positive("vocabulary", self.vocabulary)
         expect_positive("dim", self.dim)
         expect(self.zipf >= 0, "zipf", "a number of at least 0", self.zipf, "set it")
 
-    def rows(self, tokens: float) -> float:
+    def rows(self, tokens: Real) -> Real:
         """Distinct rows that a batch reads."""
         return min(distinct(self.vocabulary, tokens, self.zipf), self.vocabulary)
 
-    def parts(self, texts: float, tokens: float, ranks: int, on_host: bool) -> tuple[Part, ...]:
+    def parts(self, texts: Real, tokens: Real, ranks: int, on_host: bool) -> tuple[Part, ...]:
         """Rows and state in host memory; gathered rows and their gradient where it computes."""
         row, table = NUMBER * self.dim, NUMBER * self.vocabulary * self.dim
         steps = NUMBER * self.vocabulary if self.state else 0
@@ -117,7 +127,7 @@ class Bag:
             Part("activations", device=read + made, phase="step"),
         )
 
-    def stages(self, texts: float, tokens: float, ranks: int, on_host: bool) -> tuple[Stage, ...]:
+    def stages(self, texts: Real, tokens: Real, ranks: int, on_host: bool) -> tuple[Stage, ...]:
         """Gather, forward and backward, the update of rows on the host, and what ranks join."""
         row = NUMBER * self.dim
         own, all_rows = self.rows(tokens / ranks), self.rows(tokens)
@@ -138,10 +148,14 @@ class Bag:
         sent = (ranks - 1) / ranks * texts * row + (ranks - 1) * own * row
         return (*stages, Stage("communication", Work(sent=sent, calls=6)))
 
-    def embedding(self, texts: float, tokens: float, on_host: bool) -> Work:
+    def embedding(self, texts: Real, tokens: Real, on_host: bool) -> Work:
         """Each token's row is read once."""
         row = NUMBER * self.dim
         return Work(gathered=tokens * row, streamed=3 * texts * row, calls=texts / 1000)
+
+    def nearer(self, batch_size: int) -> Iterator[tuple[str, Encoder]]:
+        """None: all rows of a batch are gathered at once."""
+        return iter(())
 
 
 @dataclass(frozen=True)
@@ -187,13 +201,13 @@ class Transformer:
         return 4 * self.dim if self.inner is None else self.inner
 
     @property
-    def parameters(self) -> float:
+    def parameters(self) -> Real:
         """Weights and biases, the pooler left out."""
         w, f = self.dim, self._inner
         layer = 4 * w * w + 4 * w + 2 * w * f + f + w + 4 * w
         return self.layers * layer + (self.vocabulary + self.positions + 2 + 2) * w
 
-    def kept(self, texts: float, tokens: float) -> float:
+    def kept(self, texts: Real, tokens: Real) -> Real:
         """Bytes of activations that a backward pass needs.
 
         Args:
@@ -204,19 +218,19 @@ class Transformer:
         layer = KEPT_WIDTH * w + KEPT_INNER * self._inner + KEPT_SCORES * self.heads * length
         return NUMBER * tokens * (self.layers * layer + KEPT_EMBEDDED * w)
 
-    def _forward(self, texts: float, tokens: float, piece: float) -> Work:
+    def _forward(self, texts: Real, tokens: Real, piece: Real) -> Work:
         length, w, f = tokens / max(texts, 1), self.dim, self._inner
         flops = tokens * self.layers * (2 * (4 * w * w + 2 * w * f) + 4 * length * w)
         # what is kept is written and read once, and so is each product's result before its bias
         streamed = 2 * self.kept(texts, tokens)
         return Work(flops, streamed, calls=50 * self.layers * math.ceil(tokens / piece))
 
-    def parts(self, texts: float, tokens: float, ranks: int, on_host: bool) -> tuple[Part, ...]:
+    def parts(self, texts: Real, tokens: Real, ranks: int, on_host: bool) -> tuple[Part, ...]:
         """Weights, their gradient and Adam's two moments, and the activations of a pass."""
         weights = NUMBER * self.parameters
         share = min(1.0, (self.chunk or math.inf) / max(texts / ranks, 1))
         vectors = 6 * NUMBER * texts * self.dim
-        kept = self.kept(texts / ranks * share, tokens / ranks * share)
+        kept = self.kept(texts / ranks * share, tokens / ranks * share) * (GAPS if on_host else 1)
         return (
             Part("weights", device=weights),
             Part("optimizer state", device=2 * weights),
@@ -224,7 +238,7 @@ class Transformer:
             Part("activations", device=kept + vectors, phase="step"),
         )
 
-    def stages(self, texts: float, tokens: float, ranks: int, on_host: bool) -> tuple[Stage, ...]:
+    def stages(self, texts: Real, tokens: Real, ranks: int, on_host: bool) -> tuple[Stage, ...]:
         """Forward once, backward twice that, once more by gradient caching; AdamW; all-reduce."""
         passes = 3 if self.chunk is None else 4
         one = self._forward(texts / ranks, tokens / ranks, 1024 if on_host else 32768)
@@ -241,6 +255,11 @@ class Transformer:
         sent = (ranks - 1) / ranks * (NUMBER * texts * self.dim + 2 * dense)
         return (*stages, Stage("communication", Work(sent=sent, calls=6)))
 
-    def embedding(self, texts: float, tokens: float, on_host: bool) -> Work:
+    def embedding(self, texts: Real, tokens: Real, on_host: bool) -> Work:
         """One forward pass."""
         return self._forward(texts, tokens, 1024 if on_host else 32768)
+
+    def nearer(self, batch_size: int) -> Iterator[tuple[str, Encoder]]:
+        """Smaller pieces, by gradient caching."""
+        sizes = halves(self.chunk or batch_size)
+        return ((f"chunk {size}", replace(self, chunk=size)) for size in sizes)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from shoal.core.errors import expect, expect_positive
 from shoal.core.optimizers import Optimizer
 from shoal.curvature.spectrum import Spectrum
-from shoal.plan.devices import Machine, Work
+from shoal.plan.devices import Machine, Real, Work
 from shoal.plan.encoders import NUMBER, distinct
 from shoal.plan.nearest import FLIGHT, halves, useful_batch, with_remedy
 from shoal.plan.noun import Part, Plan, Stage
@@ -105,7 +105,7 @@ def nodes(
 def links(
     graph: Graph,
     *,
-    links_a_node: float | None = None,
+    links_a_node: Real | None = None,
     network: Network | None = None,
     batch_size: int = 512,
     machine: Machine | None = None,
@@ -131,8 +131,8 @@ def links(
 
         >>> plan = links(Graph(10**9, 10**10, width=64))
         >>> scores = next(part for part in plan.parts if part.name == "scores of a batch")
-        >>> round(scores.device / (5 * 4 * 512), -1)
-        1020.0
+        >>> round(scores.device / (6 * 4 * 512))
+        1024
     """
     learned = graph.edges / graph.nodes if links_a_node is None else links_a_node
     expect(0 < learned < math.inf, "links_a_node", "a number above 0", learned, "set it")
@@ -150,7 +150,7 @@ class _Job:
     network: Network
     out: int
     machine: Machine
-    links: float = 0.0
+    links: Real = 0.0
 
     def plan(
         self, seeds: int, batch_size: int, spectrum: Spectrum | None, optimizer: Optimizer
@@ -166,7 +166,7 @@ class _Job:
 
         return with_remedy(made(batch_size), nearer)
 
-    def hops(self, seeds: float) -> list[tuple[float, float]]:
+    def hops(self, seeds: Real) -> list[tuple[Real, Real]]:
         """Nodes that hold after each hop, the seeds first, and the entries that it drew."""
         degree, found = self.graph.edges / self.graph.nodes, [(seeds, 0.0)]
         for fanout in self.network.fanouts:
@@ -223,7 +223,7 @@ class _Job:
         useful = useful_batch(spectrum, size, optimizer)
         return Plan(self.task, machine, size, steps, parts, tuple(stages), useful)
 
-    def _layers(self, hops: list[tuple[float, float]], widths: list[int]) -> tuple[float, Work]:
+    def _layers(self, hops: list[tuple[Real, Real]], widths: list[int]) -> tuple[Real, Work]:
         """Bytes that are kept for the backward pass, and the work of all passes.
 
         A layer takes the mean of its entries' rows, then two products. Each product has two more
@@ -241,6 +241,6 @@ class _Job:
         return kept, Work(flops, streamed, gathered, calls=60 * len(hops))
 
     @staticmethod
-    def _layer_sizes(hops: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    def _layer_sizes(hops: list[tuple[Real, Real]]) -> list[tuple[Real, Real]]:
         """Rows that each layer makes and entries that it reads, the first layer first."""
         return [(inner[0], outer[1]) for inner, outer in reversed(list(pairwise(hops)))]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from shoal.core.optimizers import Optimizer
 from shoal.curvature.spectrum import Spectrum
+from shoal.plan.devices import Real
 from shoal.plan.noun import Plan
 from shoal.step.size import learning_rate
 
@@ -45,7 +46,7 @@ def with_remedy(plan: Plan, nearer: Callable[[], Iterator[tuple[str, Plan]]]) ->
     return replace(plan, remedy=f"none: {name} take {size / 2**30:.1f} GiB of the {where}")
 
 
-def useful_batch(spectrum: Spectrum | None, batch_size: int, optimizer: Optimizer) -> float | None:
+def useful_batch(spectrum: Spectrum | None, batch_size: int, optimizer: Optimizer) -> Real | None:
     """Samples beyond which noise limits the step no longer; None without a spectrum.
 
     Raises:

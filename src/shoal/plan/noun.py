@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from shoal.core.columns import Columns, html_table
-from shoal.plan.devices import Machine, Work
+from shoal.plan.devices import Machine, Real, Work
 
 Phase = Literal["always", "step", "refresh", "classifiers"]
 _GIB = 2**30
@@ -24,8 +25,8 @@ class Part:
     """
 
     name: str
-    host: float = 0.0
-    device: float = 0.0
+    host: Real = 0.0
+    device: Real = 0.0
     phase: Phase = "always"
 
 
@@ -66,24 +67,24 @@ class Plan:
     steps: int
     parts: tuple[Part, ...]
     stages: tuple[Stage, ...]
-    largest_useful_batch: float | None = None
+    largest_useful_batch: Real | None = None
     remedy: str | None = None
 
     @property
-    def host_bytes(self) -> float:
+    def host_bytes(self) -> Real:
         """The most that one rank holds in host memory at a time."""
         whole = self.machine.on_host
-        return self._peak({p: p.host + (p.device if whole else 0) for p in self.parts})
+        return self._peak([p.host + (p.device if whole else 0) for p in self.parts])
 
     @property
-    def device_bytes(self) -> float:
+    def device_bytes(self) -> Real:
         """The most that one rank holds on its device at a time; 0 where the host computes."""
-        return self._peak({p: 0.0 if self.machine.on_host else p.device for p in self.parts})
+        return self._peak([0 if self.machine.on_host else p.device for p in self.parts])
 
-    def _peak(self, size: dict[Part, float]) -> float:
-        phases: dict[Phase, float] = {}
-        for part, count in size.items():
-            phases[part.phase] = phases.get(part.phase, 0) + count
+    def _peak(self, sizes: Sequence[Real]) -> Real:
+        phases: dict[Phase, Real] = {}
+        for part, size in zip(self.parts, sizes, strict=True):
+            phases[part.phase] = phases.get(part.phase, 0) + size
         always = phases.pop("always", 0.0)
         return always + max(phases.values(), default=0.0)
 
@@ -100,7 +101,7 @@ class Plan:
         """Whether host and device hold it; a memory of unknown size holds anything."""
         return not self.lacking
 
-    def seconds(self, name: str | None = None) -> float:
+    def seconds(self, name: str | None = None) -> Real:
         """Seconds a step of the stage of that name, or of all; of stages of an epoch the share."""
         return sum(
             self.machine.seconds(x.work) / (self.steps if x.per_epoch else 1)
@@ -109,12 +110,12 @@ class Plan:
         )
 
     @property
-    def hours(self) -> float:
+    def hours(self) -> Real:
         """Of an epoch."""
         return self.steps * self.seconds() / 3600
 
     @property
-    def money(self) -> float | None:
+    def money(self) -> Real | None:
         """For an epoch of all ranks, in the price's currency."""
         price = self.machine.price
         return None if price is None else price * self.hours * self.machine.ranks
@@ -157,7 +158,7 @@ class Plan:
             "ms_a_step": round(1e3 * self.seconds(), 3),
             "steps_an_epoch": self.steps,
             "hours_an_epoch": round(self.hours, 4),
-            **{k: round(v, 2) if isinstance(v, float) else v for k, v in more.items() if v},
+            **{k: round(v, 2) if isinstance(v, Real) else v for k, v in more.items() if v},
         }
 
     def _repr_html_(self) -> str:

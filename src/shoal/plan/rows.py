@@ -28,7 +28,7 @@ from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_positive
 from shoal.sample.touch import touch_probability
 
-TIERS = ("device", "host", "disk")
+TIERS: tuple[str, ...] = ("device", "host", "disk")
 """Where rows lie, the fastest first."""
 _LINK_REACHED = 0.85
 RAW = {"gen4": 31.5e9, "gen5": 63e9}  # bytes per second of sixteen lanes of PCIe, one way

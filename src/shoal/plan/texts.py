@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 from shoal.core.errors import expect, expect_positive
 from shoal.core.optimizers import Optimizer
 from shoal.curvature.spectrum import Spectrum
-from shoal.plan.devices import Machine, Work
-from shoal.plan.encoders import NUMBER, Encoder, Transformer, distinct
+from shoal.plan.devices import Machine, Real, Work
+from shoal.plan.encoders import NUMBER, Encoder, distinct
 from shoal.plan.nearest import FLIGHT, halves, useful_batch, with_remedy
 from shoal.plan.noun import Part, Plan, Stage
 
@@ -30,9 +29,9 @@ def labels(
     labels: int,
     *,
     encoder: Encoder,
-    tokens: float = 30.0,
-    label_tokens: float | None = None,
-    labels_an_example: float = 2.0,
+    tokens: Real = 30.0,
+    label_tokens: Real | None = None,
+    labels_an_example: Real = 2.0,
     batch_size: int = 1024,
     cluster: int | None = 64,
     classifiers: bool = True,
@@ -118,16 +117,15 @@ def labels(
         )
 
     def nearer() -> Iterator[tuple[str, Plan]]:
-        if isinstance(encoder, Transformer):
-            for chunk in halves(encoder.chunk or batch_size):
-                yield f"chunk {chunk}", made(batch_size, replace(encoder, chunk=chunk))
+        for name, other in encoder.nearer(batch_size):
+            yield name, made(batch_size, other)
         for size in halves(batch_size):
             yield f"batch_size {size}", made(size, encoder)
 
     return with_remedy(made(batch_size, encoder), nearer)
 
 
-def _bank(examples: int, row: float) -> Part:
+def _bank(examples: int, row: Real) -> Part:
     """Embeddings of all examples, and while they are cut the order and scores of a level."""
     return Part("embeddings of all examples", device=examples * (row + 40), phase="refresh")
 
