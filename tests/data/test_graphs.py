@@ -84,7 +84,7 @@ def node_data_of(made: dict[str, Tensor]) -> NodeData:
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no graph": ({"edge_index": None}, "graph: expected indptr and indices, or edge_index"),
     "turned": (
-        {"edge_index": torch.zeros(5, 2).long()},
+        {"edge_index": torch.zeros(5, 3).long()},
         r"edge_index: expected whole numbers, \[2",
     ),
     "an end too far": ({"edge_index": torch.tensor([[0], [5]])}, r"ids in \[0, 5\), got 5"),
@@ -99,7 +99,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "half a class": ({"y": torch.full((5,), 0.5)}, "y: expected whole numbers, or one column"),
     "counts": ({"y": torch.full((5, 2), 2)}, "y: expected 0 and 1 in a matrix of classes"),
     "two masks": ({"val_mask": None}, "masks: expected train_mask, val_mask, test_mask, got"),
-    "ten splits": ({"val_mask": torch.ones(5, 10).bool()}, r"pick one split, such as mask\[:, 0\]"),
+    "ten splits": (
+        {"val_mask": torch.ones(5, 10).bool()},
+        r"pick one split of each, such as mask\[:, 0\]",
+    ),
     "empty": ({"val_mask": torch.zeros(5).bool()}, "valid: expected at least one node, got none"),
     "twice": ({"val_mask": torch.ones(5).bool()}, "expected no id twice, got 4 repeats"),
     "unknown": ({"y": torch.tensor([0, -1, 0, 1, 1])}, "got none for node 1; leave nodes without"),

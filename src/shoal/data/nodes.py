@@ -7,10 +7,11 @@ count(w, d) ln(n / documents with w), rows are scaled to length 1 (Salton and Bu
 
 from __future__ import annotations
 
+import logging
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -24,6 +25,8 @@ from shoal.data.graph import GraphData
 from shoal.data.lines import as_tensor
 from shoal.data.splits import random_split
 from shoal.data.texts import plain_texts
+
+_log = logging.getLogger("shoal")
 
 CLASSES = 2**20
 """The most classes: each has a row of weights, and a score for each node."""
@@ -112,7 +115,7 @@ def node_data(
     few = int(known.sum())
     expect(few >= 3, "y", "at least three nodes with a class", few, "add classes")
     if graph.parts:
-        parts = _own_parts(graph.parts, n)
+        parts = _own_parts(graph, n, seed)
     else:
         shares = 0 < test < 1 and 0 < valid < 1 - test
         expect(shares, "valid, test", "shares that leave some nodes", (valid, test), "try 0.2, 0.2")
@@ -121,25 +124,44 @@ def node_data(
         kept, chosen = random_split(len(rest), valid / (1 - test), seed + 1)
         parts = ids[rest[kept]], ids[rest[chosen]], ids[held]
     names = graph.class_names or class_names_of(target)
+    if target.dim() == 1 and graph.class_names is None:
+        counts = torch.bincount(target[target >= 0], minlength=len(names))
+        empty = (counts == 0).nonzero().flatten().tolist()
+        if empty:
+            told = "%s: y: %d of %d classes have no node, number %d first; if that is not meant, "
+            told += "number them anew from 0"
+            _log.warning(told, graph.name, len(empty), len(names), empty[0])
     return NodeData(graph.name, graph.graph, graph.features, target, *parts, names)
 
 
-def _own_parts(parts: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids of the nodes of the three parts, which are masks or ids already."""
+def _own_parts(graph: GraphData, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids of the nodes of the three parts, which are masks or ids already.
+
+    Of several splits, the columns of masks, the seed chooses one.
+    """
     names = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
-    found = [names[part] for part in names if part in parts]
+    found = [names[part] for part in names if part in graph.parts]
     remedy = "add the others, or leave all out"
     expect(len(found) == 3, "masks", ", ".join(names.values()), found, remedy)
-    train, valid, test = (_ids_of(names[part], parts[part], n) for part in names)
+    masks = {names[x]: graph.parts[x] for x in names if graph.parts[x].dtype == torch.bool}
+    splits = {key: mask.shape[1] if mask.dim() == 2 else 1 for key, mask in masks.items()}
+    alike, remedy = len(set(splits.values())) <= 1, "pick one split of each, such as mask[:, 0]"
+    expect(alike, "masks", "as many splits in each", splits, remedy)
+    several = max(splits.values(), default=1)
+    if several > 1:
+        told = "%s: %d splits: number %d is read; another seed (--seed) reads another"
+        _log.warning(told, graph.name, several, seed % several)
+    train, valid, test = (_ids_of(names[x], graph.parts[x], n, seed) for x in names)
     return train, valid, test
 
 
-def _ids_of(name: str, part: Tensor, n: int) -> Int[Tensor, " k"]:
+def _ids_of(name: str, part: Tensor, n: int, seed: int) -> Int[Tensor, " k"]:
     if part.dtype != torch.bool:
         return part.long()
-    remedy = "pick one split, such as mask[:, 0]" if part.dim() == 2 else "align it"
-    expect(part.shape == (n,), name, f"a mask [{n}]", tuple(part.shape), remedy)
-    return part.nonzero().squeeze(1)
+    good = part.shape[:1] == (n,) and part.dim() in (1, 2) and part.numel() > 0
+    expect(good, name, f"a mask [{n}]", tuple(part.shape), "align it")
+    chosen = part[:, seed % part.shape[1]] if part.dim() == 2 else part
+    return chosen.nonzero().squeeze(1)
 
 
 def target_of(y: Tensor) -> Int[Tensor, " n"] | Bool[Tensor, "n c"]:

@@ -213,7 +213,7 @@ class NodeModel(GraphModel):
         self._body().read_classes(known)
 
     def _load(self, source: Any) -> NodeData:
-        return self._directed(load_nodes(source))
+        return self._directed(load_nodes(source, self.seed))
 
     def _directed(self, data: Any) -> Any:
         """The graph as nodes read it: along stored edges, or both ways."""

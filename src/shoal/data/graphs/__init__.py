@@ -57,8 +57,12 @@ def load(source: Any) -> NodeData | LinkData:
         return link_data(graph) if links else node_data(graph)
 
 
-def load_nodes(source: Any) -> NodeData:
+def load_nodes(source: Any, seed: int = 0) -> NodeData:
     """Nodes to classify, of whatever :func:`read` reads, or as they are.
+
+    Args:
+        source: a graph with classes.
+        seed: of the split, where the source has none, or several.
 
     Raises:
         InputError: if the source is missing, damaged, or lacks classes.
@@ -67,7 +71,7 @@ def load_nodes(source: Any) -> NodeData:
         return source
     graph = read(source)
     with naming(graph.name if not isinstance(source, str | Path) else source):
-        return node_data(graph)
+        return node_data(graph, seed=seed)
 
 
 def load_links(source: Any, seed: int = 0) -> LinkData:

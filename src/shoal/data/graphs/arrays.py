@@ -1,16 +1,17 @@
 """Graphs as named arrays: in one ``.npz`` or ``.safetensors``, or out of a PyG ``Data``.
 
-Two layouts are understood. shoal's has ``indptr`` and ``indices`` (row v lists the nodes that v
-reads) and sparse features in ``x_indptr``, ``x_indices``, ``x_data``, ``x_shape``; PyG's has
-``edge_index`` (sources above targets, so v reads the sources of its edges) and dense features
-``x``. Either may hold ``y`` and the split, as masks or as ids: ``train_mask``, ``val_mask``,
-``test_mask``, or ``train_idx``, ``valid_idx``, ``test_idx`` and the like, as scripts for DGL and
-OGB keep it. Arrays of other names are not read, and named. Nothing here is a pickle.
+Two layouts are understood, and others are brought to them (:mod:`.layouts`). shoal's has ``indptr``
+and ``indices`` (row v lists the nodes that v reads) and sparse features in ``x_indptr``,
+``x_indices``, ``x_data``, ``x_shape``; PyG's has ``edge_index`` (sources above targets, so v reads
+the sources of its edges) and dense features ``x``. Either may hold ``y``, of an ``.npz`` also as
+names of classes, and the split, as masks or as ids: ``train_mask``, ``val_mask``, ``test_mask``, or
+``train_idx``, ``valid_idx``, ``test_idx`` and the like, as scripts for DGL and OGB keep it. Arrays
+of other names are not read, and named. No pickle is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from shoal.core.errors import (
 from shoal.core.mapped import map_array, tensors_of
 from shoal.core.state import floats, integers
 from shoal.data.graph import GraphData, graph_format
+from shoal.data.graphs.layouts import NAMES, kinds_of, matrix_in, usual
 from shoal.data.matrix import read_arrays
 from shoal.data.unread import say_unread
 
@@ -38,7 +40,7 @@ Arrays = Mapping[str, Tensor]
 
 _SUFFIXES = (".npz", ".safetensors")
 _PARTS = {"train": ("train",), "valid": ("val", "valid", "validation", "dev"), "test": ("test",)}
-_KINDS = ("mask", "idx", "index", "ids", "id", "nid", "nodes")
+_KINDS = ("mask", "masks", "idx", "index", "ids", "id", "nid", "nodes")
 _KNOWN = {"indptr", "indices", "edge_index", "x", "y", "num_nodes", "x_indptr", "x_indices"}
 _KNOWN |= {"x_data", "x_shape", "shape"}
 
@@ -54,12 +56,45 @@ def read(source: str | Path) -> GraphData:
     Raises:
         InputError: naming the file and the key, if one is missing or damaged, or a feature is NaN.
     """
-    with naming(source):
-        return of_arrays(Path(source).stem, read_arrays_of(source))
+    path = expect_file(source, "arrays (.npz or .safetensors)")
+    with naming(path):
+        if path.suffix == ".safetensors":
+            return of_arrays(path.stem, usual(read_arrays_of(path)))
+        return _of_npz(path)
 
 
-def of_arrays(name: str, arrays: Arrays) -> GraphData:
+def _of_npz(path: Path) -> GraphData:
+    """A graph of an ``.npz``, which may hold texts and pickled matrices beside its numbers."""
+    try:
+        kinds = kinds_of(path)
+    except Exception:  # read_arrays_of says what is wrong with it
+        kinds = {}
+    texts = read_arrays(path, tuple(key for key in kinds if kinds[key] in "US")) if kinds else {}
+    matrices = {key: matrix_in(path, key) for key in kinds if kinds[key] == "O"}
+    arrays = read_arrays_of(path, leaving={*texts, *matrices})
+    for found in matrices.values():
+        arrays |= found
+    form = texts.pop("format").astype(str).item() if "format" in texts else None
+    arrays, names = usual(arrays, form), None
+    classes = next((key for key in ("y", *NAMES["y"]) if key in texts), None)
+    if classes is not None and "y" not in arrays:
+        found, numbers = np.unique(texts.pop(classes).reshape(-1).astype(str), return_inverse=True)
+        names, arrays["y"] = tuple(found.tolist()), torch.from_numpy(numbers)
+    elif "y" in arrays and "class_names" in texts:
+        names = tuple(texts.pop("class_names").reshape(-1).astype(str).tolist())
+    say_unread(path.stem, sorted({*texts, *(key for key, found in matrices.items() if not found)}))
+    return of_arrays(path.stem, arrays, class_names=names)
+
+
+def of_arrays(
+    name: str, arrays: Arrays, *, class_names: tuple[str, ...] | None = None
+) -> GraphData:
     """Put named arrays together, as :func:`read` does with those of a file.
+
+    Args:
+        name: of the graph.
+        arrays: under the names of this module's documentation.
+        class_names: of the classes in ``y``; None numbers them.
 
     Raises:
         InputError: naming the key, if one is missing or does not fit.
@@ -69,7 +104,7 @@ def of_arrays(name: str, arrays: Arrays) -> GraphData:
     keys = _split_keys(arrays)
     say_unread(name, sorted(set(arrays) - _KNOWN - set(keys.values())))
     parts = {part: _part(key, arrays[key], graph.n_rows) for part, key in keys.items()}
-    return GraphData(name, graph, features, arrays.get("y"), parts)
+    return GraphData(name, graph, features, arrays.get("y"), parts, class_names=class_names)
 
 
 def _split_keys(arrays: Arrays) -> dict[str, str]:
@@ -95,8 +130,8 @@ def _split_keys(arrays: Arrays) -> dict[str, str]:
 
 def _part(key: str, array: Tensor, n: int) -> Tensor:
     """A part of the split: a mask, or ids of nodes."""
-    if key.endswith("_mask"):
-        return array.bool()
+    if key.endswith(("_mask", "_masks")):
+        return array.T.bool() if array.dim() == 2 and array.shape[1] == n else array.bool()
     ids = array.flatten()
     good = ids.dtype != torch.bool and not ids.is_floating_point()
     expect(good, key, "ids of nodes", f"{array.dtype} {tuple(array.shape)}", "convert it")
@@ -104,8 +139,8 @@ def _part(key: str, array: Tensor, n: int) -> Tensor:
     return ids.long()
 
 
-def read_arrays_of(path: str | Path) -> dict[str, Tensor]:
-    """All arrays of a file; large ones are mapped, and read when they are touched.
+def read_arrays_of(path: str | Path, leaving: Collection[str] = ()) -> dict[str, Tensor]:
+    """All arrays of a file but those to leave; large ones are mapped, and read when touched.
 
     Raises:
         InputError: naming the file, if it is missing, damaged or holds anything but numbers.
@@ -116,7 +151,7 @@ def read_arrays_of(path: str | Path) -> dict[str, Tensor]:
         bad = [name for name, array in found.items() if array.is_complex()]
         expect(not bad, str(path), "arrays of numbers", f"complex ones as {bad}", "leave them out")
         return found
-    arrays = read_arrays(path, _names(path))
+    arrays = read_arrays(path, tuple(key for key in _names(path) if key not in leaving))
     bad = [key for key, array in arrays.items() if array.dtype.kind not in "biuf"]
     expect(not bad, str(path), "arrays of numbers", f"others as {bad}", "leave them out")
     return {key: _usual(torch.from_numpy(_native(array))) for key, array in arrays.items()}

@@ -77,6 +77,18 @@ def unpickle(path: str | Path) -> Any:
         fail(str(path), "a pickle of arrays and matrices alone", got, remedy)
 
 
+def taken_apart(file: BinaryIO) -> Any:
+    """What the pickle at a place of a file holds, as :func:`unpickle` gives it.
+
+    An object array of one matrix, as ``numpy.savez`` writes a matrix of scipy's, is that matrix.
+
+    Raises:
+        Exception: of any kind, if it is damaged or holds anything else.
+    """
+    found = _plain(_Machine().run(file))
+    return _plain(found[0]) if isinstance(found, list) and len(found) == 1 else found
+
+
 def _refuse(what: str) -> NoReturn:
     """End the reading.
 
@@ -294,9 +306,11 @@ def _filled(made: _Made, state: Any) -> None:
         _refuse(f"a state of {made.what}")
 
 
-def _array(shape: Any, kind: Any, columns_first: Any, raw: Any) -> np.ndarray:
+def _array(shape: Any, kind: Any, columns_first: Any, raw: Any) -> np.ndarray | list[Any]:
     """An array of the bytes that are there; a copy, since they do not change."""
     dtype = kind.value if isinstance(kind, _Made) and kind.what == "dtype" else None
+    if dtype == np.dtype(object) and shape == () and isinstance(raw, list):
+        return raw  # of one object, which :func:`taken_apart` takes out
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     whole = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
     if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or not whole:
