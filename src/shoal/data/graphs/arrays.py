@@ -40,7 +40,7 @@ Arrays = Mapping[str, Tensor]
 
 _SUFFIXES = (".npz", ".safetensors")
 _PARTS = {"train": ("train",), "valid": ("val", "valid", "validation", "dev"), "test": ("test",)}
-_KINDS = ("mask", "masks", "idx", "index", "ids", "id", "nid", "nodes")
+_KINDS = ("mask", "idx", "index", "ids", "id", "nid", "nodes")
 _KNOWN = {"indptr", "indices", "edge_index", "x", "y", "num_nodes", "x_indptr", "x_indices"}
 _KNOWN |= {"x_data", "x_shape", "shape"}
 
@@ -130,8 +130,8 @@ def _split_keys(arrays: Arrays) -> dict[str, str]:
 
 def _part(key: str, array: Tensor, n: int) -> Tensor:
     """A part of the split: a mask, or ids of nodes."""
-    if key.endswith(("_mask", "_masks")):
-        return array.T.bool() if array.dim() == 2 and array.shape[1] == n else array.bool()
+    if key.endswith("_mask"):
+        return array.bool()
     ids = array.flatten()
     good = ids.dtype != torch.bool and not ids.is_floating_point()
     expect(good, key, "ids of nodes", f"{array.dtype} {tuple(array.shape)}", "convert it")

@@ -9,7 +9,6 @@ pickled as object arrays, which are taken apart and never run), heterophilous-gr
 
 from __future__ import annotations
 
-import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def matrix_in(path: Path, name: str) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             _header(file)
-            found = taken_apart(io.BufferedReader(file))  # pyright: ignore[reportArgumentType]
+            found = taken_apart(file)
     except Exception:  # nothing in it was run; it is named as not read
         return {}
     if not isinstance(found, Csr):
@@ -103,6 +102,10 @@ def usual(arrays: dict[str, Tensor], form: str | None = None) -> dict[str, Tenso
                 target = "edge_weight" if ours == "" and part == "data" else f"{ours}{part}"
                 if named and target not in found:
                     found[target] = found.pop(named[0])
+    if undirected:  # a row of masks for each of its splits, where PyG has a column
+        for part in ("train", "val", "test"):
+            if f"{part}_masks" in found:
+                found[f"{part}_mask"] = found.pop(f"{part}_masks").T
     if {"src", "dst"} <= set(found) and "edge_index" not in found:
         found["edge_index"] = torch.stack([found.pop("src"), found.pop("dst")])
     _of_scipy(found, form)
