@@ -203,6 +203,8 @@ def peak(at: dict[str, Any]) -> dict[str, float]:
     job = job_of(at)
     Path("/proc/self/clear_refs").write_text("5")  # the peak that making the data left
     train_some(job)
+    if job.refresh is not None:  # beside optimizer state, which the first one had not
+        job.refresh(1)
     return {"bytes": status("VmHWM") - bare}
 
 

@@ -13,6 +13,9 @@ import shoal
 from shoal.core import checkpoint, ranks
 from shoal.graph.features import word_rows
 from shoal.graph.sage import Sage
+from shoal.rank.classifiers import AllLabels, Classifiers, classifier_job
+from shoal.rank.loss_skip import one_vs_all_loss
+from shoal.rank.one_vs_all import OneVsAll
 from shoal.tasks import links
 from shoal.training.callbacks import Callback
 from shoal.training.checkpoints import weights_of
@@ -64,6 +67,36 @@ def outcome(make: Callable[[], Job]) -> dict[str, Any]:
     return {"gradient": state, "trained": weights_of(job), "best": torch.tensor(progress.best)}
 
 
+def classified() -> dict[str, Any]:
+    """Losses, gradients, weights and ranking of classifiers, each process with some labels."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 6, generator=generator)
+    labels = torch.randn(17, 6, generator=generator)  # two or three processes hold unequal parts
+    labels[9] = labels[3]  # equal scores
+    truth = shoal.Csr.from_coo(torch.arange(40), torch.arange(40) * 7 % 17, (40, 17))
+    found: dict[str, Any] = {}
+    for kind in ("decoupled", "softmax", "binary"):
+        table = OneVsAll.shard(labels, shoal.RowAdam(lr=0.01), kind=kind, chunk=4)
+        (block,) = AllLabels(truth)(torch.arange(20), generator)
+        (less,) = shoal.ShortlistSampler(truth, None)(torch.arange(20, 25), generator)
+        for name, one, seeds in (("all", block, slice(0, 20)), ("some", less, slice(20, 25))):
+            seen = x[seeds].clone().requires_grad_()
+            loss = one_vs_all_loss(table, seen, one)
+            loss.backward()
+            found |= {f"{kind} {name} loss": loss.detach(), f"{kind} {name} x": seen.grad}
+        seeds = shoal.Random(10)(40, 0)
+        job = classifier_job(table, x, seeds, AllLabels(truth), dropout=0.0)
+        fit(job, Budget(steps=STEPS))
+        found[f"{kind} weights"] = table.joined(table.weights)
+        drop = shoal.Csr.from_coo(torch.arange(40), torch.arange(40) % 17, (40, 17))
+        for k in (4, 12):  # more than a process holds
+            scores, ids = table.rank(x, k, drop)
+            found |= {f"{kind} scores {k}": scores, f"{kind} ids {k}": ids}
+    best, _ = Classifiers(epochs=2).fit(x, labels, truth, shoal.Random(10))
+    found["dropped out"] = best
+    return found
+
+
 class Halfway(Callback):
     """Ends training after half of the steps."""
 
@@ -78,6 +111,7 @@ def main(folder: Path) -> None:
     with ranks.launched():
         for name, make in JOBS.items():
             checkpoint.save(folder / f"{name}-{ranks.rank()}.safetensors", outcome(make))
+        checkpoint.save(folder / f"classified-{ranks.rank()}.safetensors", classified())
         run = Run.create(folder / f"half-{ranks.rank()}", {})
         fit(label_job(), Budget(steps=STEPS), run, callbacks=[Halfway()])
 

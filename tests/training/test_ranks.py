@@ -23,7 +23,7 @@ from shoal.sample.parts import part
 from shoal.training.job import Budget
 from shoal.training.loop import fit
 from shoal.training.run import Run
-from tests.training.ranks_worker import JOBS, STEPS, outcome
+from tests.training.ranks_worker import JOBS, STEPS, classified, outcome
 from tests.training.test_loop import label_job, node_job
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +100,23 @@ def test_processes_train_as_one(name: str, trained: Any, alone: dict[str, Any]) 
     assert_close(parts[0]["gradient"], alone[name]["gradient"], rtol=1e-4, atol=1e-6)
     assert_close(parts[0]["trained"], alone[name]["trained"], rtol=1e-2, atol=1e-3)
     assert_close(parts[0]["best"], alone[name]["best"], rtol=0.0, atol=1e-6)
+
+
+def test_classifiers_lie_in_parts_and_learn_as_one(trained: Any) -> None:
+    """Losses, gradients of embeddings, weights and the best labels are those of one process."""
+    world, folder = trained
+    parts = [checkpoint.load(folder / f"classified-{rank}.safetensors") for rank in range(world)]
+    for other in parts[1:]:
+        assert same_tensors(parts[0], other)
+    one = classified()
+    one.pop("dropped out")  # by other masks
+    parts[0].pop("dropped out")
+    assert one.keys() == parts[0].keys()
+    for name, value in one.items():
+        exact = " ids " in name
+        tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-4, "atol": 1e-5}
+        torch.testing.assert_close(parts[0][name], value, **tolerance)
+        assert value.abs().max() > 0
 
 
 def test_a_run_is_resumed_by_another_number_of_processes(trained: Any, alone: Any) -> None:

@@ -19,7 +19,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, distributed
 
 from shoal.core.errors import InputError, fail
@@ -136,6 +136,25 @@ def summed(parts: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view_as(part) for piece, part in zip(pieces, parts, strict=True)]
 
 
+def log_sum_exp(own: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """``log Σ e^x`` over the processes, of the processes' own; −inf where all are.
+
+    Two messages: the greatest first, so that no power overflows, then the sum.
+
+    Example:
+        >>> log_sum_exp(torch.tensor([0.5, -torch.inf])).tolist()
+        [0.5, -inf]
+    """
+    if world_size() == 1:
+        return own
+    greatest = own.clone()
+    distributed.all_reduce(greatest, distributed.ReduceOp.MAX)
+    greatest = greatest.where(greatest > -torch.inf, 0.0)
+    total = (own - greatest).exp()
+    distributed.all_reduce(total)
+    return total.log() + greatest
+
+
 def agreed(own: Sequence[float]) -> list[float]:
     """The numbers of process 0, for all."""
     if world_size() == 1:
@@ -173,9 +192,17 @@ def spread(
         >>> spread(lambda start, stop: torch.arange(start, stop), 3).tolist()
         [0, 1, 2]
     """
-    bounds = [n * r // world_size() for r in range(world_size() + 1)]
-    sizes = [stop - start for start, stop in pairwise(bounds)]
-    return joined(function(bounds[rank()], bounds[rank() + 1]), sizes)
+    return joined(function(*spans(n)[rank()]), [stop - start for start, stop in spans(n)])
+
+
+def spans(n: int) -> list[tuple[int, int]]:
+    """Ranges of 0 … n − 1, one per process, that differ in length by one at most.
+
+    Example:
+        >>> spans(3)
+        [(0, 3)]
+    """
+    return list(pairwise(n * r // world_size() for r in range(world_size() + 1)))
 
 
 def expect_same(facts: Mapping[str, str]) -> None:

@@ -113,7 +113,7 @@ DEVICES: dict[str, Device] = {
     "a100": _accelerator("a100", 80e9, 19.5e12, 312e12, 2.04e12, 31.5e9, 300e9),
     "rtx4090": _accelerator("rtx4090", 24e9, 82.6e12, 165e12, 1.01e12, 31.5e9, 31.5e9),
     # one core with AVX2, fitted: docs/results/plan.md
-    "cpu": Device("cpu", None, None, 5e10, 5e10, 4e9, 3e9, 1e7, 1e-5, 1e12, 1e9),
+    "cpu": Device("cpu", None, None, 4.5e10, 4.5e10, 1.4e10, 7.8e9, 2e7, 1.1e-5, 1e12, 1e9),
 }
 """Profiles by name."""
 

@@ -234,7 +234,8 @@ class Transformer:
         return (
             Part("weights", device=weights),
             Part("optimizer state", device=2 * weights),
-            Part("gradients", device=weights, phase="step"),
+            # a piece's own, and their sum
+            Part("gradients", device=weights * (1 if self.chunk is None else 2), phase="step"),
             Part("activations", device=kept + vectors, phase="step"),
         )
 

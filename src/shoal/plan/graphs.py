@@ -131,7 +131,7 @@ def links(
 
         >>> plan = links(Graph(10**9, 10**10, width=64))
         >>> scores = next(part for part in plan.parts if part.name == "scores of a batch")
-        >>> round(scores.device / (6 * 4 * 512))
+        >>> round(scores.device / (4 * 4 * 512))
         1024
     """
     learned = graph.edges / graph.nodes if links_a_node is None else links_a_node
@@ -203,7 +203,7 @@ class _Job:
             flight,
             Part("rows of a batch", device=0.0 if machine.on_host else read * row, phase="step"),
             Part("activations", device=kept, phase="step"),
-            Part("scores of a batch", device=6 * NUMBER * size * scored, phase="step"),
+            Part("scores of a batch", device=4 * NUMBER * size * scored, phase="step"),
         )
         linked = 0.0 if machine.on_host else read * row
         stages = [

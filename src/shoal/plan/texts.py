@@ -18,9 +18,9 @@ from shoal.plan.nearest import FLIGHT, halves, useful_batch, with_remedy
 from shoal.plan.noun import Part, Plan, Stage
 
 POSITIVES = 2  # labels drawn per example, as in shoal.tasks.labels
-# numbers of a batch's scores that the loss keeps or makes at its widest: scores, logits, softmax,
-# and the gradient of two of them
-_SCORES, _SCORE_PASSES = 5, 14
+# times that a batch's scores exist at once: themselves, the softmax that is kept, and a gradient;
+# and how often all of them are read or written
+_SCORES, _SCORE_PASSES = 3, 14
 _SAMPLE, _TURNS = 8192, 6  # of balanced_clusters
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from shoal.core import ranks
 from shoal.core.block import Batch, Block
 from shoal.core.csr import Csr
 from shoal.core.errors import expect
@@ -115,14 +116,19 @@ class Classifiers:
             x, truth = torch.cat([x, labels.to(x)]), with_label_examples(truth)
         named = isinstance(self.loss, str)
         kind: Any = self.loss if named else "decoupled"
-        table = OneVsAll.of(labels, self.optimizer(lr=self.lr), kind, temperature=self.temperature)
+        # a loss of cosines gathers the rows of its shortlist, which must all be here
+        make = OneVsAll.shard if named else OneVsAll.of
+        settings: Any = {"kind": kind, "temperature": self.temperature}
+        table = make(labels, self.optimizer(lr=self.lr), **settings)
         seeds = batches(len(x), seed)
 
         def evaluate() -> dict[str, float]:
             assert held_out is not None
-            keys = table.weights if named else unit(table.weights)
-            rank = partial(_rank, held_out[0], keys.to(held_out[0].device))
-            return validate(rank, held_out[1])
+            x, examples = held_out
+            if named:
+                return validate(lambda k, drop: table.rank(x, k, drop.to(x.device)), examples)
+            keys = unit(table.weights).to(x.device)
+            return validate(lambda k, drop: top_k(x, keys, k, drop.to(x.device)), examples)
 
         job = classifier_job(
             table,
@@ -140,13 +146,7 @@ class Classifiers:
         )
         progress = fit(job, Budget(epochs=self.epochs), run, resume=resume, callbacks=callbacks)
         best = table.weights if run is None else run.load_model()["rows"]
-        return best if named else unit(best), progress
-
-
-def _rank(
-    x: Float[Tensor, "n d"], keys: Float[Tensor, "l d"], k: int, drop: Csr
-) -> tuple[Float[Tensor, "n {k}"], Int[Tensor, "n {k}"]]:
-    return top_k(x, keys, k, drop.to(x.device))
+        return table.joined(best) if named else unit(best), progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,4 +291,12 @@ def _by_cosine(
 
 def _seen(points: Tensor, dropout: float, batch: Batch) -> Tensor:
     x = points[batch.seeds]
-    return functional.dropout(x, dropout) if dropout else x
+    if not dropout:
+        return x
+    if ranks.world_size() == 1:
+        return functional.dropout(x, dropout)
+    # the loss is every process's, of the same points: they are masked alike
+    (seed,) = ranks.agreed([float(torch.randint(2**31, ()))])
+    with torch.random.fork_rng():
+        torch.manual_seed(int(seed))
+        return functional.dropout(x, dropout)

@@ -18,6 +18,10 @@ where ``s = log Σ_N e^z`` and ``c = −log mean_P 1 / (e^{z_p} + e^s)``. A firs
 labels gives the loss, and s to the last two. The shift log l of the binary loss gives every label a
 prior of one in l: without it all l classifiers would begin at one half. ``decoupled`` is
 :func:`shoal.core.losses.decoupled_softmax`.
+
+Processes that hold some labels each (:meth:`OneVsAll.shard`) make the chunks of their own. What a
+point needs of all labels are s and the logits of its positives: two reductions of ``[b]`` and
+``[e]`` between the passes, and one of the gradient of x where that is wanted.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from shoal.core import ranks
 from shoal.core.block import Block
 from shoal.core.errors import expect
 from shoal.rank.one_vs_all import OneVsAll
@@ -155,6 +160,14 @@ class _Scored:
         self.classifiers, self.block, self.like = classifiers, block, x
         self.x = x.to(classifiers.table.dtype) / classifiers.temperature
         self.row, self.degree = block.csr.row_ids(), block.csr.degrees()
+        # labels of the block whose classifiers are here, and their positives, by rising column
+        first, here = classifiers.first, torch.ones_like(block.src, dtype=torch.bool)
+        if classifiers.sharded:
+            here = (block.src >= first) & (block.src < first + len(classifiers.table))
+        self.src = block.src[here] - first
+        entry = block.indices.argsort(stable=True)
+        self.entry = entry[here[block.indices[entry].long()]]
+        self.column = (here.cumsum(0) - 1)[block.indices[self.entry].long()]
         widest = max(len(x), classifiers.table.shape[1]) * self.x.element_size()
         self.chunk = classifiers.chunk or max(_TILE_BYTES // widest, _MIN_CHUNK)
 
@@ -164,13 +177,12 @@ class _Scored:
         Yields:
             one tile after the other, in the same memory: its logits are gone when the next comes.
         """
-        block, chunk = self.block, self.chunk
-        entry = block.indices.argsort(stable=True)
-        row, column = self.row[entry], block.indices[entry].long()
-        starts = torch.arange(0, len(block.src) + chunk, chunk, device=column.device)
+        chunk, entry, column = self.chunk, self.entry, self.column
+        row = self.row[entry]
+        starts = torch.arange(0, len(self.src) + chunk, chunk, device=column.device)
         bounds = torch.searchsorted(column, starts).tolist()
-        memory = self.x.new_empty(len(self.x), min(chunk, len(block.src)))
-        for i, ids in enumerate(block.src.split(chunk) if len(block.src) else ()):
+        memory = self.x.new_empty(len(self.x), min(chunk, len(self.src)))
+        for i, ids in enumerate(self.src.split(chunk) if len(self.src) else ()):
             weights, logits = self.classifiers.rows(ids, self.x.device), memory[:, : len(ids)]
             self.product(self.x, weights.T, logits)
             here = slice(bounds[i], bounds[i + 1])
@@ -186,6 +198,10 @@ class _Scored:
             out.addmm_(a, b)
         else:
             torch.mm(a, b, out=out)
+
+    def _summed(self, own: Tensor) -> Tensor:
+        """Over the processes, where each holds labels of its own."""
+        return ranks.summed([own])[0] if self.classifiers.sharded else own
 
     def survey(self) -> _Survey:
         """The first pass."""
@@ -209,12 +225,14 @@ class _Scored:
     def _negatives(self) -> tuple[Float[Tensor, " b"], Float[Tensor, " e"]]:
         """Of each point ``log Σ_N e^z``, and the logits of the positives."""
         below = self.x.new_full((len(self.x),), -torch.inf)
-        positive = self.x.new_empty(len(self.row))
+        positive = self.x.new_zeros(len(self.row))
         for tile in self.tiles():
             positive[tile.entry] = tile.logits[tile.row, tile.column]
             tile.logits[tile.row, tile.column] = -torch.inf
             below = torch.logaddexp(below, tile.logits.logsumexp(1))
-        return below, positive
+        if self.classifiers.sharded:
+            below = ranks.log_sum_exp(below)
+        return below, self._summed(positive)
 
     def _log_sum_exp(self, values: Float[Tensor, " e"]) -> Float[Tensor, " b"]:
         """Over the positives of each point; −inf where there are none."""
@@ -224,11 +242,12 @@ class _Scored:
         return total.log() + top.where(self.degree > 0, 0.0)
 
     def _survey_binary(self) -> _Survey:
-        share, prior = 1 / max(len(self.x), 1), math.log(len(self.classifiers.table))
+        share, prior = 1 / max(len(self.x), 1), math.log(self.classifiers.n_labels)
         loss = self.x.new_zeros(())
         for tile in self.tiles():
             z = tile.logits.sub_(prior)
             loss = loss + functional.softplus(z).sum() - z[tile.row, tile.column].sum()
+        loss = self._summed(loss)
         shift = self.x.new_full((len(self.x), 1), prior)
         return _Survey(loss * share, share, shift, self.x.new_empty(0))
 
@@ -245,6 +264,8 @@ class _Scored:
             grad_rows = torch.empty_like(tile.weights)
             self.product(g.T, scaled, grad_rows)
             self.classifiers.table.update(tile.ids, grad_rows)
+        if want_x:
+            grad_x = self._summed(grad_x)
         return (grad_x * (scale / self.classifiers.temperature)).to(self.like.dtype)
 
     def _gradient_(self, tile: _Tile, survey: _Survey) -> Float[Tensor, "b c"]:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shoal.core import ranks
 from shoal.core.csr import Csr
 from shoal.core.errors import expect, expect_finite, expect_positive
 from shoal.core.search import top_k
@@ -34,6 +35,9 @@ class OneVsAll:
         kind: which loss of :mod:`shoal.rank.loss_skip` trains it.
         temperature: τ of that loss; 0.1 by default, as for the encoder.
         chunk: labels whose logits exist at a time; None for as many as make 8 MiB.
+        first: the label of the table's first row, where processes that train together hold some
+            labels each (:meth:`shard`).
+        total: how many labels all of them hold; None for those of the table.
         dtype: of the three products; None for the table's own. torch.bfloat16 pays on accelerators;
             logits, their gradient and the rows stay as wide as the table.
 
@@ -50,6 +54,8 @@ class OneVsAll:
     temperature: float = 0.1
     chunk: int | None = None
     dtype: torch.dtype | None = None
+    first: int = 0
+    total: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -87,10 +93,46 @@ class OneVsAll:
         rows = label_rows.detach().to("cpu", copy=True).contiguous()
         return OneVsAll(unified(rows, optimizer), kind, **settings)
 
+    @staticmethod
+    def shard(
+        label_rows: Float[Tensor, "l d"], optimizer: RowOptimizer, **settings: Any
+    ) -> OneVsAll:
+        """:meth:`of`, of the rows of this process alone; all of them where there is one process.
+
+        Losses, gradients and :meth:`rank` are then joined over the processes.
+
+        Args:
+            label_rows: of all labels.
+            optimizer: moves the rows of this process; its state is as small.
+            settings: further attributes.
+
+        Raises:
+            InputError: if a row is not finite or a setting is out of range.
+        """
+        start, stop = ranks.spans(len(label_rows))[ranks.rank()]
+        settings |= {"first": start, "total": len(label_rows)}
+        return OneVsAll.of(label_rows[start:stop], optimizer, **settings)
+
+    @property
+    def n_labels(self) -> int:
+        """How many there are, of all processes."""
+        return len(self.table) if self.total is None else self.total
+
+    @property
+    def sharded(self) -> bool:
+        """Whether other processes hold other labels."""
+        return len(self.table) < self.n_labels
+
     @property
     def weights(self) -> Float[Tensor, "l d"]:
-        """W as a plain tensor, in the same memory."""
+        """W as a plain tensor, in the same memory; the rows of this process."""
         return self.table.as_subclass(Tensor)
+
+    def joined(self, rows: Float[Tensor, "r d"]) -> Float[Tensor, "l d"]:
+        """The rows of all processes, from those of this one; all take part."""
+        if not self.sharded:
+            return rows
+        return ranks.joined(rows, [stop - start for start, stop in ranks.spans(self.n_labels)])
 
     def rank(
         self, x: Float[Tensor, "n d"], k: int, drop: Csr | None = None
@@ -103,7 +145,24 @@ class OneVsAll:
         Raises:
             InputError: if k is out of range or x does not fit.
         """
-        return top_k(x, self.weights.to(x.device), k, drop)
+        if not self.sharded:
+            return top_k(x, self.weights.to(x.device), k, drop)
+        return self._merged(x, k, drop)
+
+    def _merged(
+        self, x: Float[Tensor, "n d"], k: int, drop: Csr | None
+    ) -> tuple[Float[Tensor, "n {k}"], Int[Tensor, "n {k}"]]:
+        """The best of what each process finds among its own labels; equal ones by rising label."""
+        own, stop = len(self.table), self.first + len(self.table)
+        if drop is not None:
+            here = (drop.indices >= self.first) & (drop.indices < stop)
+            pairs = drop.row_ids()[here], drop.indices[here] - self.first
+            drop = Csr.from_coo(*pairs, (len(x), own))
+        scores, ids = top_k(x, self.weights.to(x.device), min(k, own), drop)
+        ids = torch.where(ids < 0, ids, ids + self.first)
+        every = ranks.gathered(scores.T.contiguous()).T, ranks.gathered(ids.T.contiguous()).T
+        order = every[0].argsort(dim=1, descending=True, stable=True)[:, :k]
+        return every[0].gather(1, order), every[1].gather(1, order)
 
     def rows(self, ids: Int[Tensor, " c"], device: torch.device) -> Float[Tensor, "c d"]:
         """Classifiers of labels `ids`: the table's own memory where ids are consecutive."""
