@@ -105,7 +105,7 @@ def labels(
             clusters = clustering(examples, encoder.dim, cluster)
             stages.append(Stage("clustering", clusters, per_epoch=True))
         if classifiers:
-            parts += _classifiers(examples, labels, encoder.dim)
+            parts += _classifiers(examples, labels, ranks, encoder.dim)
         return Plan(
             "labels",
             on,
@@ -153,12 +153,12 @@ def clustering(examples: int, dim: int, size: int) -> Work:
     return Work(streamed=streamed, gathered=gathered, entries=levels * examples, calls=calls)
 
 
-def _classifiers(examples: int, labels: int, dim: int) -> list[Part]:
-    """Rows of labels with Adam's state, and the embeddings of examples and labels."""
-    row = NUMBER * dim
+def _classifiers(examples: int, labels: int, ranks: int, dim: int) -> list[Part]:
+    """Rows of a rank's labels with Adam's state, and the embeddings of examples and labels."""
+    row, own = NUMBER * dim, math.ceil(labels / ranks)
     seen = 2 * examples + 2 * labels  # as they were made, and joined: label texts are examples
     return [
-        Part("classifiers", host=labels * row, phase="classifiers"),
-        Part("their optimizer state", host=labels * (2 * row + NUMBER), phase="classifiers"),
+        Part("classifiers", host=own * row, phase="classifiers"),
+        Part("their optimizer state", host=own * (2 * row + NUMBER), phase="classifiers"),
         Part("embeddings that they read", host=seen * row, phase="classifiers"),
     ]

@@ -94,6 +94,9 @@ class Classifiers:
     ) -> tuple[Float[Tensor, "l d"], Progress]:
         """Train classifiers that begin as label embeddings.
 
+        Processes that train together hold the rows and optimizer state of some labels each, where
+        the loss has a name; all of them return all classifiers.
+
         Args:
             x: unit vectors of the training examples.
             labels: unit vectors of the labels.
@@ -106,7 +109,7 @@ class Classifiers:
             seed: of dropout, shortlists and batches.
             device: where products are computed; None stays in host memory.
             run: a folder of its own for checkpoints; None keeps none, and the last classifiers.
-            resume: continue the run.
+            resume: continue the run; where processes hold some labels each it begins anew.
             callbacks: as for :func:`shoal.fit`.
 
         Returns:
@@ -120,6 +123,9 @@ class Classifiers:
         make = OneVsAll.shard if named else OneVsAll.of
         settings: Any = {"kind": kind, "temperature": self.temperature}
         table = make(labels, self.optimizer(lr=self.lr), **settings)
+        if table.sharded and run is not None:
+            # checkpoints of these labels alone, in a folder that no resumed run takes for all
+            run, resume = run.stage("part", {"processes": ranks.world_size()}, False), False
         seeds = batches(len(x), seed)
 
         def evaluate() -> dict[str, float]:
