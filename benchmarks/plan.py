@@ -300,6 +300,11 @@ def compared(name: str, found: dict[str, Any], device: Device) -> dict[str, Any]
     """Predictions beside measurements."""
     of = planned((FITTED | ASKED)[name], device)
     line: dict[str, Any] = {
+        "system": "shoal.plan",
+        "data": "planted",
+        "command": "python benchmarks/plan.py --out docs/results/plan.jsonl",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": "shared CPU cores, no GPU, one thread",
         "setting": name,
         "mib": round(found["peak"]["bytes"] / 2**20),
         "planned_mib": round(of.host_bytes / 2**20),
@@ -333,7 +338,8 @@ def main() -> None:
     device = fitted(found)
     print(device)
     lines = [compared(name, found[name], device) for name in FITTED | ASKED]
-    print(Columns({k: v for k, v in line.items() if k not in STAGES} for line in lines))
+    shown = ("setting", "mib", "planned_mib", "memory_percent", "ms", "planned_ms", "time_percent")
+    print(Columns({name: line[name] for name in shown} for line in lines))
     for line in lines:
         print(json.dumps(line))
     if asked.out:

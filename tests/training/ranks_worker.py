@@ -11,9 +11,10 @@ import torch
 
 import shoal
 from shoal.core import checkpoint, ranks
+from shoal.core.block import Batch
 from shoal.graph.features import word_rows
 from shoal.graph.sage import Sage
-from shoal.rank.classifiers import AllLabels, Classifiers, classifier_job
+from shoal.rank.classifiers import AllLabels, Classifiers, _seen, classifier_job
 from shoal.rank.loss_skip import one_vs_all_loss
 from shoal.rank.one_vs_all import OneVsAll
 from shoal.tasks import links
@@ -86,6 +87,10 @@ def classified() -> dict[str, Any]:
             found |= {f"{kind} {name} loss": loss.detach(), f"{kind} {name} x": seen.grad}
         seeds = shoal.Random(10)(40, 0)
         job = classifier_job(table, x, seeds, AllLabels(truth), dropout=0.0)
+        with torch.random.fork_rng():
+            torch.manual_seed(ranks.rank())  # as in training; all see the same points all the same
+            batch = Batch(block.dst, (block,), x)
+            found["dropped out"] = _seen(x, 0.5, batch)
         fit(job, Budget(steps=STEPS))
         found[f"{kind} weights"] = table.joined(table.weights)
         drop = shoal.Csr.from_coo(torch.arange(40), torch.arange(40) % 17, (40, 17))
@@ -93,7 +98,7 @@ def classified() -> dict[str, Any]:
             scores, ids = table.rank(x, k, drop)
             found |= {f"{kind} scores {k}": scores, f"{kind} ids {k}": ids}
     best, _ = Classifiers(epochs=2).fit(x, labels, truth, shoal.Random(10))
-    found["dropped out"] = best
+    found["fitted"] = best
     return found
 
 

@@ -109,8 +109,8 @@ def test_classifiers_lie_in_parts_and_learn_as_one(trained: Any) -> None:
     for other in parts[1:]:
         assert same_tensors(parts[0], other)
     one = classified()
-    one.pop("dropped out")  # by other masks
-    parts[0].pop("dropped out")
+    for name in ("dropped out", "fitted"):  # by other masks
+        assert one.pop(name).shape == parts[0].pop(name).shape
     assert one.keys() == parts[0].keys()
     for name, value in one.items():
         exact = " ids " in name
