@@ -1,9 +1,10 @@
-"""Classes of nodes by shoal's untuned defaults, beside plain PyG networks tuned on validation.
+"""Classes of nodes and links by shoal's untuned defaults, beside what is plain and tuned.
 
 Every system runs on every graph in a process of its own, over the same seeds and splits: a seed is
 one of the field's ten splits where a graph has them, and draws the split where it has none. The
 linear model and the perceptron read features and their neighbor means (:mod:`graphs_.plain`).
-CPU seconds are those of one training, without tuning, which is told apart.
+CPU seconds are those of one training, without tuning, which is told apart. ``links`` hides links
+and ranks them among all nodes, by an encoder, by what needs no training, and by their pool.
 
     python benchmarks/graphs.py [--data DIR] [--sets cora texas …] [--systems shoal gcn …]
 
@@ -28,10 +29,10 @@ from typing import Any
 import torch
 from graphs_ import plain, sets
 
-from shoal import NodeModel
+from shoal import LinkModel, NodeModel
 from shoal.core.memory import peak_mib
 
-SYSTEMS = ("shoal", "sage", "gcn", "gat", "linear", "perceptron")
+SYSTEMS = ("shoal", "sage", "gcn", "gat", "linear", "perceptron", "links")
 SETS = {Path(x).name: x for x in (*sets.OWN_SPLIT, *sets.TEN_SPLITS, *sets.RANDOM_SPLIT)}
 
 
@@ -50,9 +51,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("SHOAL_DATA"), help="folder of the graphs")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=[*SETS])
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=[*SYSTEMS])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=[*SYSTEMS[:-1]])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--minutes", type=float, default=10, help="of a rival's single training")
+    parser.add_argument("--link-minutes", type=float, help="of training, for links alone")
     parser.add_argument("--results", type=Path, help="append every row to this file")
     parser.add_argument("--quick", action="store_true", help="one seed of the smallest graph")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -66,6 +68,8 @@ def run(asked: argparse.Namespace, name: str, system: str) -> dict[str, Any]:
     """Measure a system on a graph in a process of its own."""
     command = [sys.executable, __file__, "--data", asked.data, "--one", system, "--sets", name]
     command += ["--minutes", str(asked.minutes), "--seeds", *map(str, asked.seeds)]
+    if asked.link_minutes is not None:
+        command += ["--link-minutes", str(asked.link_minutes)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         return {"data": name, "system": system, "failed": f"exit status {done.returncode}"}
@@ -76,12 +80,12 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Run one system here."""
     name, system = asked.sets[0], asked.one
     load = partial(sets.nodes, Path(asked.data), SETS[name])
-    by_shoal = system == "shoal"
-    own = (
-        shoal(load, asked.seeds)
-        if by_shoal
-        else plain.tuned(system, load, asked.seeds, asked.minutes)
-    )
+    if system == "shoal":
+        own = nodes(load, asked.seeds)
+    elif system == "links":
+        own = links(load, asked.seeds, asked.link_minutes)
+    else:
+        own = plain.tuned(system, load, asked.seeds, asked.minutes)
     return {
         "data": name,
         "system": system,
@@ -93,7 +97,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def shoal(load: Any, seeds: list[int]) -> dict[str, Any]:
+def nodes(load: Any, seeds: list[int]) -> dict[str, Any]:
     """Untuned defaults: metrics and CPU seconds of each fit, and what each member reaches."""
     tests, members, begin = [], [], time.process_time()
     for seed in seeds:
@@ -102,6 +106,18 @@ def shoal(load: Any, seeds: list[int]) -> dict[str, Any]:
         members.append([dict(line) for line in result.details["compared"]])
     seconds = (time.process_time() - begin) / len(seeds)
     return {"test": tests, "members": members, "cpu_seconds": round(seconds, 1)}
+
+
+def links(load: Any, seeds: list[int], minutes: float | None) -> dict[str, Any]:
+    """Untuned defaults: metrics and CPU seconds of each fit, and what each score reaches."""
+    tests, scores, begin = [], [], time.process_time()
+    for seed in seeds:
+        result = LinkModel(seed=seed, device="cpu").fit(load(seed), minutes=minutes)
+        tests.append(result.test)
+        scores.append([dict(line) for line in result.details["compared"]])
+    seconds = (time.process_time() - begin) / len(seeds)
+    about = {} if minutes is None else {"minutes": minutes}
+    return {"test": tests, "scores": scores, "cpu_seconds": round(seconds, 1), **about}
 
 
 def report(row: dict[str, Any], results: Path | None) -> None:
