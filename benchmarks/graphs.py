@@ -33,7 +33,6 @@ from shoal import LinkModel, NodeModel
 from shoal.core.memory import peak_mib
 
 SYSTEMS = ("shoal", "sage", "gcn", "gat", "linear", "perceptron", "links")
-SETS = {Path(x).name: x for x in (*sets.OWN_SPLIT, *sets.TEN_SPLITS, *sets.RANDOM_SPLIT)}
 
 
 def main() -> None:
@@ -50,7 +49,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("SHOAL_DATA"), help="folder of the graphs")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=[*SETS])
+    parser.add_argument("--sets", nargs="+", choices=sets.SETS, default=[*sets.SETS])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=[*SYSTEMS[:-1]])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--minutes", type=float, default=10, help="of a rival's single training")
@@ -79,7 +78,7 @@ def run(asked: argparse.Namespace, name: str, system: str) -> dict[str, Any]:
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Run one system here."""
     name, system = asked.sets[0], asked.one
-    load = partial(sets.nodes, Path(asked.data), SETS[name])
+    load = partial(sets.nodes, Path(asked.data), name)
     if system == "shoal":
         own = nodes(load, asked.seeds)
     elif system == "links":
