@@ -98,8 +98,8 @@ def planned(at: dict[str, Any], device: Device) -> plan.Plan:
     """What the planner says of a setting."""
     machine = plan.Machine(device)
     if at["task"] in ("bag", "transformer"):
-        encoder: Any = plan.Bag(at["vocabulary"], at["dim"]) if at["task"] == "bag" else None
-        encoder = encoder or plan.Transformer(
+        encoder: Any = plan.BagSizes(at["vocabulary"], at["dim"]) if at["task"] == "bag" else None
+        encoder = encoder or plan.TransformerSizes(
             at["layers"], at["dim"], at["heads"], vocabulary=at["vocabulary"], chunk=at.get("chunk")
         )
         return plan.labels(

@@ -201,7 +201,7 @@ def test_the_command_prints_the_librarys_plan(task: str) -> None:
     shape = {"batch_size": 64, "machine": machine}
     graph = library.Graph(1000, 9000, 16)
     same = {
-        "labels": lambda: library.labels(1000, 500, encoder=library.Bag(90_000), **shape),
+        "labels": lambda: library.labels(1000, 500, encoder=library.BagSizes(90_000), **shape),
         "nodes": lambda: library.nodes(graph, 3, **shape),
         "links": lambda: library.links(graph, **shape),
     }[task]()
@@ -210,7 +210,7 @@ def test_the_command_prints_the_librarys_plan(task: str) -> None:
 
 def test_flags_of_a_transformer_make_one(tmp_path: Path) -> None:
     """Layers, heads and pieces; without layers they are refused; host memory is a limit."""
-    encoder = library.Transformer(2, 128, 2, 256, vocabulary=99, chunk=8)
+    encoder = library.TransformerSizes(2, 128, 2, 256, vocabulary=99, chunk=8)
     words = SIZES["labels"] + " --layers 2 --dim 128 --inner 256 --vocabulary 99 --chunk 8"
     want = library.labels(1000, 500, encoder=encoder, classifiers=False).facts()
     assert answer(f"labels {words} --no-classifiers") == want

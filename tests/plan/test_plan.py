@@ -84,7 +84,7 @@ def test_parameters_are_those_of_bert() -> None:
             intermediate_size=inner, max_position_embeddings=40,
         )  # fmt: skip
         model = BertModel(config, add_pooling_layer=False)
-        encoder = plan.Transformer(layers, dim, 2, inner, vocabulary=50, positions=40)
+        encoder = plan.TransformerSizes(layers, dim, 2, inner, vocabulary=50, positions=40)
         assert encoder.parameters == sum(x.numel() for x in model.parameters())
 
 
@@ -114,7 +114,7 @@ def test_kept_activations_are_those_that_autograd_saves(
     ids = torch.randint(50, (32, length), generator=torch.Generator().manual_seed(0))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    encoder = plan.Transformer(layers, dim, heads, inner)
+    encoder = plan.TransformerSizes(layers, dim, heads, inner)
     count = sum(size for size, _ in saved.values())
     assert encoder.kept(32, 32 * length) == pytest.approx(count, rel=0.05)
 
@@ -123,7 +123,7 @@ def large(**changes: Any) -> Plan:
     """A transformer that a small card does not train at once."""
     asked: dict[str, Any] = {"batch_size": 2048, "classifiers": False}
     card = replace(plan.DEVICES["rtx4090"], memory=8e9)
-    encoder = plan.Transformer(6, 384, 12)
+    encoder = plan.TransformerSizes(6, 384, 12)
     asked |= {"encoder": encoder, "machine": plan.Machine(card)} | changes
     return plan.labels(100_000, 50_000, **asked)
 
@@ -135,7 +135,7 @@ def test_the_nearest_setting_fits_and_the_next_one_does_not() -> None:
     name, chunk = made.remedy.split()
     assert name == "chunk"
     sizes = (int(chunk), 2 * int(chunk))
-    fits = [large(encoder=plan.Transformer(6, 384, 12, chunk=size)).fits for size in sizes]
+    fits = [large(encoder=plan.TransformerSizes(6, 384, 12, chunk=size)).fits for size in sizes]
     assert fits == [True, False]
     graph = plan.Graph(10**6, 10**7, 1024)
     tight = plan.Machine(replace(plan.DEVICES["rtx4090"], memory=1e8))
@@ -145,7 +145,7 @@ def test_the_nearest_setting_fits_and_the_next_one_does_not() -> None:
     fits = [plan.nodes(graph, 4, machine=tight, batch_size=x).fits for x in (size, 2 * size)]
     assert fits == [True, False]
     poor = plan.Machine(replace(plan.DEVICES["h200"], host=1e9))
-    nothing = plan.labels(10**6, 10**7, encoder=plan.Bag(1000), machine=poor)
+    nothing = plan.labels(10**6, 10**7, encoder=plan.BagSizes(1000), machine=poor)
     assert nothing.remedy is not None and "none: embeddings that they read" in nothing.remedy
 
 
@@ -205,14 +205,17 @@ def test_this_machine_is_measured() -> None:
         (lambda: plan.Machine("h300"), "device: expected one of h200, h100"),
         (lambda: plan.Machine(ranks=0), "ranks: expected a whole number of at least 1"),
         (lambda: plan.Machine(price=-1.0), "price: expected a finite number of at least 0"),
-        (lambda: plan.Bag(0), "vocabulary: expected a whole number of at least 1"),
-        (lambda: plan.Transformer(1, 8, 2, chunk=0), "chunk: expected a whole number"),
+        (lambda: plan.BagSizes(0), "vocabulary: expected a whole number of at least 1"),
+        (lambda: plan.TransformerSizes(1, 8, 2, chunk=0), "chunk: expected a whole number"),
         (lambda: plan.Network(fanouts=()), "fanouts: expected a number per hop"),
         (lambda: plan.Graph(1, 0, 1), "edges: expected a whole number of at least 1"),
         (lambda: plan.nodes(plan.Graph(9, 9, 9), 0), "classes: expected a whole number"),
         (lambda: plan.links(plan.Graph(9, 9, 9), links_a_node=0.0), "links_a_node: expected"),
-        (lambda: plan.labels(0, 9, encoder=plan.Bag(9)), "examples: expected a whole number"),
-        (lambda: plan.labels(9, 9, encoder=plan.Bag(9), tokens=0.0), "tokens: expected a number"),
+        (lambda: plan.labels(0, 9, encoder=plan.BagSizes(9)), "examples: expected a whole number"),
+        (
+            lambda: plan.labels(9, 9, encoder=plan.BagSizes(9), tokens=0.0),
+            "tokens: expected a number",
+        ),
     ],
 )
 def test_a_number_out_of_range_is_named(ask: Any, message: str) -> None:

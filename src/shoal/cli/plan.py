@@ -186,12 +186,12 @@ def plan_labels(asked: PlanLabels) -> dict[str, Any]:
         expect(given is None, name, "--layers, as it is a transformer's", "none", "pass both")
     dim = asked.dim or (256 if bag else 384)
     if bag:
-        encoder = shoal.plan.Bag(asked.vocabulary or 3 * 30_000, dim, asked.zipf)
+        encoder = shoal.plan.BagSizes(asked.vocabulary or 3 * 30_000, dim, asked.zipf)
     else:
         sizes = {name: getattr(asked, name) for name in ("inner", "vocabulary", "chunk")}
         given = {name: value for name, value in sizes.items() if value is not None}
         heads = asked.heads or max(dim // 64, 1)
-        encoder = shoal.plan.Transformer(asked.layers or 1, dim, heads, **given)
+        encoder = shoal.plan.TransformerSizes(asked.layers or 1, dim, heads, **given)
     return shoal.plan.labels(
         asked.examples,
         asked.labels,

@@ -84,7 +84,7 @@ def distinct(n: Real, draws: Real, zipf: Real = 0.0) -> Real:
 
 
 @dataclass(frozen=True)
-class Bag:
+class BagSizes:
     """Rows of words, summed: :class:`shoal.BagEncoder`.
 
     Attributes:
@@ -159,7 +159,7 @@ class Bag:
 
 
 @dataclass(frozen=True)
-class Transformer:
+class TransformerSizes:
     """A post-norm encoder such as BERT: :class:`shoal.TransformerEncoder`.
 
     Attributes:
@@ -177,7 +177,7 @@ class Transformer:
     Example:
         BERT base has 110 million parameters, 0.6 of them in the pooler that shoal does not read.
 
-        >>> round(Transformer(layers=12, dim=768, heads=12).parameters / 1e6)
+        >>> round(TransformerSizes(layers=12, dim=768, heads=12).parameters / 1e6)
         109
     """
 

@@ -44,7 +44,7 @@ def labels(
     Args:
         examples: in the training data.
         labels: that there are.
-        encoder: :class:`shoal.plan.Bag` or :class:`shoal.plan.Transformer`.
+        encoder: :class:`shoal.plan.BagSizes` or :class:`shoal.plan.TransformerSizes`.
         tokens: rows or word pieces per text of an example.
         label_tokens: those of a label's text; as many by default.
         labels_an_example: known labels per example, the mean.
@@ -61,8 +61,8 @@ def labels(
     Example:
         Adam keeps two numbers a number: 100,000 rows of 256 floats and twice as many.
 
-        >>> from shoal.plan import Bag, labels
-        >>> plan = labels(1_000_000, 500_000, encoder=Bag(100_000))
+        >>> from shoal.plan import BagSizes, labels
+        >>> plan = labels(1_000_000, 500_000, encoder=BagSizes(100_000))
         >>> rows, state = plan.parts[:2]
         >>> rows.host == 100_000 * 256 * 4, state.host == 2 * rows.host + 4 * 100_000
         (True, True)
