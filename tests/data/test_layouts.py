@@ -6,11 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import networkx
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 
-from shoal.data.graphs import load_nodes, read
+from shoal.core.errors import InputError
+from shoal.data.graphs import is_graph, load_nodes, read
 from shoal.data.nodes import NodeData
 
 N, EDGES = 6, np.array([[0, 1, 2, 3, 4, 5, 0], [1, 2, 3, 4, 5, 0, 3]])
@@ -93,3 +96,82 @@ def test_what_is_beside_a_graph_is_named(tmp_path: Path, caplog: pytest.LogCaptu
     np.savez(tmp_path / "one.npz", edge_index=EDGES, x=ROWS, y=Y + 1)
     load_nodes(tmp_path / "one.npz")
     assert "y: 1 of 4 classes have no node, number 0 first" in caplog.text
+
+
+LINES = {
+    "a.txt": ("\t", "# Directed graph\n# FromNodeId\tToNodeId\n", "{}\t{}"),
+    "b.csv": (",", "id,source,target,weight\n", "7,{},{},0.5"),
+    "c.csv": (";", "Source;Target\n", "{};{}"),
+    "d.edgelist": (" ", "", "{} {} {{}}"),
+    "e.tsv": ("\t", "", "{}\t{}"),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("names", [False, True])
+def test_edges_in_every_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, names: bool
+) -> None:
+    """One cycle by numbers, or by names in the order of their first edge; weights are named."""
+    _, head, line = LINES[name]
+    ends = [(f"p{u}", f"p{v}") if names else (u, v) for u, v in EDGES.T.tolist()]
+    path = tmp_path / name
+    path.write_text(head + "".join(line.format(*pair) + "\n" for pair in ends))
+    assert np.array_equal(read(path).graph.to_dense().numpy(), GRAPH.T.toarray())
+    assert ("6 nodes have names" in caplog.text) == names
+    assert ("not read: id, weight" in caplog.text) == (name == "b.csv")
+    assert names or is_graph(path)
+
+
+def test_tables_of_texts_are_no_graphs(tmp_path: Path) -> None:
+    """Columns that name ends beside a text do not make edges of it."""
+    (tmp_path / "m.csv").write_text("from,to,subject\n1,2,red mug\n")
+    (tmp_path / "b.txt").write_text("2 5 3\n0,2 1:0.5 4:1.2\n 3:0.7\n")
+    (tmp_path / "t.txt").write_text("0\tred mug\n1\ttea\n")
+    assert not any(is_graph(tmp_path / name) for name in ("m.csv", "b.txt", "t.txt"))
+
+
+def test_edges_and_nodes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder of two tables, and networkx's files of the same graph."""
+    (tmp_path / "g").mkdir()
+    rows = [f"p{i},{a},{b},c{y},text" for i, ((a, b), y) in enumerate(zip(ROWS, Y, strict=True))]
+    (tmp_path / "g" / "nodes.csv").write_text("id,a,b,label,title\n" + "\n".join(rows) + "\n")
+    pairs = [f"p{u},p{v}" for u, v in EDGES.T.tolist()]
+    (tmp_path / "g" / "edges.csv").write_text("source,target\n" + "\n".join(pairs) + "\n")
+    graph = networkx.DiGraph()
+    for i in range(N):
+        graph.add_node(i, a=float(ROWS[i, 0]), b=float(ROWS[i, 1]), category=f"c{Y[i]}")
+    graph.add_edges_from(EDGES.T.tolist())
+    networkx.write_graphml(graph, tmp_path / "g.graphml")
+    networkx.write_gml(graph, tmp_path / "g.gml")
+    for name in ("g", "g.graphml", "g.gml"):
+        data = load_nodes(tmp_path / name)
+        assert np.array_equal(data.graph.to_dense().numpy(), GRAPH.T.toarray())
+        assert np.array_equal(np.asarray(data.features), ROWS)
+        assert data.target.tolist() == Y.tolist() and data.class_names == ("c0", "c1", "c2")
+    assert "g: not read: column title of nodes" in caplog.text
+    (tmp_path / "g" / "edges.csv").write_text("source,target\np0,q\n")
+    with pytest.raises(InputError, match="ids of nodes, as in column id, got 'q'"):
+        read(tmp_path / "g")
+
+
+class Harm:
+    """What a stranger may pickle."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("run",)
+
+
+def test_a_saved_data_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """PyG's Data and dictionaries of tensors are read; any other class is refused, unrun."""
+    pyg = pytest.importorskip("torch_geometric.data")
+    tensors = {"edge_index": torch.from_numpy(EDGES), "x": torch.from_numpy(ROWS)}
+    for found in (pyg.Data(**tensors), tensors):
+        torch.save(found, tmp_path / "d.pt")
+        graph = read(tmp_path / "d.pt")
+        assert np.array_equal(graph.graph.to_dense().numpy(), GRAPH.T.toarray())
+        assert np.array_equal(np.asarray(graph.features), ROWS)
+    torch.save({"edge_index": Harm()}, tmp_path / "h.pt")
+    with pytest.raises(InputError, match=r"h\.pt: expected a graph as tensors, got a class"):
+        read(tmp_path / "h.pt")
+    assert "run" not in capsys.readouterr().out

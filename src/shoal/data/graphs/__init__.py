@@ -1,7 +1,8 @@
 """Graphs by name, by path, or in memory: found among the formats, read, and described.
 
 Each format is one file of this folder: ``wordnet-graph``, arrays (``.npz``, ``.safetensors``),
-PyTorch Geometric's ``Data``, folders of OGB and Planetoid, edges as text, a saved ``Csr``.
+PyTorch Geometric's ``Data``, also as ``.pt``, folders of OGB, Planetoid, and of two tables, edges
+as text, GraphML and its like, a saved ``Csr``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from typing import Any
 from shoal.core.csr import Csr
 from shoal.core.errors import fail, naming
 from shoal.data.graph import FORMATS, GraphData, GraphFormat
-from shoal.data.graphs import arrays, edges, ogb, planetoid, pyg, wordnet  # noqa: F401 (they register)
+from shoal.data.graphs import (  # noqa: F401 (they register)
+    arrays,
+    edges,
+    ogb,
+    planetoid,
+    pyg,
+    tables,
+    wordnet,
+)
 from shoal.data.links import LinkData, link_data, split_links
 from shoal.data.nodes import NodeData, node_data
 
