@@ -102,8 +102,9 @@ def test_the_whole_pipeline_ends_in_the_same_metrics(tmp_path: Path) -> None:
     assert progress.loss == pytest.approx(want["last_loss"], rel=1e-5)
     assert losses["classifiers"][:10] == pytest.approx(want["head_losses"], rel=2e-6)
     assert losses["classifiers"][-1] == pytest.approx(want["head_last_loss"], rel=1e-5)
-    # at these few examples the combiner takes more steps than it did, and so learns more
-    assert metrics["P@1"] >= want["test"]["P@1"] - 1 and metrics["R@5"] >= want["test"]["R@5"] - 1
+    # at these few examples the combiner takes more steps than it did: other answers, as good ones
+    near = {name: metrics[name] for name in want["test"]}
+    assert near == pytest.approx(want["test"], abs=1)
 
 
 @pytest.mark.parametrize("name", ["run", "export"])
