@@ -201,3 +201,19 @@ def test_one_row_trains_and_nothing_is_tested(tmp_path: Path) -> None:
     (tmp_path / "one.csv").write_text("text,labels\ntea,drink\n")
     data = load_labels(tmp_path / "one.csv")
     assert (len(data.train), len(data.test), data.labels.titles) == (1, 0, ["drink"])
+
+
+def test_what_tables_of_others_hold(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Columns that are not read are named; the mark that most stand between separates; remedies."""
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "mug", "labels": "3", "weight": 2}\n{"text": "tea", "labels": ["1"]}\n'
+    )
+    assert load_labels(tmp_path / "a.jsonl", test=0).labels.titles == ["1", "3"]
+    assert "a.jsonl: not read: column weight" in caplog.text
+    (tmp_path / "b.csv").write_text('text;labels;"price, net"\nmug;cup;1,5\n')
+    assert load_labels(tmp_path / "b.csv", test=0).train.texts.all() == ["mug"]
+    (tmp_path / "c.xlsx").write_bytes(b"PK")
+    with pytest.raises(InputError, match="save it as CSV in the program"):
+        load_labels(tmp_path / "c.xlsx")
+    with pytest.raises(InputError, match="got an address; download it and pass the file"):
+        load_labels("https://example.org/a.csv")

@@ -77,7 +77,7 @@ class Kind:
 def _read_csv(path: Path, encoding: str) -> Records:
     numbered = lines(path, encoding)
     first = [text for _, text in islice(numbered, 1)]
-    between = next((x for x in ",;\t" if x in "".join(first)), ",")
+    between = max(",;\t", key="".join(first).count)  # of as many, the first
     text = chain(first, (line for _, line in numbered))
     cells = csv.reader((line + "\n" for line in text), strict=True, delimiter=between)
 

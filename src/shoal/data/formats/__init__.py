@@ -20,6 +20,15 @@ from shoal.data.formats.registry import FORMATS, Format
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
+# files that are not read, and what to do with them
+_ELSEWHERE = {
+    (".xlsx", ".xls", ".ods"): "save it as CSV in the program that wrote it",
+    (".pkl", ".pickle", ".gpickle"): "a pickle can run anything: save it as .parquet or .jsonl",
+    (".zip", ".tar", ".tgz", ".7z", ".bz2", ".xz", ".zst"): "unpack it, or pack it with gzip",
+    (".arrow", ".feather"): "save it as Parquet: pyarrow.parquet.write_table",
+    (".ttl", ".rdf", ".nt"): "write its labels as subjects.tsv, <URI><TAB>label a line",
+    (".mtx", ".mat"): "save its matrix with scipy.sparse.save_npz",
+}
 _OF_A_MODEL = ("model.json", "export.json", "settings.json")
 
 
@@ -49,6 +58,11 @@ def format_of(path: Path) -> Format:
     named = "name its files as docs/reference/formats.md has them"
     remedy = "convert it to one of these" if there and path.is_file() else named
     remedy = remedy if there else "check the path"
+    if there and path.is_file():
+        suffix = path.suffix.lower()
+        remedy = next((said for known, said in _ELSEWHERE.items() if suffix in known), remedy)
+    elif str(path).startswith(("http:/", "https:/", "s3:/", "hf:/")):
+        found, remedy = "an address", "download it and pass the file"
     fail(str(path), want, found, remedy)
 
 

@@ -25,6 +25,7 @@ from shoal.data.formats.registry import name_of, text_format
 from shoal.data.label_cells import SEPARATOR, joined_by, split_cells
 from shoal.data.lines import shorten, suffix_of
 from shoal.data.texts import Examples, LabelData, Texts, as_list, matrix_of, names_of
+from shoal.data.unread import say_unread
 
 _log = logging.getLogger("shoal")
 Row = tuple[int, dict[str, Any]]
@@ -202,6 +203,8 @@ def _read_rows(table: Table, split: bool = True) -> _Rows:
     named = False
     for row in table.rows:
         number, record = row
+        if not numbers:
+            _say_columns(table, record)
         named = named or record.get("uid") is not None
         _add_text(texts, table, row)
         cells.append(_label_cell(table, row))
@@ -214,6 +217,16 @@ def _read_rows(table: Table, split: bool = True) -> _Rows:
     labels = _split_labels(table, cells, numbers)
     rows = _Rows(texts, labels, splits)
     return rows if table.columns.apart else _merged(table, rows, named)
+
+
+def _say_columns(table: Table, record: dict[str, Any]) -> None:
+    """Name the columns that are not read; a title is told of with its option."""
+    asked = table.columns
+    read = {asked.text or "text", asked.labels or "labels", asked.title, asked.split or "split"}
+    left = [str(name) for name in record if name not in read | {"uid", "title", ""}]
+    if asked.text is None and "text" not in record:  # uid, title and content are a text
+        left = [name for name in left if name != "content"]
+    say_unread(table.where, [f"column {name}" for name in left])
 
 
 def _expect_columns_apart(columns: Columns) -> None:
