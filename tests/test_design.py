@@ -366,6 +366,7 @@ def test_the_page_of_the_label_task_uses_public_names_alone() -> None:
     assert sum(node.end_lineno - node.lineno for node in functions) < 200  # pyright: ignore
 
 
+@pytest.mark.whole
 def test_the_page_gives_the_commands_bits(
     toys: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

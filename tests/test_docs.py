@@ -29,6 +29,7 @@ check_docs = _tool("check_docs")
 @pytest.mark.parametrize(
     "path", check_docs.documents(), ids=lambda path: path.relative_to(ROOT).as_posix()
 )
+@pytest.mark.whole
 def test_a_document_keeps_its_word(path: Path) -> None:
     """Links, commands, names and code of every document exist and run."""
     assert list(check_docs.check(path)) == []

@@ -17,6 +17,8 @@ from shoal.training.run import Run
 from tests.planted import planted_labels
 from tests.test_frozen import REFERENCES, Losses, labels_csv
 
+pytestmark = pytest.mark.whole
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PANGRAM = "the quick brown fox jumps over the lazy dog"  # so that every letter is known
 

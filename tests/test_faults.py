@@ -25,6 +25,8 @@ from shoal.training.run import Run
 from tests import killing
 from tests.planted import planted_labels
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[1]
 SLOW = pytest.mark.slow
 

@@ -88,6 +88,7 @@ def predicted(folder: Path, tmp_path: Path) -> str:
         pytest.param(" ".join(hostile.READERS), 40, marks=SLOW),
     ],
 )
+@pytest.mark.whole
 def test_whatever_is_changed_it_is_read_or_refused(readers: str, inputs: int) -> None:
     """In bounded memory and time, in one line that names the source (tests/hostile.py)."""
     names = [name for name in hostile.READERS if name in readers]
@@ -122,6 +123,7 @@ def _text(state: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [_cut, _narrow, _far, _nan, _text])
+@pytest.mark.whole
 def test_arrays_of_a_checkpoint_are_looked_at(
     evil: Path, tmp_path: Path, change: Callable[[Any], None]
 ) -> None:
@@ -356,6 +358,7 @@ def test_an_export_leaves_files_of_somebody_else_alone(evil: Path, tmp_path: Pat
     assert (tmp_path / "out" / "deploy.sh").read_text() == "precious"
 
 
+@pytest.mark.whole
 def test_one_training_at_a_time(run: Path, tmp_path: Path) -> None:
     """The second one is refused, and says which process trains there."""
     words = ["train", "labels", str(run.parent / "data.csv"), "--out", str(tmp_path / "both")]

@@ -636,6 +636,7 @@ def _follow(words: list[str], error: str) -> list[str] | None:
         "--separator ; --labels-column tags",
     ],
 )
+@pytest.mark.whole
 def test_b10_following_a_remedy_ends_well(tmp_path: Path, wrong: str) -> None:
     """Literally, step by step: success, or the error of another argument, never the same again."""
     path = table(tmp_path / "t.csv", rows())

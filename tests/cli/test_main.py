@@ -286,6 +286,7 @@ def test_a_remedy_that_is_followed_leads_on(size: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.whole
 def test_a_run_writes_what_trains_it_again(tmp_path: Path) -> None:
     """From run.toml alone a run gives the same bits and metrics; flags overrule it."""
     first = result(*SMALL_TRAIN, "--lr", "0.05", "--keep-resume", "--out", tmp_path / "a")
@@ -356,6 +357,7 @@ def test_a_task_of_ones_own_trains_through_the_command(
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.whole
 def test_the_module_is_the_command() -> None:
     """``python -m shoal`` refuses what the script refuses, with its status and words."""
     words, path = ["evaluate", "no-such-run"], os.pathsep.join(sys.path)

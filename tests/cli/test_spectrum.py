@@ -37,6 +37,7 @@ def number():
 """
 
 
+@pytest.mark.whole
 def test_a_run_is_measured_and_left_alone(tmp_path: Path) -> None:
     """The node job's Adam in its metric: rates for every batch size, files, the run unchanged."""
     path = write_graph(planted_graph(n=210, classes=3, dim=12), tmp_path / "g.npz")
@@ -58,6 +59,7 @@ def test_a_run_is_measured_and_left_alone(tmp_path: Path) -> None:
     assert found["metric"] == "plain" and any("--keep-resume" in x for x in found["notes"])
 
 
+@pytest.mark.whole
 def test_a_run_on_labels_is_measured(tmp_path: Path) -> None:
     """The encoder's rows, in the batches that the run was trained with."""
     xc.write(planted_labels(n=60, n_labels=16), tmp_path / "planted")
@@ -82,6 +84,7 @@ def test_a_run_on_links_is_measured(tmp_path: Path) -> None:
     assert float(ritz.min()) > -1e-5 * found["lam_max"]
 
 
+@pytest.mark.whole
 def test_own_objects_are_measured(tmp_path: Path) -> None:
     """A linear softmax by ``file.py:function``, also with the loss that it began at."""
     (tmp_path / "own.py").write_text(OWN)
@@ -96,6 +99,7 @@ def test_own_objects_are_measured(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.whole
 def test_rates_of_own_objects_and_of_a_run_are_found(tmp_path: Path) -> None:
     """``shoal find-lr``: a row a batch size, a picture; a remedy where rows are trained."""
     (tmp_path / "own.py").write_text(OWN)
@@ -119,6 +123,7 @@ def test_rates_of_own_objects_and_of_a_run_are_found(tmp_path: Path) -> None:
     assert refused.refused and "expected a run with frozen rows" in refused.err
 
 
+@pytest.mark.whole
 def test_objects_by_name_and_in_order_are_the_same(tmp_path: Path) -> None:
     """A function that returns a tuple is measured as one that names its objects."""
     tuple_of_them = """

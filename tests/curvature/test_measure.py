@@ -74,6 +74,7 @@ def test_noise_is_that_of_the_dense_matrices(measured) -> None:
     assert (noise.micro_batch, noise.batches) == (5, 12)
 
 
+@pytest.mark.whole
 def test_noise_is_unbiased_over_shuffles() -> None:
     """F2's mean over many orders of the data is the dense F2 within 4 %: no factor is missing."""
     each = per_sample(mlp(), LOSS, list(loader_of()), "ggn")[:, 40:, 40:]

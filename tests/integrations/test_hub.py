@@ -21,7 +21,10 @@ from tests.integrations.hub_server import TOKEN, Hub, serving
 from tests.tiny import save_tiny_bert
 
 # huggingface_hub 2.4 sends files so itself
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+]
 TEXTS = [f"a {color} {thing}" for color in ("red", "blue") for thing in ("mug", "hat", "lamp")]
 LABELS = [text.split()[1:] for text in TEXTS]
 

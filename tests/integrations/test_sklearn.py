@@ -83,6 +83,7 @@ def test_numbers_are_classes() -> None:
     assert model.predict(["blue"]).tolist() == [11] and model.classes_.tolist() == [10, 11, 12]
 
 
+@pytest.mark.whole
 def test_lists_of_labels_come_back_as_lists(sure: Any) -> None:
     """Labels of at least the threshold, none twice; P@1 is the score."""
     found = sure.predict(["a red mug", "a blue hat"])
@@ -127,6 +128,7 @@ def test_probabilities_have_a_column_per_class(sure: Any) -> None:
     assert rows == [sorted(row) for row in sure.predict(TEXTS[:12])]
 
 
+@pytest.mark.whole
 def test_probabilities_of_one_label_sum_to_one() -> None:
     """And the best of them is what is predicted; scikit-learn's scorers read them."""
     from sklearn.metrics import get_scorer
@@ -183,6 +185,7 @@ def test_a_fitted_classifier_is_pickled() -> None:
     assert same[0] == same[1]
 
 
+@pytest.mark.whole
 def test_a_fit_after_a_fit_begins_anew() -> None:
     """Another form of labels replaces the first."""
     model = made(**WEIGHED).fit(TEXTS, SEVERAL).fit(TEXTS, ONE)

@@ -15,6 +15,8 @@ import torch
 import shoal
 from shoal.tasks import links, nodes
 
+pytestmark = pytest.mark.whole
+
 FROZEN = Path(__file__).parents[1] / "frozen"
 REFERENCES = json.loads((FROZEN / "references.json").read_text())
 COMMANDS = {

@@ -49,6 +49,7 @@ def test_training_with_tiers_is_training_without(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", [shoal.NodeModel, shoal.LinkModel])
 @pytest.mark.parametrize("own", [None, ".safetensors", ".npz"])
+@pytest.mark.whole
 def test_training_from_a_file_is_training_from_memory(
     tmp_path: Path, task: type, own: str | None
 ) -> None:

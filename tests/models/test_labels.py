@@ -71,6 +71,7 @@ def test_small_data_is_held_out_in_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.whole
 def test_rules_are_named(run: Any) -> None:
     """One that does not exist, and one where scores are no probabilities."""
     model, _ = run
@@ -154,6 +155,7 @@ def test_every_kind_of_model_is_saved(kind: str, tmp_path: Path) -> None:
     assert shoal.open(tmp_path / "run").predict(TEXTS) == model.predict(TEXTS)
 
 
+@pytest.mark.whole
 def test_a_fit_after_a_fit_begins_anew() -> None:
     """The same data give the same bits again, other data those of a new model."""
     other = planted_labels(n=120, n_labels=8, seed=1)
@@ -169,6 +171,7 @@ def test_a_fit_after_a_fit_begins_anew() -> None:
     assert model.predict(TEXTS) == first
 
 
+@pytest.mark.whole
 def test_the_seed_decides(tmp_path: Path) -> None:
     """With and without a folder the same bits; with another seed others."""
     found = []

@@ -60,6 +60,7 @@ def trained(bert: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     return {name: folder / name for name in encoders}
 
 
+@pytest.mark.whole
 def test_training_beats_the_random_transformer(bert: str) -> None:
     """P@1 on the test examples clearly exceeds that of the encoder at the start."""
     encoder, tokens = spec(bert).begin(
@@ -113,6 +114,7 @@ def test_a_folder_holds_no_pickle(trained: dict[str, Path], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["chunks", "twins", "clip"])
+@pytest.mark.whole
 def test_resumed_equals_uninterrupted(name: str, bert: str, tmp_path: Path) -> None:
     """Stopped after a refresh, a transformer's run ends in the same bits, dropout and all."""
     encoder = spec(bert, **KINDS.get(name, {}))

@@ -81,6 +81,7 @@ def predictions(folder: Path) -> list[list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.whole
 def test_it_predicts_as_the_run_does(world: Path, name: str) -> None:
     """The same labels with the same scores, bit for bit; and so does its own export."""
     assert predictions(world / f"{name}-out") == predictions(world / "runs" / name)

@@ -76,6 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 6])
+@pytest.mark.whole
 def test_stopped_in_the_encoder_and_resumed(whole: Path, tmp_path: Path, step: int) -> None:
     """In the first epoch and after a refresh: the same model in the end, bit for bit."""
     out = tmp_path / "run"
@@ -88,6 +89,7 @@ def test_stopped_in_the_encoder_and_resumed(whole: Path, tmp_path: Path, step: i
     assert shoal.open(out).predict(TEXTS) == shoal.open(whole).predict(TEXTS)
 
 
+@pytest.mark.whole
 def test_stopped_in_the_classifiers_and_resumed(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +120,7 @@ def test_an_interrupted_model_predicts_by_its_encoder(tmp_path: Path) -> None:
         shoal.open(tmp_path / "run")
 
 
+@pytest.mark.whole
 def test_resuming_nothing_begins(
     whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,6 +135,7 @@ def test_resuming_nothing_begins(
     expect_same(whole, tmp_path / "begun")
 
 
+@pytest.mark.whole
 def test_a_finished_run_goes_on(whole: Path, tmp_path: Path) -> None:
     """More epochs: the encoder learns on, the classifiers begin anew from its embeddings."""
     shutil.copytree(whole, tmp_path / "run")
@@ -143,6 +147,7 @@ def test_a_finished_run_goes_on(whole: Path, tmp_path: Path) -> None:
     assert shoal.open(tmp_path / "run").predict(TEXTS)
 
 
+@pytest.mark.whole
 def test_a_finished_run_holds_what_predicting_needs(whole: Path, tmp_path: Path) -> None:
     """Nothing else, unless it is asked for; the result says how large it is."""
     result = fit(tmp_path / "run", keep_resume=False)
@@ -216,6 +221,7 @@ def test_classifiers_are_trained_where_they_rank(
     assert ("classifiers" in kinds) == trained
 
 
+@pytest.mark.whole
 def test_patience_and_callbacks_end_training() -> None:
     """Both stop the encoder; what stopped it is in the result, and the model is whole."""
 
@@ -231,6 +237,7 @@ def test_patience_and_callbacks_end_training() -> None:
     assert model.probabilities and result.test
 
 
+@pytest.mark.whole
 def test_rare_weighs_the_losses_of_the_combiner(tmp_path: Path) -> None:
     """Another network, and another answer, with all else the same."""
     one = small()

@@ -262,6 +262,7 @@ NEARLY = st.fixed_dictionaries(
 
 @given(body=(VALUES | NEARLY).map(lambda x: json.dumps(x).encode()) | st.binary(max_size=60))
 @example(body=b'{"texts": ["\\u0000", "\\ud83d\\ude00", "e\\u0301"]}')
+@pytest.mark.whole
 def test_no_body_whatsoever_is_an_error_inside(labeler: LabelModel, body: bytes) -> None:
     """Any JSON and any bytes: JSON with status 200, 400 or 422, answered by a real labeler."""
     limits = replace(LIMITS, max_texts=5, max_body=10**5)

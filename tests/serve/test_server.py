@@ -28,6 +28,7 @@ from tests import command
 from tests.serve.fakes import LABELS, LIMITS, Known, answer, as_json, refused, serving, wait_for
 
 
+@pytest.mark.whole
 def test_hundreds_of_requests_at_once() -> None:
     """200 requests of 32 clients, a quarter bad: each gets its own answer, and batches are full."""
     predictor = Known()
@@ -144,6 +145,7 @@ def test_killed_and_started_again_it_answers_the_same(run: Path, labeler: LabelM
     assert len(json.loads(answers[0])["predictions"][0]) == 3
 
 
+@pytest.mark.whole
 def test_files_overwritten_under_it_change_nothing_until_it_is_told(
     run: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +176,7 @@ def metric(url: str, name: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
+@pytest.mark.whole
 def test_a_service_that_cannot_predict_ends(run: Path) -> None:
     """A text without an end: 503 after the timeout, and the process ends with status 1."""
     with process(run, "--port", "0", "--timeout", "0.25") as (child, url):
@@ -183,6 +186,7 @@ def test_a_service_that_cannot_predict_ends(run: Path) -> None:
         assert err.endswith("shoal: the service ended: no end of a batch in 1 seconds\n")
 
 
+@pytest.mark.whole
 def test_a_token_comes_from_the_environment(run: Path) -> None:
     """SHOAL_TOKEN, which the list of processes does not show."""
     with process(run, "--port", "0", SHOAL_TOKEN="secret") as (_, url):

@@ -62,6 +62,7 @@ def test_a_quadratic_by_its_closed_form(begin: float, curvature: float) -> None:
     assert found.known == (8, begin)
 
 
+@pytest.mark.whole
 def test_of_several_batch_sizes_noise_asks_for_smaller_steps_at_small_ones() -> None:
     """Least squares with noise in the features: rates grow with the batch, up to a limit."""
     torch.manual_seed(0)

@@ -164,6 +164,7 @@ def _replica(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.whole
 def test_replicas_stay_equal_bit_for_bit(tmp_path: Path) -> None:
     """Two processes with batches of their own: one rate, one decision, the same weights."""
     import socket

@@ -90,6 +90,7 @@ def assert_close(one: Any, two: Any, **tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
+@pytest.mark.whole
 def test_processes_train_as_one(name: str, trained: Any, alone: dict[str, Any]) -> None:
     """Loss, outputs, gradients and weights are those of one process, and equal bits on each."""
     world, folder = trained
