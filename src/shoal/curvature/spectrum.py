@@ -118,6 +118,8 @@ class Spectrum:
         ... )
         >>> s.lam_max, Spectrum.from_json(s.to_json()).trace
         (2.0, 3.0)
+        >>> print(str(s).splitlines()[1])
+        greatest eigenvalue            2
     """
 
     curvature: Curvature
@@ -141,19 +143,25 @@ class Spectrum:
     loss: float = math.nan
     rates: tuple[float, ...] = ()
 
+    def __repr__(self) -> str:
+        rows = (f"{name:<30} {value}" for name, value in self._rows())
+        return "\n".join([f"Spectrum ({self.curvature})", *rows])
+
     def _repr_html_(self) -> str:
         """The numbers that advice rests on, and a stem per Ritz value."""
-        spread = f"{self.trace:.4g} ± {self.trace_error:.2g}"
-        rows = [
+        table = html_table([f"Spectrum ({self.curvature})", ""], self._rows())
+        return table + _stems(self.ritz.tolist())
+
+    def _rows(self) -> list[list[str]]:
+        return [
             ["greatest eigenvalue", f"{self.lam_max:.4g}"],
-            ["trace", spread],
+            ["trace", f"{self.trace:.4g} ± {self.trace_error:.2g}"],
             ["parameters", f"{self.parameters:,}"],
             ["batch size", f"{self.batch_size:,}"],
             ["samples measured", f"{self.samples:,}"],
             ["gradient noise scale, samples", f"{self.noise.gradient_noise_scale:.4g}"],
             *(["note", warning] for warning in self.warnings),
         ]
-        return html_table([f"Spectrum ({self.curvature})", ""], rows) + _stems(self.ritz.tolist())
 
     @property
     def lam_max(self) -> float:

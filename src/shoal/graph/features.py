@@ -1,6 +1,7 @@
 """Rows that networks on graphs read, made from features: the one place where that is decided.
 
 Dense features are taken as they are, in float32; sparse ones up to :data:`WIDTH` wide become dense.
+Models take wider dense ones that are :func:`mostly_zero` for what they are, sparse.
 Wider ones stay what they are, bags of words: a node's row is the sum of trained rows of its words
 (:class:`WordRows`), which is a first layer ``x W`` that reads and moves only the rows of W that a
 batch touches. A node without features has one word, itself.
@@ -25,6 +26,7 @@ from shoal.core.sparse import matmul
 from shoal.sample.expand import BlockSampler, Chain, Hop
 
 WIDTH = 256
+_LOOKED_AT = 1024  # rows that tell whether features are mostly zero
 _WRITE_BYTES = 64 << 20  # made and written at a time
 
 
@@ -84,6 +86,21 @@ def words_of(features: Csr | Float[Tensor, "n f"] | None, n: int) -> Csr | None:
     length = torch.zeros(n).index_add_(0, features.row_ids(), values.square()).sqrt()
     shortest = torch.finfo(length.dtype).tiny
     return features.with_values(values / length.clamp(min=shortest)[features.row_ids()])
+
+
+def mostly_zero(features: Csr | Float[Tensor, "n f"] | None) -> bool:
+    """Whether dense features wider than :data:`WIDTH` are a bag of words: a tenth or less is not 0.
+
+    Some rows from all over are looked at, so features in a file are not read whole.
+
+    Example:
+        >>> mostly_zero(torch.eye(300)), mostly_zero(torch.eye(20)), mostly_zero(torch.ones(2, 300))
+        (True, False, False)
+    """
+    if not isinstance(features, Tensor) or features.shape[1] <= WIDTH:
+        return False
+    seen = features[:: max(len(features) // _LOOKED_AT, 1)]
+    return 10 * int(seen.count_nonzero()) <= seen.numel()
 
 
 def feature_rows(features: Csr | Float[Tensor, "n f"], seed: int = 0) -> Float[Tensor, "n d"]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +34,7 @@ from shoal.graph.features import (
     WordRows,
     feature_rows,
     feature_words,
+    mostly_zero,
     row_width,
     word_rows,
     words_of,
@@ -60,7 +61,6 @@ HEADS = 8  # of attention, as in the paper
 _VALID_STEPS = 10  # between two validations, where epochs are shorter
 _MEASURED = 2**14  # rows that mean and deviation of features are measured on
 _log = logging.getLogger(__name__)
-_P = TypeVar("_P")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -239,6 +239,8 @@ class GraphModel(OnHub):
         begin = time.monotonic()
         source = str(data) if isinstance(data, str | Path) else None
         loaded = self._load(data)
+        if self.host_rows is None and not self.device_rows and mostly_zero(loaded.features):
+            loaded = replace(loaded, features=Csr.from_dense(loaded.features))
         self._source, self._rows, self._model = source, None, None
         self._about = {"source": source, "name": loaded.name, **self._facts(loaded)}
         about = base.header(self.task, self.arguments(), **self._about)
@@ -383,13 +385,18 @@ class GraphModel(OnHub):
             InputError: if the model was fitted on data in memory and opened since.
         """
         if data is not None:
-            return self._load(data)
+            return self._as_fitted(self._load(data))
         if self._data is None:
             remedy = "pass data=: the model was fitted on data in memory"
             name = "data" if self._folder is None else f"{self._folder}: data"
             expect(self._source is not None, name, "the graph to read", None, remedy)
-            self._data = self._load(self._source)
+            self._data = self._as_fitted(self._load(self._source))
         return self._data
+
+    def _as_fitted(self, data: Any) -> Any:
+        """The data, dense features as sparse ones where the model reads words."""
+        dense = isinstance(data.features, Tensor) and bool(self._about.get("words"))
+        return replace(data, features=Csr.from_dense(data.features)) if dense else data
 
     def _rows_of(
         self, data: GraphData | NodeData | LinkData
@@ -645,11 +652,6 @@ def one_or_many(nodes: Any, n: int) -> tuple[Int[Tensor, " b"], bool]:
     ids = ids.long() if ids.numel() == 0 else ids
     expect_ids("nodes", ids, n)
     return ids.long().cpu(), one
-
-
-def flat_if(one: bool, rows: list[_P]) -> Any:
-    """The only row where one was asked for, else all of them."""
-    return rows[0] if one else rows
 
 
 def tiers_used(table: object) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from shoal.data.links import LinkData
 from shoal.graph.heuristics import LinkScorer
 from shoal.graph.layers import LinkEncoder
 from shoal.models.base import Fitting
-from shoal.models.graphs import GraphModel, flat_if, one_or_many
+from shoal.models.graphs import GraphModel, one_or_many
+from shoal.models.notebook import answers_of_nodes
 from shoal.tasks import links
 from shoal.training.job import Job
 from shoal.training.run import Run
@@ -41,6 +42,11 @@ class LinkPrediction:
 
     node: int
     score: float
+
+    @property
+    def title(self) -> str:
+        """How it is shown: its number."""
+        return f"node {self.node}"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -127,7 +133,7 @@ class LinkModel(GraphModel):
                 found.append(
                     [LinkPrediction(v, s) for v, s in pairs if s > -torch.inf and s >= least]
                 )
-        return flat_if(one, found)
+        return answers_of_nodes(found, ids, one, probabilities=False)
 
     def score(self, pairs: Any, data: Any = None) -> Float[Tensor, " p"]:
         """The score of each pair of nodes, as :meth:`predict` gives it.

@@ -22,7 +22,8 @@ from shoal.data.nodes import NodeData, target_of
 from shoal.graph.features import WordRows
 from shoal.graph.layers import Layered, full_graph
 from shoal.models.base import Fitting
-from shoal.models.graphs import GraphModel, flat_if, one_or_many
+from shoal.models.graphs import GraphModel, one_or_many
+from shoal.models.notebook import answers_of_nodes
 from shoal.models.pool import Pool, View, restored, trained_pool
 from shoal.tasks import nodes
 from shoal.training.job import Job
@@ -48,6 +49,11 @@ class NodePrediction:
     label: int
     name: str
     score: float
+
+    @property
+    def title(self) -> str:
+        """How it is shown: its name."""
+        return self.name
 
 
 @dataclass(eq=False, kw_only=True)
@@ -127,7 +133,8 @@ class NodeModel(GraphModel):
             for scores, classes in zip(*(x.tolist() for x in best), strict=True)
         ]
         least = -1.0 if threshold is None else threshold
-        return flat_if(one, [[x for x in row if x.score >= least] for row in rows])
+        found = [[x for x in row if x.score >= least] for row in rows]
+        return answers_of_nodes(found, ids, one, probabilities=True)
 
     def encode(self, nodes: Any = None, data: Any = None) -> Float[Tensor, "b d"]:
         """Hidden vectors of nodes, of which the last linear layer makes logits.
@@ -155,7 +162,8 @@ class NodeModel(GraphModel):
         """
         loaded = self._loaded() if data is None else data
         if data is not None:
-            loaded = self._directed(data if isinstance(data, NodeData) else read(data))
+            graph = data if isinstance(data, NodeData) else read(data)
+            loaded = self._as_fitted(self._directed(graph))
         self._read_classes(loaded)
         return loaded.graph, self._rows_for(loaded), loaded.features
 

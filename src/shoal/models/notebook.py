@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jaxtyping import Int
+from torch import Tensor
+
 from shoal.core.columns import html_table
 
 _TEXT, _ROWS = 80, 50  # characters of a text, and texts, that are shown
@@ -54,6 +57,24 @@ class Answers(list[Any]):
     def _score(self, prediction: Any) -> str:
         score = prediction.score
         return f"{100 * score:.1f} %" if self._probabilities else f"{score:.3f}"
+
+
+def answers_of_nodes(
+    found: list[list[Any]], ids: Int[Tensor, " n"], one: bool, probabilities: bool
+) -> Answers:
+    """Predictions for nodes of these ids; of `one` node they are those of that node alone.
+
+    Example:
+        >>> import torch
+        >>> from shoal.models.nodes import NodePrediction
+        >>> found = [[NodePrediction(0, "cat", 0.75)], [NodePrediction(1, "dog", 0.5)]]
+        >>> print(answers_of_nodes(found, torch.tensor([4, 7]), False, True))
+        node 4: cat (75.0 %)
+        node 7: dog (50.0 %)
+    """
+    if one:
+        return Answers(found[0], None, probabilities)
+    return Answers(found, [f"node {i}" for i in ids[:_ROWS].tolist()], probabilities)
 
 
 def model_table(title: str, facts: dict[str, Any]) -> str:

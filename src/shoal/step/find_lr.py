@@ -127,6 +127,9 @@ class FoundRates:
         """A line for each batch size, and the notes."""
         return "\n".join([*(x.explain() for x in self.found), *(f"note: {x}" for x in self.notes)])
 
+    def __str__(self) -> str:
+        return self.explain()
+
     def _repr_png_(self) -> bytes | None:
         """The picture, in notebooks that have matplotlib."""
         try:

@@ -94,6 +94,9 @@ class StepSize:
             lines.append(f"least damping at the present learning rate: {self.damping:.3g}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
+    def __str__(self) -> str:
+        return self.explain()
+
 
 def learning_rate(
     spectrum: Spectrum,
