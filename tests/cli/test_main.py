@@ -238,7 +238,7 @@ BAD: dict[str, list[str]] = {
     "query nothing known": ["query", "???", "--run", "runs/a"],
     "query none": ["query", "w1", "--run", "runs/a", "--k", "0"],
     "plan of nothing": ["plan"],
-    "plan of no graph": ["plan", "texts.txt"],
+    "plan of no graph": ["plan", "table.csv"],
     "plan for no device": ["plan", "graph.npz", "--device", "cuda:99"],
     "rows in memory, negative": [*NODES_TRAIN, "--host-rows", "-1"],
     "a device without numbers": [*NODES_TRAIN, "--device", "meta"],

@@ -177,6 +177,10 @@ def _columns(path: Path) -> tuple[bool, tuple[int, int], bool]:
     rows = [words for _, words in islice(_words(path), 2)]
     first, second = [*rows, [], []][:2]
     pair = ends_in(first)
+    texts = {"text", "title", "label", "labels"} & {word.lower() for word in first}
+    want, remedy = "two nodes a line", "name the columns of an edge's ends source and target"
+    got = f"a column called {min(texts, default='')}, as tables of texts have"
+    expect(pair is not None or not texts, str(path), want, got, remedy)
     at = (0, 1) if pair is None else (first.index(pair[0]), first.index(pair[1]))
     numbers = _decimal(first, at)
     head = pair is not None or (not numbers and _decimal(second, at))
