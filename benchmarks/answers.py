@@ -62,6 +62,7 @@ def taught(model: Any, data: Any, pooled: bool) -> Any:
     base = replace(model, rankers=(shoal.EncoderRanker(),), combiner=None, pooled=pooled)
     (fold,) = folds(data, 0.1, 0, 1000)[:1]
     rankers = shoal.RANKERS
+    assert fold.held_out is not None
     seen = shoal.evidence(base, rankers, fold.train, fold.held_out, weights, 0)
     combiner = shoal.NetworkCombiner()
     return shoal.fit_ensemble(base, rankers, combiner, seen, data.train, weights, 0)

@@ -110,7 +110,7 @@ def measure(net: Net, name: str, seed: int, examples: int, steps: int) -> dict[s
     )  # fmt: skip
     search = time.process_time() - clock
     alone = found.lr[KNOWN]
-    first = usual.param_groups[0]["lr"]
+    first = float(usual.param_groups[0]["lr"])
     best: dict[int, float] = {}
     for b in sorted(SIZES, key=lambda x: abs(x - KNOWN)):
         near = best.get(KNOWN, first) * math.sqrt(b / KNOWN)

@@ -224,7 +224,8 @@ class Predictor:
         """Finds labels for pools; None where rankers look at all labels."""
         if not self.pooled or self.search is not top_k or len(self.labels) < SKETCHED:
             return None
-        keys = [ranker.keys(self) for ranker in self.rankers if hasattr(ranker, "keys")]
+        own = [getattr(ranker, "keys", None) for ranker in self.rankers]
+        keys = [of(self) for of in own if of is not None]
         if not keys:
             return None
         # the longer a ranker's keys, the more its products differ: each counts alike

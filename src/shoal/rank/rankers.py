@@ -364,7 +364,8 @@ class WordRanker:
         by_text, by_title = self.labels.products([whole, title], pool)
         (title_by_text,) = self.titles.products([whole], pool)
         likely = self.examples.likely(whole, _LIKELY * NEAR)
-        near = Ranking.among(*self.examples.products([whole], likely), likely, NEAR)
+        (alike,) = self.examples.products([whole], likely)
+        near = Ranking.among(alike, likely, NEAR)
         cast = votes(near, query.model.truth, k, power=2.0)
         scores = by_text, title_by_text, by_title
         return [*(Ranking.among(x, pool, k) for x in scores), cast.within(pool)]
