@@ -10,8 +10,9 @@ pickled as object arrays, which are taken apart and never run), heterophilous-gr
 from __future__ import annotations
 
 import zipfile
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def matrix_in(path: Path, name: str) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             _header(file)
-            found = taken_apart(file)
+            found = taken_apart(cast(BufferedIOBase, file))  # as zipfile's readers are
     except Exception:  # nothing in it was run; it is named as not read
         return {}
     if not isinstance(found, Csr):

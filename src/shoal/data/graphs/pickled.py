@@ -13,8 +13,9 @@ import math
 import pickletools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def unpickle(path: str | Path) -> Any:
         fail(str(path), "a pickle of arrays and matrices alone", got, remedy)
 
 
-def taken_apart(file: IO[bytes]) -> Any:
+def taken_apart(file: BufferedIOBase) -> Any:
     """What the pickle at a place of a file holds, as :func:`unpickle` gives it.
 
     An object array of one matrix, as ``numpy.savez`` writes a matrix of scipy's, is that matrix.
@@ -98,7 +99,7 @@ def _refuse(what: str) -> NoReturn:
     raise ValueError(what)
 
 
-def _instructions(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+def _instructions(file: BufferedIOBase) -> Iterator[tuple[str, Any]]:
     """The instructions of a pickle, each with what is written behind it.
 
     Yields:
@@ -123,7 +124,7 @@ class _Machine:
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
-    def run(self, file: IO[bytes]) -> Any:
+    def run(self, file: BufferedIOBase) -> Any:
         """Follow the instructions to the last, which names the result."""
         for name, given in _instructions(file):
             step = getattr(self, f"_{name.lower()}", None)
