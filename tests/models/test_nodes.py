@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -266,6 +267,19 @@ def test_another_graph_is_refused(other: dict[str, int], message: str) -> None:
     model.fit(planted_graph(n=300, classes=3, dim=12), steps=1)
     with pytest.raises(InputError, match=message):
         model.evaluate(planted_graph(n=360, **other))
+
+
+def test_classes_are_matched_by_name() -> None:
+    """A graph that numbers the same classes in another order, or lacks one, is judged alike."""
+    data = planted_graph(n=300, classes=3, dim=12)
+    data = replace(data, class_names=("ant", "bee", "cat"))
+    model = small(batch_size=50)
+    found = model.fit(data, steps=40).test
+    turned = replace(data, target=(data.target + 1) % 3, class_names=("cat", "ant", "bee"))
+    assert model.evaluate(turned) == found
+    assert model.predict([1, 2], turned) == model.predict([1, 2], data)
+    with pytest.raises(InputError, match="the model's 3 classes, got 3, 'cow' among them"):
+        model.evaluate(replace(data, class_names=("ant", "bee", "cow")))
 
 
 def test_what_is_saved_predicts_the_same(tmp_path: Path) -> None:

@@ -192,6 +192,41 @@ def target_of(y: Tensor) -> Int[Tensor, " n"] | Bool[Tensor, "n c"]:
     return known.long()
 
 
+def in_classes(
+    target: Int[Tensor, " n"] | Bool[Tensor, "n c"],
+    own: Sequence[str],
+    names: Sequence[str],
+    where: str,
+) -> Int[Tensor, " n"] | Bool[Tensor, "n k"]:
+    """A target whose classes are called `own`, as one of classes called `names`.
+
+    Args:
+        target: as of :class:`NodeData`.
+        own: its names, in order.
+        names: those of a model.
+        where: what to name in errors.
+
+    Raises:
+        InputError: if the model lacks a class.
+
+    Example:
+        >>> in_classes(torch.tensor([0, 1, -1]), ["cat", "dog"], ["ant", "dog", "cat"], "y")
+        tensor([ 2,  1, -1])
+    """
+    if list(own) == list(names):
+        return target
+    place = {name: i for i, name in enumerate(names)}
+    lacks = [name for name in own if name not in place]
+    got = f"{len(own)}, {lacks[0]!r} among them" if lacks else ""
+    expect(not lacks, where, f"the model's {len(names)} classes", got, "use data of its kind")
+    at = torch.tensor([place[name] for name in own])
+    if target.dim() == 1:
+        return torch.where(target < 0, target, at[target.clamp(min=0)])
+    found = target.new_zeros(len(target), len(names))
+    found[:, at] = target
+    return found
+
+
 def class_names_of(target: Int[Tensor, " n"] | Bool[Tensor, "n c"]) -> tuple[str, ...]:
     """The classes by number: one per column, or all up to the largest.
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from shoal.core.columns import Columns
 from shoal.core.csr import Csr
-from shoal.core.errors import expect, expect_positive
+from shoal.core.errors import expect_positive
 from shoal.core.graph_metrics import node_metrics
 from shoal.core.state import part
 from shoal.data.graph import GraphData
 from shoal.data.graphs import load_nodes, read
-from shoal.data.nodes import NodeData, target_of
+from shoal.data.nodes import NodeData, class_names_of, in_classes, target_of
 from shoal.graph.features import WordRows
 from shoal.graph.layers import Layered, full_graph
 from shoal.models.base import Fitting
@@ -215,13 +215,24 @@ class NodeModel(GraphModel):
         elif data.y is not None and "train" in data.parts:
             train = data.parts["train"]
             ids = train.nonzero().squeeze(1) if train.dtype == torch.bool else train
-            known = known_classes(target_of(data.y), ids, classes)
+            target = target_of(data.y)
+            own, names = data.class_names or class_names_of(target), self._about["classes"]
+            known = known_classes(in_classes(target, own, names, data.name), ids, classes)
         else:
             known = Csr.from_lists([[]] * n, n_cols=classes)
         self._body().read_classes(known)
 
     def _load(self, source: Any) -> NodeData:
         return self._directed(load_nodes(source, self.seed))
+
+    def _as_fitted(self, data: Any) -> Any:
+        """The same with classes numbered as the model's."""
+        data = super()._as_fitted(data)
+        if not isinstance(data, NodeData):
+            return data
+        names = tuple(self._about["classes"])
+        target = in_classes(data.target, data.class_names, names, data.name)
+        return replace(data, target=target, class_names=names)
 
     def _directed(self, data: Any) -> Any:
         """The graph as nodes read it: along stored edges, or both ways."""
@@ -267,8 +278,6 @@ class NodeModel(GraphModel):
 
     def _metrics(self, data: NodeData) -> dict[str, float]:
         rows = self._rows_for(data)
-        want, got = len(self._about["classes"]), len(data.class_names)
-        expect(got == want, data.name, f"the model's {want} classes", got, "use data of its kind")
         self._read_classes(data)
         logits = self._logits(data.graph, rows, data.features, data.test)
         return node_metrics(logits, data.target[data.test].to(logits.device))
