@@ -282,7 +282,7 @@ BAD = {
     "half.csv": "text,labels\nred mug,\"['a', nan]\"\n",
     "none.jsonl": '{"text": "a", "labels": null}\n',
     "number.jsonl": '{"text": "a", "labels": 3.5}\n',
-    "numbers.jsonl": '{"text": "a", "labels": [1, 2]}\n',
+    "numbers.jsonl": '{"text": "a", "labels": [1.5, true]}\n',
     "no-text.jsonl": '{"text": NaN, "labels": "x"}\n',
     "text.jsonl": '{"text": 3, "labels": "x"}\n',
     "columns.json": '{"text": {"0": "a"}, "labels": {"0": "b"}}\n',

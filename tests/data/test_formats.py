@@ -220,3 +220,17 @@ def test_wordnet_in_every_format(tmp_path: Path, wordnet: LabelData, name: str) 
         assert torch.equal(one.labels.indices, other.labels.indices)
         assert torch.equal(one.drop.indices, other.drop.indices)
     assert left.labels.titles == again.labels.titles
+
+
+@pytest.mark.parametrize("held", ["test.txt", "valid.txt"])
+def test_fasttext_is_read_by_its_marks(tmp_path: Path, held: str) -> None:
+    """One file, tabs too, or two in a folder; a mark within the text stays in it."""
+    (tmp_path / "train.txt").write_text("__label__cup __label__red red mug\n__label__tea\ttea\n")
+    one = FORMATS["fasttext"].read(tmp_path / "train.txt")
+    assert one.labels.titles == ["cup", "red", "tea"]
+    assert one.train.texts.titles == ["red mug", "tea"]
+    assert len(load(tmp_path / "train.txt").labels) == 3
+    (tmp_path / held).write_text("__label__tea a __label__ b\n")
+    both = load(tmp_path)
+    assert both.test.texts.titles == ["a __label__ b"] and both.own_split
+    assert list(names_of(both.test.labels, both.labels.titles)) == [["tea"]]

@@ -118,7 +118,7 @@ GOOD = "text,labels\ngood,x\n"
         ("a.jsonl", '{"text": "t", "labels": "x"}\n{"text"\n', r":2: expected a JSON object"),
         ("a.jsonl", "[1]\n", r":1: expected a JSON object, got '\[1\]'"),
         ("a.jsonl", '{"text": "t", "labels": []}\n', r":1: expected labels"),
-        ("a.jsonl", '{"text": "t", "labels": [3]}\n', r":1: expected labels"),
+        ("a.jsonl", '{"text": "t", "labels": [3.5]}\n', r":1: expected labels"),
         ("a.jsonl", '{"text": "t", "labels": null}\n', r":1: expected labels"),
         ("a.jsonl", '{"text": null, "labels": "x"}\n', r":1: expected a text"),
         ("a.txt", GOOD, r"a\.txt: expected a suffix of \.csv, \.tsv, \.jsonl"),
@@ -217,3 +217,13 @@ def test_what_tables_of_others_hold(tmp_path: Path, caplog: pytest.LogCaptureFix
         load_labels(tmp_path / "c.xlsx")
     with pytest.raises(InputError, match="got an address; download it and pass the file"):
         load_labels("https://example.org/a.csv")
+
+
+def test_numbers_of_classes_are_names_in_every_table(tmp_path: Path) -> None:
+    """CSV cannot tell 1 from "1": JSON, alone or in a list, reads the same labels."""
+    (tmp_path / "t.csv").write_text("text,labels\nred mug,1|12\ntea,2\n")
+    rows = [{"text": "red mug", "labels": [1, 12]}, {"text": "tea", "labels": 2}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, other = (table.read(tmp_path / name) for name in ("t.csv", "t.jsonl"))
+    assert one.labels.titles == other.labels.titles == ["1", "12", "2"]
+    assert one.train.labels.indices.tolist() == other.train.labels.indices.tolist()

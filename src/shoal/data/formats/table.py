@@ -284,9 +284,12 @@ def _label_cell(table: Table, row: Row) -> str | list[str]:
     column = table.columns.labels or "labels"
     cell = _cell(table, row, column, "labels_column")
     cell = cell.tolist() if hasattr(cell, "tolist") else cell
+    cell = str(cell) if type(cell) is int else cell  # a class's number is its name, as in CSV
     parts = [cell] if isinstance(cell, str) else cell
     if isinstance(parts, set | frozenset):
         parts = sorted(parts, key=str)
+    if isinstance(parts, list | tuple):
+        parts = [str(part) if type(part) is int else part for part in parts]
     good = isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts)
     if not (good and any(part.strip() for part in parts)):
         _fail_labels(table, row[0], cell)
