@@ -156,8 +156,8 @@ def test_a_frame_is_a_table() -> None:
         load_labels(Frame(text=["a"]))
     with pytest.raises(InputError, match="data in memory: expected at least one row"):
         load_labels(Frame(text=[], labels=[]))
-    with pytest.raises(InputError, match=r"row 0: expected labels in 'labels'.*got '3'"):
-        load_labels(Frame(text=["a"], labels=[3]))
+    with pytest.raises(InputError, match=r"row 0: expected labels in 'labels'.*got '3.5'"):
+        load_labels(Frame(text=["a"], labels=[3.5]))
 
 
 def test_a_dataset_names_its_classes() -> None:
