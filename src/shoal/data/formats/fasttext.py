@@ -1,7 +1,7 @@
 r"""fastText's files: the labels of an example, each behind ``__label__``, and its text per line.
 
-``__label__cats __label__red some text``. A folder holds ``train.txt`` and ``test.txt``, or in place
-of the latter ``valid.txt``.
+``__label__cats __label__red some text``; labels may also stand behind the text or in it. A folder
+holds ``train.txt`` and ``test.txt``, or in place of the latter ``valid.txt``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shoal.data.lines import lines, writer
 from shoal.data.texts import Examples, LabelData, Texts, matrix_of, names_of
 
 MARK = "__label__"
-_LINE = re.compile(rf"((?:{MARK}[^ \t]+(?:[ \t]+|$))*)(.*)", re.DOTALL)
+_MARKED = re.compile(rf"(?<![^ \t]){MARK}([^ \t]+)[ \t]*")
 
 
 def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
@@ -36,10 +36,10 @@ def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     _ = Path(folder, "a.txt").write_text("__label__cup __label__red red mug\n")
+        ...     _ = Path(folder, "a.txt").write_text("__label__cup red mug __label__red\n")
         ...     data = read(Path(folder, "a.txt"))
         >>> data.labels.titles, data.train.texts.titles
-        (['cup', 'red'], ['red mug'])
+        (['cup', 'red'], ['red mug '])
     """
     path = Path(path)
     files = [path]
@@ -88,8 +88,6 @@ def _read_examples(path: Path, encoding: str) -> tuple[Texts, list[list[str]]]:
     """Texts, and the names of the labels of each."""
     titles, rows = [], []
     for _, line in lines(path, encoding):
-        match = _LINE.match(line)
-        marked, text = match.groups() if match else ("", line)
-        titles.append(text)
-        rows.append([word.removeprefix(MARK) for word in re.split(r"[ \t]+", marked) if word])
+        titles.append(_MARKED.sub("", line))
+        rows.append(_MARKED.findall(line))
     return Texts.of(titles), rows
