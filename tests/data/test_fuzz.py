@@ -137,7 +137,7 @@ def test_nothing_at_all(tmp_path: Path) -> None:
     """Every file emptied at once: an empty data set or an error."""
     nothing = Examples(Texts([], [], []), no_pairs(0, 0), no_pairs(0, 0))
     for name, form in FORMATS.items():
-        if not SUFFIX[name] and name != "bow":
+        if not SUFFIX[name] and name not in ("bow", "fasttext"):  # known by their first line
             form.write(LabelData("x", nothing, nothing, Texts([], [], [])), tmp_path / name)
             assert len(load(tmp_path / name).labels) == 0
             for path in (tmp_path / name).rglob("*.*"):
