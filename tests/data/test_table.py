@@ -227,3 +227,11 @@ def test_numbers_of_classes_are_names_in_every_table(tmp_path: Path) -> None:
     one, other = (table.read(tmp_path / name) for name in ("t.csv", "t.jsonl"))
     assert one.labels.titles == other.labels.titles == ["1", "12", "2"]
     assert one.train.labels.indices.tolist() == other.train.labels.indices.tolist()
+
+
+def test_a_place_for_each_label_is_no_list_of_labels(tmp_path: Path) -> None:
+    """[0, 1, 0] says which labels are true: as names it would be 0 and 1 in every row."""
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a", "labels": [0, 1]}\n{"text": "b", "labels": [0, 1, 0]}\n')
+    with pytest.raises(InputError, match=r"t.jsonl:2: expected each label once, got '\[0, 1, 0\]'"):
+        load_labels(path)

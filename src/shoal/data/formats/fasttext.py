@@ -46,7 +46,8 @@ def read(path: str | Path, encoding: str = "utf-8") -> LabelData:
     if path.is_dir():
         test = find(path, ("test.txt", "valid.txt"))
         if test is None:
-            fail(str(path), "test.txt or valid.txt", "train.txt alone", "name train.txt itself")
+            want = "train.txt, and test.txt or valid.txt"
+            fail(str(path), want, "no file to test on", "name the one file itself")
         files = [path / "train.txt", test]
     sides = [_read_examples(file, encoding) for file in files]
     names = sorted({name for _, rows in sides for row in rows for name in row})

@@ -289,6 +289,10 @@ def _label_cell(table: Table, row: Row) -> str | list[str]:
     if isinstance(parts, set | frozenset):
         parts = sorted(parts, key=str)
     if isinstance(parts, list | tuple):
+        numbers = [part for part in parts if type(part) is int]
+        once = len(set(numbers)) == len(numbers)  # [0, 1, 0] has a place for each label there is
+        remedy = "write the names of the labels that are true"
+        expect(once, table.place(row[0]), "each label once", shorten(cell), remedy)
         parts = [str(part) if type(part) is int else part for part in parts]
     good = isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts)
     if not (good and any(part.strip() for part in parts)):
